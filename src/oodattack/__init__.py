@@ -1,0 +1,54 @@
+"""oodattack: does an OOD image detector hold when someone tries to fool it?
+
+The attack of arXiv 2009.08016 on any differentiable encoder. `attack` is the core; `encoders`, `images`,
+`engines`, `runs` and `report` stand around it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from oodattack._version import __version__
+
+if TYPE_CHECKING:
+    from oodattack.algorithm import attack
+    from oodattack.checks import check_health
+    from oodattack.errors import InputError
+    from oodattack.gradient import Autograd, Spsa
+    from oodattack.methods import Method
+    from oodattack.metrics import mape
+    from oodattack.pixels import dequantize, quantize
+    from oodattack.result import AttackResult
+
+_HOMES = {
+    "AttackResult": "result",
+    "Autograd": "gradient",
+    "InputError": "errors",
+    "Method": "methods",
+    "Spsa": "gradient",
+    "attack": "algorithm",
+    "check_health": "checks",
+    "dequantize": "pixels",
+    "mape": "metrics",
+    "quantize": "pixels",
+}
+
+__all__ = [
+    "AttackResult",
+    "Autograd",
+    "InputError",
+    "Method",
+    "Spsa",
+    "__version__",
+    "attack",
+    "check_health",
+    "dequantize",
+    "mape",
+    "quantize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that the command line answers `--help` before torch is loaded."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'oodattack' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"oodattack.{_HOMES[name]}"), name)

@@ -1,0 +1,255 @@
+"""Algorithm 1, OOD attack on a DNN encoder (Section II-A).
+
+Given a differentiable f, a target latent t and a start image x0 per sample, find x with ``‖x - x0‖_p <= eps``,
+pixels in [0, 1], and f(x) ≈ t. The core knows a callable and tensors, nothing else.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodattack.ball import check_norm, distance
+from oodattack.checks import check_health, check_pixels, evaluation_mode
+from oodattack.errors import InputError
+from oodattack.gradient import Gradient, get_gradient
+from oodattack.methods import Method, get_method
+from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
+from oodattack.pixels import check_grid, dequantize, to_grid
+from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii
+from oodattack.result import AttackResult
+
+Callback = Callable[[int, Tensor], None]
+"""Called after every step with the steps done in this try and each sample's MAPE so far, (B,)."""
+
+
+def attack(
+    f: Callable[[Tensor], Tensor],
+    start: Tensor,
+    target: Tensor,
+    *,
+    eps: float | Sequence[float] | Tensor,
+    norm: float = 2,
+    steps: int = 100,
+    method: str | Method = "fast",
+    step_size: float | None = None,
+    restarts: int = 1,
+    tolerance: float = 0.0,
+    seed: int | Sequence[int] = 0,
+    pixels: int | None = None,
+    gradient: str | Gradient = "autograd",
+    parts: Sequence[int] | None = None,
+    check: bool = True,
+    callback: Callback | None = None,
+) -> AttackResult:
+    """Find, for every sample, an image near its start whose latent is its target (Algorithm 1).
+
+    Every sample is its own problem: its result does not depend on which others share the batch, nor on their
+    order, beyond float rounding.
+
+    Args:
+        f: encoder, (B, 3, H, W) in [0, 1] -> (B, K) or (B,), differentiable unless ``gradient="spsa"``. A module
+            is run in eval mode with frozen parameters, and its flags are restored.
+        start: (B, 3, H, W) initial OOD images x'_out, pixels in [0, 1].
+        target: (B, K) or (B,) latents z_in to reach, the shape that f gives.
+        eps: radius of the ball in the given norm, pixel units of [0, 1]; one for all or one per sample.
+            Infinity leaves the pixel box alone, 0 returns the start.
+        norm: 1, 2 or infinity (``math.inf``).
+        steps: N, gradient evaluations per try.
+        method: "fast", "paper" (Algorithm 1 as published), "plain", or a `Method`.
+        step_size: alpha, in pixels of [0, 1]; by default the method's own, from eps and the image size.
+        restarts: number of tries in all. After the first, only samples above the tolerance run again, from a
+            random point of the ball; the best try of each sample is kept.
+        tolerance: MAPE (a fraction) at which a sample is finished and leaves the batch. 0 uses all steps.
+        seed: one seed, used for every sample alike, or one per sample.
+        pixels: 256 ends on the 8-bit grid, inside the ball, and measures there; None stays in floating point.
+        gradient: "autograd", "spsa", or a `Spsa` with its own settings.
+        parts: lengths of the parts of the latent, when f concatenates several layers. Each part's squared error
+            is divided by its length and its squared max|t|, so that none drowns the others.
+        check: ask f for its health first (`check_health`).
+        callback: see `Callback`.
+
+    Returns:
+        An `AttackResult`.
+
+    Raises:
+        InputError: a value that cannot be, or an f that cannot be attacked; the message names the remedy.
+        TypeError: an argument of another type.
+
+    References:
+        Liang, Ma, Qian, Chen (2020), "An Algorithm to Attack Neural Network Encoder-based Out-Of-Distribution
+        Sample Detector", arXiv 2009.08016, Algorithm 1.
+
+    >>> f = lambda x: x.mean((2, 3))
+    >>> result = attack(f, torch.zeros(1, 3, 8, 8), torch.tensor([[0.1, 0.2, 0.1]]), eps=4.0)
+    >>> bool(result.mape < 0.01), bool(result.distance <= 4)
+    (True, True)
+    """
+    norm, chosen, derivative = check_norm(norm), get_method(method), get_gradient(gradient)
+    check_pixels(start, "start")
+    check_count("steps", steps, least=1)
+    check_count("restarts", restarts, least=1)
+    if not tolerance >= 0:
+        raise InputError(f"expected a tolerance >= 0 (a MAPE: 0.001 is 0.1 %), got {tolerance!r}")
+    if pixels not in (None, 256):
+        raise InputError(f"expected pixels=256 (the 8-bit grid) or None (floating point), got {pixels!r}")
+    if step_size is not None and not 0 < step_size < math.inf:
+        raise InputError(f"expected a positive step_size, got {step_size!r}")
+    # A clone, for autograd refuses tensors that were made in inference mode.
+    start, eps = start.detach().clone(), radii(eps, start)
+    if pixels is not None:
+        check_grid(start, eps, norm)
+    if check:
+        check_health(f, start, gradient=derivative.passes > 0)
+    with evaluation_mode(f):
+        with torch.no_grad():
+            start_latent = f(start)
+        lengths = part_lengths(parts, as_matrix(start_latent).shape[1])
+        problem = make_problem(start, start_latent, target, eps, lengths, seed)
+        alpha = chosen.step_size(eps, start[0].numel(), norm)
+        if step_size is not None:
+            alpha = torch.full_like(alpha, step_size)
+        best = _Best.of(problem, mape(as_matrix(start_latent), problem.target), steps)
+        tries = _Tries(f, problem, chosen, derivative, norm, steps, alpha, float(tolerance), callback, best)
+        for attempt in range(restarts):
+            rows = (~(best.mape <= tolerance) | best.loss.isinf()).nonzero().flatten()
+            if len(rows):
+                tries.algorithm_1(rows, attempt)
+        image = best.image
+        if pixels is not None:
+            image = dequantize(to_grid(best.image, start, eps, norm), start.dtype)
+        with torch.no_grad():
+            latent = f(image)
+    flat = as_matrix(latent)
+    return AttackResult(
+        image=image,
+        latent=latent,
+        mape=mape(flat, problem.target),
+        distance=distance(image, start, norm),
+        float_image=best.image,
+        float_mape=best.mape,
+        float_distance=distance(best.image, start, norm),
+        part_mape=part_mape(flat, problem.target, lengths),
+        gradient_evaluations=best.calls * derivative.passes,
+        # Two more: the start, and the image that is returned.
+        forward_evaluations=best.calls * derivative.forwards + best.looks + 2,
+        restart=best.restart,
+        history=best.history,
+        start_latent=start_latent,
+        start_mape=mape(as_matrix(start_latent), problem.target),
+        start_distance=torch.zeros_like(eps),
+        notes=tuple("" if any_ else UNDEFINED_MAPE for any_ in problem.target.any(1).tolist()),
+    )
+
+
+@dataclass
+class _Best:
+    """The best image of each sample so far, and the work spent on it."""
+
+    image: Tensor
+    loss: Tensor
+    mape: Tensor
+    restart: Tensor
+    history: Tensor
+    calls: Tensor  # gradients asked for
+    looks: Tensor  # forward passes on the last image of a try
+
+    @classmethod
+    def of(cls, problem: Problem, start_mape: Tensor, steps: int) -> "_Best":
+        """Nothing tried yet: the start stands in, with an infinite loss."""
+        zeros = torch.zeros(len(problem.start), dtype=torch.int64, device=problem.start.device)
+        return cls(
+            image=problem.start.clone(),
+            loss=torch.full_like(start_mape, math.inf),
+            mape=start_mape,
+            restart=zeros,
+            history=start_mape.new_full((len(zeros), steps + 1), math.nan),
+            calls=zeros.clone(),
+            looks=zeros.clone(),
+        )
+
+
+@dataclass(frozen=True)
+class _Tries:
+    """One call of `attack`: what all its tries share."""
+
+    f: Callable[[Tensor], Tensor]
+    problem: Problem
+    method: Method
+    gradient: Gradient
+    norm: float
+    steps: int
+    step_size: Tensor
+    tolerance: float
+    callback: Callback | None
+    best: _Best
+
+    def algorithm_1(self, rows: Tensor, attempt: int) -> None:
+        """One try for the samples ``rows``; what it finds goes to ``best``."""
+        method, best = self.method, self.best
+        now = self.problem.rows(rows)
+        generators = {i: _generator(self.problem.seeds[i], attempt) for i in rows.tolist()}
+        rule = method.rule(self.step_size[rows], self.steps)
+        trace = torch.full_like(best.history, math.nan)
+
+        x = now.start
+        if attempt > 0 or method.random_first:
+            xi = method.draw(now.start, now.eps, self.norm, list(generators.values()))  # line 1
+            x = method.clip(xi, now.start, now.eps, self.norm)  # line 2
+        for n in range(self.steps):  # line 4
+            draws = [generators[i] for i in rows.tolist()]
+            latent, loss, slope = self.gradient(self.f, x, now.loss, draws)  # line 3, and J' for line 5
+            best.calls[rows] += 1
+            arrived = self._record(rows, n, attempt, x, latent, loss, now, trace)
+            # A sample that has arrived leaves the batch, and so does one that has fallen off the numbers.
+            stay = (~arrived & slope.flatten(1).isfinite().all(1)).nonzero().flatten()
+            if len(stay) < len(rows):
+                rows, now, x, slope = rows[stay], now.rows(stay), x[stay], slope[stay]
+                rule.keep(stay)
+            if len(rows) == 0:
+                break
+            step = rule.step(method.direction(slope, self.norm))  # alpha * h(J')
+            x = method.clip(x - step, now.start, now.eps, self.norm)  # line 5
+            if self.callback is not None:
+                self.callback(n + 1, best.mape.clone())
+        if len(rows):  # line 6: the last image has not been looked at yet
+            with torch.no_grad():
+                latent = as_matrix(self.f(x))
+            best.looks[rows] += 1
+            self._record(rows, self.steps, attempt, x, latent, now.loss(latent), now, trace)
+        won = best.restart == attempt
+        best.history[won] = trace[won]
+
+    def _record(
+        self,
+        rows: Tensor,
+        n: int,
+        attempt: int,
+        x: Tensor,
+        latent: Tensor,
+        loss: Tensor,
+        now: Problem,
+        trace: Tensor,
+    ) -> Tensor:
+        """Note the images after n steps, keep the better ones; returns which samples have arrived."""
+        best = self.best
+        error = mape(latent, now.target)
+        trace[rows, n] = error
+        arrived = error <= self.tolerance
+        better = loss < best.loss[rows]
+        if not self.method.keep_best and n < self.steps:
+            better = torch.zeros_like(arrived)  # as published: the last image counts
+        better |= arrived  # J is quadratic and MAPE is not: an image can arrive without the least J so far
+        place = rows[better]
+        best.image[place], best.loss[place], best.mape[place] = x[better], loss[better], error[better]
+        best.restart[place] = attempt
+        return arrived
+
+
+def _generator(seed: int, attempt: int) -> torch.Generator:
+    """A generator of its own for every sample and try; near seeds give unrelated streams."""
+    digest = hashlib.sha256(f"{seed}/{attempt}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

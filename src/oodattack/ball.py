@@ -1,0 +1,205 @@
+"""The set of allowed images: ``{x : ‖x - x0‖_p <= eps}``, alone or within the pixel box ``[0, 1]``.
+
+Three operations and their inverse questions: how far (`distance`), draw from it (`sample`), go back to it
+(`project`), and the direction that the paper calls h (`steepest`). Everything is per sample: ``eps`` has one
+entry per image, and no image sees another.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from oodattack.errors import InputError
+
+NORMS = (1.0, 2.0, math.inf)
+
+
+def check_norm(norm: float) -> float:
+    """Return ``norm`` if it is 1, 2 or infinity.
+
+    Raises:
+        InputError: for any other norm.
+
+    >>> check_norm(2)
+    2.0
+    """
+    if isinstance(norm, int | float) and float(norm) in NORMS:
+        return float(norm)
+    raise InputError(f"expected a norm of 1, 2 or inf, got {norm!r}")
+
+
+def distance(x: Tensor, center: Tensor, norm: float) -> Tensor:
+    """Distance ``‖x - center‖_p`` of every sample, computed in float64 where the device has it.
+
+    Args:
+        x: (B, ...) images.
+        center: (B, ...) images of the same shape.
+        norm: 1, 2 or infinity.
+
+    Returns:
+        (B,) distances in pixel units ([0, 1] a channel).
+
+    >>> distance(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2), norm=1).item()
+    12.0
+    """
+    return torch.linalg.vector_norm((_wide(x) - _wide(center)).flatten(1), check_norm(norm), dim=1)
+
+
+def project(
+    x: Tensor, center: Tensor, eps: Tensor, norm: float, box: tuple[float, float] | None = (0.0, 1.0)
+) -> Tensor:
+    """Nearest point (in L2) to ``x`` that is inside the ball and inside the pixel box *together*.
+
+    With ``d = x - center`` and ``b`` the room that the box leaves in the direction of d, the optimality
+    conditions give ``|x' - center| = min(s * |d|, b)`` for L2 and ``min(max(|d| - t, 0), b)`` for L1, with one
+    scalar s or t per sample that puts the point on the sphere; for Linf both sets are boxes. Clipping to the
+    ball and then to the box is also inside both, but farther from x.
+
+    Args:
+        x: (B, ...) points to project.
+        center: (B, ...) centres of the balls, inside the box.
+        eps: (B,) radii, pixels in [0, 1]; infinity leaves the box alone.
+        norm: 1, 2 or infinity.
+        box: least and greatest pixel value, or None to project onto the ball alone.
+
+    Returns:
+        (B, ...) the projections; points that are inside already come back unchanged.
+
+    >>> x = project(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.tensor([1.0]), norm=2)
+    >>> x.flatten().tolist()
+    [0.5, 0.5, 0.5, 0.5]
+    """
+    if box is not None:
+        inside = x.clamp(*box)
+        outside_ball = distance(inside, center, norm) > eps
+        if not bool(outside_ball.any()):
+            return inside
+    else:
+        inside = x
+        outside_ball = distance(x, center, norm) > eps
+    shape = (-1,) + (1,) * (x.ndim - 1)
+    delta = x - center
+    room = torch.full_like(delta, math.inf)
+    if box is not None:
+        room = torch.where(delta > 0, box[1] - center, center - box[0])
+    size = delta.abs()
+    if norm == math.inf:
+        shrunk = torch.minimum(size, eps.to(x.dtype).view(shape))
+    elif norm == 2:
+        scale = _l2_scale(size.flatten(1), room.flatten(1), eps)
+        shrunk = size * scale.to(x.dtype).view(shape)
+    else:
+        threshold = _l1_threshold(size.flatten(1), room.flatten(1), eps)
+        shrunk = (size - threshold.to(x.dtype).view(shape)).clamp_min(0)
+    projected = center + torch.minimum(shrunk, room) * delta.sign()
+    if box is not None:
+        projected = projected.clamp(*box)  # center + (1 - center) can round to just above 1
+    return torch.where(outside_ball.view(shape), projected, inside)
+
+
+def sample(center: Tensor, eps: Tensor, norm: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """One point per sample, uniform in the ball (Algorithm 1, line 1); the pixel box is not applied.
+
+    Uniform means by volume: an L2 radius is ``eps * u^(1/n)``; an L1 point comes from n + 1 exponentials. For
+    ``eps = infinity`` the ball has no uniform distribution: the point is uniform in the pixel box instead.
+
+    Args:
+        center: (B, ...) centres.
+        eps: (B,) radii.
+        norm: 1, 2 or infinity.
+        generators: one CPU generator per sample, so that a draw does not depend on the rest of the batch.
+
+    Returns:
+        (B, ...) points with the dtype and device of ``center``.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> x = sample(torch.zeros(1, 3, 8, 8), torch.tensor([2.0]), 2, [generator])
+    >>> bool(distance(x, torch.zeros(1, 3, 8, 8), 2) <= 2)
+    True
+    """
+    points = []
+    for x0, radius, generator in zip(center, eps.tolist(), generators, strict=True):
+        shape, n = x0.shape, x0.numel()
+        if math.isinf(radius):
+            points.append(torch.rand(shape, generator=generator, dtype=torch.float64))
+            continue
+        if norm == math.inf:
+            xi = torch.rand(n, generator=generator, dtype=torch.float64) * 2 - 1
+        elif norm == 2:
+            gauss = torch.randn(n, generator=generator, dtype=torch.float64)
+            u = torch.rand((), generator=generator, dtype=torch.float64)
+            xi = gauss / gauss.norm() * u ** (1 / n)
+        else:
+            exponentials = torch.empty(n + 1, dtype=torch.float64).exponential_(generator=generator)
+            signs = torch.randint(2, (n,), generator=generator) * 2 - 1
+            xi = signs * exponentials[:-1] / exponentials.sum()
+        points.append(x0.detach().cpu().double() + radius * xi.view(shape))
+    return torch.stack(points).to(center)
+
+
+def steepest(gradient: Tensor, norm: float) -> Tensor:
+    """The paper's h: the sign of the gradient for Linf, the gradient divided by its own L2 norm for L2.
+
+    The paper defines no h for L1, where the steepest direction is a single pixel; there the L2 form is used.
+
+    Args:
+        gradient: (B, ...) gradients.
+        norm: 1, 2 or infinity.
+
+    Returns:
+        (B, ...) directions; a gradient of zero stays zero.
+
+    >>> steepest(torch.tensor([[3.0, -4.0]]), norm=2).tolist()
+    [[0.6000000238418579, -0.800000011920929]]
+    """
+    if norm == math.inf:
+        return gradient.sign()
+    length = torch.linalg.vector_norm(gradient.flatten(1), dim=1).view((-1,) + (1,) * (gradient.ndim - 1))
+    return gradient / torch.where(length > 0, length, 1)
+
+
+def _l2_scale(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """The s with ``‖min(s * size, room)‖_2 = eps``: (B,), at most 1.
+
+    An active-set search that ends at the exact s: pixels that hit the box keep their room, the others share what
+    is left of eps. s only grows, so a pixel that has hit the box stays there.
+    """
+    size, room = _wide(size), _wide(room)
+    budget = eps.to(size).square()
+    at_box = torch.zeros_like(size, dtype=torch.bool)
+    while True:
+        spent = torch.where(at_box, room, 0).square().sum(1)
+        free = torch.where(at_box, 0, size).square().sum(1)
+        scale = ((budget - spent).clamp_min(0) / free.clamp_min(torch.finfo(free.dtype).tiny)).sqrt()
+        hits = at_box | (scale.clamp_max(1)[:, None] * size > room)
+        if bool((hits == at_box).all()):
+            return scale.clamp_max(1)
+        at_box = hits
+
+
+def _l1_threshold(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """The t >= 0 with ``sum(min(max(size - t, 0), room)) = eps``: (B,).
+
+    The sum falls piecewise linearly in t, with a corner where a pixel reaches zero (t = size) and one where it
+    leaves the box (t = size - room). Sort the corners, add up the slopes, find the piece, solve the line.
+    """
+    size, room = _wide(size), _wide(room)
+    room = torch.minimum(room, size)
+    corners, order = torch.cat([size - room, size], dim=1).sort(dim=1)
+    slope_change = torch.ones_like(corners)
+    slope_change[:, : size.shape[1]] = -1
+    slopes = slope_change.gather(1, order).cumsum(1)
+    drops = slopes[:, :-1] * corners.diff(dim=1)
+    values = room.sum(1, keepdim=True) + torch.cat([torch.zeros_like(drops[:, :1]), drops.cumsum(1)], dim=1)
+    last_above = (values > eps.to(size)[:, None]).sum(1, keepdim=True).sub(1).clamp_min(0)
+    corner, value = corners.gather(1, last_above), values.gather(1, last_above)
+    slope = slopes.gather(1, last_above).clamp_max(-1)
+    threshold = (corner + (eps.to(size)[:, None] - value) / slope).clamp_min(0).squeeze(1)
+    return torch.where(eps > 0, threshold, math.inf)  # eps = 0 is the centre, whatever the sums' rounding
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Float64, or float32 on devices without it (MPS)."""
+    return x if x.device.type == "mps" else x.double()

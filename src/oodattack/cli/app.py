@@ -1,0 +1,59 @@
+"""The program: its verbs, its exit codes, and what becomes of errors."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from oodattack._version import __version__
+from oodattack.cli import attack, demo, show
+from oodattack.errors import InputError
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"oodattack {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Exit codes: 0 done; 2 bad input, nothing computed is lost; 130 stopped by Ctrl-C, the same command goes"
+    " on; 1 an error in the program itself."
+)
+def program(
+    version: Annotated[  # noqa: ARG001 -- typer calls its callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Does an out-of-distribution image detector hold when someone tries to fool it?
+
+    Start with [bold]oodattack demo[/bold]: it needs no files, no network and about a minute.
+    """
+
+
+app.command("demo")(demo.demo)
+app.command("attack")(attack.attack)
+app.command("show")(show.show)
+
+
+def main() -> None:
+    """Run the program; a person's mistake ends in one sentence, not in a traceback."""
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt as interrupt:
+        told = str(interrupt) or "stopped"
+        sys.stderr.write(f"{told}\n")
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,182 @@
+"""A run seen from the terminal: what is announced, the progress, the table at the end."""
+
+import dataclasses
+import json
+import math
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from oodattack.settings import AttackSettings
+
+if TYPE_CHECKING:
+    from oodattack.encoders import Encoder
+    from oodattack.runs import Group, Run
+
+NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "Linf"}
+
+
+def run_and_tell(settings: AttackSettings, *, as_json: bool, quiet: bool) -> "Run":
+    """Run an attack, make its pictures, and print what came of it.
+
+    Progress and remarks go to standard error, the table or the JSON to standard output.
+    """
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    with _plain_warnings(console):
+        console.print("loading torch and the encoder …", style="dim")
+        from oodattack.engines import run_attack
+        from oodattack.report import draw_run
+
+        with _progress(console) as bar:
+
+            def ready(encoder: "Encoder", run: "Run") -> None:
+                _announce(console, settings, encoder, run)
+
+            try:
+                run = run_attack(settings, on_progress=bar, on_ready=ready)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(_how_to_go_on(settings)) from None
+        pictures = draw_run(run, settings.out / "figures")
+    tell(run, pictures, as_json=as_json, quiet=quiet)
+    return run
+
+
+def tell(run: "Run", pictures: list[Path], *, as_json: bool, quiet: bool) -> None:
+    """Print a run's summary: a table for people, or JSON."""
+    from oodattack.runs import summarize
+
+    groups, skipped = summarize(run), run.skipped()
+    if as_json:
+        told = {
+            "run": str(run.path),
+            "groups": [{k: _json_number(v) for k, v in dataclasses.asdict(group).items()} for group in groups],
+            "skipped": skipped,
+            "pictures": [str(picture) for picture in pictures],
+        }
+        sys.stdout.write(json.dumps(told, indent=2) + "\n")
+        return
+    if quiet:
+        return
+    console = Console(highlight=False)
+    console.print(_table(run, groups))
+    undefined = sum(group.undefined for group in groups)
+    if undefined:
+        console.print(f"{undefined} samples have no MAPE (z_in is all zeros) and are in no figure above.")
+    if skipped:
+        console.print(f"{len(skipped)} images could not be decoded and were skipped:")
+        for reason in list(skipped.values())[:10]:
+            console.print(f"  {reason}", markup=False)
+        if len(skipped) > 10:
+            console.print(f"  … and {len(skipped) - 10} more")
+    console.print(f"run       {run.path}/run.json, {run.path}/shards/*.parquet (pandas, datasets, DuckDB read them)")
+    for picture in pictures:
+        console.print(f"picture   {picture}")
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage with three significant digits.
+
+    >>> percent(0.000123), percent(0.2), percent(float("nan"))
+    ('0.0123 %', '20 %', '–')
+    """
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.3g} %"
+
+
+def _table(run: "Run", groups: "list[Group]") -> Table:
+    settings = run.header["settings"]
+    title = (
+        f"MAPE of z_out against z_in: {settings['method']}, {settings['steps']} steps,"
+        f" {NORM_NAMES[settings['norm']]} ball"
+    )
+    table = Table(title=title, title_justify="left")
+    for heading in ("start", "eps", "images", "before", "after", "after, 8-bit PNG", "quartiles", "below 0.1 %"):
+        table.add_column(heading, justify="left" if heading == "start" else "right")
+    table.add_column("distance", justify="right")
+    with_classes = any(group.class_taken is not None for group in groups)
+    if with_classes:
+        table.add_column("class of x_in", justify="right")
+    for group in groups:
+        cells = [
+            group.start,
+            f"{group.eps:.4g}",
+            str(group.count),
+            percent(group.before),
+            percent(group.float_median),
+            percent(group.median),
+            f"{percent(group.lower)} – {percent(group.upper)}",
+            percent(group.below),
+            f"{group.distance:.4g}",
+        ]
+        if with_classes:
+            cells.append("–" if group.class_taken is None else percent(group.class_taken))
+        table.add_row(*cells)
+    table.caption = "medians; distance in the ball's norm, pixels in [0, 1]"
+    if with_classes:
+        table.caption += "; last column: x_out that take the top-1 class of x_in"
+    table.caption_justify = "left"
+    return table
+
+
+def _announce(console: Console, settings: AttackSettings, encoder: "Encoder", run: "Run") -> None:
+    height, width = encoder.input_size
+    console.print(
+        f"encoder   {encoder.name}: z = {encoder.layer}, {encoder.latent_dim} numbers from"
+        f" {height}x{width}x3 = {height * width * 3} pixels",
+        markup=False,
+    )
+    radii = ", ".join("inf" if math.isinf(eps) else f"{eps:.4g} ({255 * eps:.4g} in 0–255)" for eps in settings.eps)
+    console.print(f"ball      {NORM_NAMES[settings.norm]}, eps {radii}, pixels in [0, 1]")
+    console.print(f"samples   {run.header['rows']}, {run.header['batch_size']} at once, on {run.header['environment']['device']}")
+    done = len(run.done())
+    if done:
+        console.print(f"resuming  {done} of {run.shard_count} shards are there already in {run.path}")
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Any]:
+    """A progress bar on standard error, only on a terminal; yields what the engine calls."""
+    columns = [
+        TextColumn("attacking"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("samples"),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    ]
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("attack", total=None)
+
+        def update(now: Any) -> None:
+            done = now.rows_done + min(now.share, 1) * now.running
+            progress.update(task, total=now.rows, completed=int(done))
+
+        yield update
+
+
+@contextmanager
+def _plain_warnings(console: Console) -> Iterator[None]:
+    """Warnings as one line each, without the file and line of code that no user knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_args, **_kw: console.print(
+            f"warning: {message}", style="bold yellow", markup=False
+        )
+        yield
+
+
+def _how_to_go_on(settings: AttackSettings) -> str:
+    return f"stopped; what is finished is in {settings.out}. Give the same command again to go on"
+
+
+def _json_number(value: Any) -> Any:
+    """NaN and infinity are no JSON."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,154 @@
+"""Reading what a model's layers give, and finding the layer that is its latent.
+
+A layer is named by a string: `NAME`, the output of that submodule; `input of NAME`, its first input; or
+`output`, what the model returns.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from oodattack.encoders.messages import nearest
+from oodattack.errors import InputError
+
+OUTPUT = "output"
+INPUT_OF = "input of "
+
+
+def record(model: nn.Module, layers: Sequence[str], x: Tensor) -> list[Tensor]:
+    """Run the model once and return the model's output, then what each layer gave.
+
+    The hooks are on the model during the call only. A module called more than once gives its last call.
+
+    Args:
+        model: any module of one image argument.
+        layers: names as in this file's heading.
+        x: `(B, 3, H, W)`.
+
+    Returns:
+        `1 + len(layers)` tensors, part of the graph.
+
+    Raises:
+        InputError: a layer does not exist, is not called, or gives no tensor.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+    >>> [tuple(t.shape) for t in record(net, ["1", "input of 3"], torch.zeros(4, 3, 2, 2))]
+    [(4, 2), (4, 5), (4, 5)]
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(layer: str, value: object) -> None:
+        # A copy: a later in-place operation (ReLU, +=) would change the value under our hands.
+        seen[layer] = first_tensor(value, layer).clone()
+
+    with ExitStack() as hooks:  # removes the hooks, also after an exception
+        for layer in layers:
+            if layer != OUTPUT:
+                hooks.enter_context(_hook(model, layer, keep))
+        output = first_tensor(model(x), OUTPUT)
+    seen[OUTPUT] = output
+    if silent := [layer for layer in layers if layer not in seen]:
+        raise InputError(f"expected layers that the forward pass calls, got {', '.join(map(repr, silent))}")
+    return [output, *(seen[layer] for layer in layers)]
+
+
+def find_head(model: nn.Module, x: Tensor) -> str | None:
+    """Name of the last module called that maps `(B, in)` to `(B, out)` by a 2-D weight, or None.
+
+    The shape decides, not the class, so that exported models and users' own linear layers are found too.
+
+    >>> find_head(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(2, 3, 2, 2))
+    '1'
+    """
+    heads: list[str] = []
+
+    def watch(name: str, weight: Tensor) -> Callable[..., None]:
+        outputs, inputs = weight.shape
+
+        def hook(_module: nn.Module, args: object, kwargs: object, output: object) -> None:
+            if (_shape([args, kwargs]), _shape(output)) == ((len(x), inputs), (len(x), outputs)):
+                heads.append(name)
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, module in hookable(model).items():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Tensor) and weight.ndim == 2:
+                hooks.enter_context(module.register_forward_hook(watch(name, weight), with_kwargs=True))
+        model(x)
+    return heads[-1] if heads else None
+
+
+def hookable(model: nn.Module) -> dict[str, nn.Module]:
+    """The submodules by name, without TorchScript ones, on which no hook can be put.
+
+    >>> list(hookable(nn.Sequential(nn.Flatten(), nn.ReLU())))
+    ['0', '1']
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name and not isinstance(module, torch.jit.ScriptModule)
+    }
+
+
+def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
+    """Raise InputError, with the nearest names, for a layer the model does not have.
+
+    >>> check_layers(nn.Sequential(nn.Flatten(), nn.ReLU()), ["input of 1", "output"])
+    """
+    names = list(hookable(model))
+    for layer in layers:
+        name = layer.removeprefix(INPUT_OF)
+        if layer == OUTPUT or name in names:
+            continue
+        if not names:
+            raise InputError(
+                f"expected layer=output, got {layer!r}: this model has no layers that can be read "
+                "(TorchScript allows no hooks; load the PyTorch model itself by python: instead)"
+            )
+        near = nearest(name, names, 15)
+        more = f" and {len(names) - len(near)} more" if len(names) > len(near) else ""
+        raise InputError(f"expected a layer of the model, got {name!r}; nearest: {', '.join(near)}{more}")
+
+
+def first_tensor(value: object, source: str) -> Tensor:
+    """The first tensor in a model's output: itself, or inside tuples, mappings and dataclasses.
+
+    >>> first_tensor({"loss": None, "logits": torch.zeros(2)}, "output")
+    tensor([0., 0.])
+    """
+    for tensor in _tensors(value):
+        return tensor
+    raise InputError(f"expected a tensor from {source!r}, got {type(value).__name__}")
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif dataclasses.is_dataclass(value):
+        yield from _tensors([getattr(value, field.name) for field in dataclasses.fields(value)])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _shape(value: object) -> tuple[int, ...] | None:
+    return next((tuple(tensor.shape) for tensor in _tensors(value)), None)
+
+
+def _hook(
+    model: nn.Module, layer: str, keep: Callable[[str, object], None]
+) -> torch.utils.hooks.RemovableHandle:
+    module = model.get_submodule(layer.removeprefix(INPUT_OF))
+    if layer.startswith(INPUT_OF):
+        return module.register_forward_pre_hook(
+            lambda _module, args, kwargs: keep(layer, [args, kwargs]), with_kwargs=True
+        )
+    return module.register_forward_hook(lambda _module, _args, output: keep(layer, output))

@@ -1,0 +1,118 @@
+"""One string, one encoder."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from oodattack.encoders.device import pick_device
+from oodattack.encoders.encoder import Encoder
+from oodattack.encoders.own import from_file, from_python
+from oodattack.encoders.source import Source
+from oodattack.encoders.spec import KINDS, Options, parse_channels, parse_classes, parse_size, parse_spec
+from oodattack.encoders.zoo import from_package, from_timm, from_torchvision
+from oodattack.errors import InputError
+
+
+def load_encoder(
+    spec: str,
+    *,
+    layer: str | None = None,
+    weights: str | None = None,
+    size: int | tuple[int, int] | str | None = None,
+    mean: Sequence[float] | str | None = None,
+    std: Sequence[float] | str | None = None,
+    classes: Sequence[str] | str | None = None,
+    factory: str | None = None,
+    trust: bool = False,
+    device: str | None = None,
+) -> Encoder:
+    """Load the encoder that a string names, its weights frozen: only images get gradients.
+
+    - `embedded`: EfficientNet-Lite0 with ImageNet weights, from the `demo` extra, without a download.
+    - `torchvision:NAME`: a classifier of torchvision, by default with its best published weights.
+    - `timm:NAME`: a model of timm (the `timm` extra), by default with its pretrained weights.
+    - `python:MODULE:FACTORY`: what the function returns, an `nn.Module`, or an `Encoder`, taken as it is.
+    - `file:PATH`: a model in `.pt2`, TorchScript or pickled, with `trust`; or a state dict, with `factory`.
+
+    Args:
+        spec: one of these; the options `layer` to `factory` may follow: `torchvision:resnet18,weights=none`.
+        layer: the layers whose values are z, joined by `+`; see `Encoder`.
+        weights: `none` (random), the name of published weights, or a file (`.pth`, `.safetensors`, ...).
+        size: input size in pixels: 224, `224`, `32x48` or (32, 48), height first.
+        mean: of each channel for pixels in [0, 1]: three numbers, or `0.485/0.456/0.406`.
+        std: likewise.
+        classes: class names, or a text file with one a line.
+        factory: `MODULE:FACTORY`, builds the model whose state dict is in the file.
+        trust: allow formats that can execute code when they are loaded. No spec can grant it.
+        device: see `pick_device`.
+
+    Returns:
+        The encoder in eval mode, on the device.
+
+    Raises:
+        InputError: whatever of this is wrong, missing or cannot be fetched.
+
+    >>> f = load_encoder("python:torchvision.models:squeezenet1_1,size=32", layer="features", device="cpu")
+    >>> f.layer, f.latent_dim
+    ('features', 512)
+    """
+    kind, target, written = parse_spec(spec)
+
+    def once(key: str, value: Any, parse: Callable[[Any], Any] = str) -> Any:
+        if value is not None and key in written:
+            raise InputError(f"expected {key} once, got it in {spec!r} and as an option")
+        found = written.get(key) if value is None else value
+        return None if found is None else parse(found)
+
+    options = Options(
+        layer=once("layer", layer),
+        weights=once("weights", weights),
+        size=once("size", size, parse_size),
+        mean=once("mean", mean, partial(parse_channels, "mean")),
+        std=once("std", std, partial(parse_channels, "std")),
+        classes=once("classes", classes, parse_classes),
+        factory=once("factory", factory),
+    )
+    place = pick_device(device)
+    source = _source(kind, target, options, spec, trust=trust)
+    if isinstance(source.model, Encoder):
+        options.refuse(f"{spec!r}, which is an Encoder already", "layer", "size", "mean", "std", "classes")
+        encoder = source.model.eval()
+        encoder.name = spec
+    else:
+        encoder = _wrap(source, options, spec)
+    return encoder.requires_grad_(False).to(place)
+
+
+def _source(kind: str, target: str, options: Options, spec: str, *, trust: bool) -> Source:
+    if kind != "file":
+        options.refuse(f"{kind}:", "factory")
+    match kind:
+        case "embedded":
+            options.refuse(kind, "weights")
+            return from_package()
+        case "torchvision":
+            return from_torchvision(target, options.weights, trust=trust)
+        case "timm":
+            return from_timm(target, options.weights, trust=trust)
+        case "python":
+            return from_python(target, options.weights, trust=trust)
+        case "file":
+            options.refuse("file:", "weights")
+            return from_file(target, options.factory, trust=trust)
+    raise InputError(f"expected an encoder as one of {KINDS}, got {spec!r}")
+
+
+def _wrap(source: Source, options: Options, spec: str) -> Encoder:
+    size = source.size if options.size is None else options.size
+    if size is None:
+        raise InputError(f"expected the input size of {spec!r}, got none: give size=224 or size=HxW")
+    return Encoder(
+        source.model,
+        name=spec,
+        input_size=size,
+        layer=options.layer,
+        mean=options.mean or source.mean,
+        std=options.std or source.std,
+        classes=options.classes or source.classes,
+    )

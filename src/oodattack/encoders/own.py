@@ -1,0 +1,114 @@
+"""Models of the user's own: a Python function, or a file."""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from oodattack.encoders.checkpoints import existing, is_torchscript, load_file, load_state, put_weights
+from oodattack.encoders.messages import nearest, reason
+from oodattack.encoders.source import Source
+from oodattack.encoders.spec import parse_size
+from oodattack.errors import InputError
+
+
+def from_python(target: str, weights: str | None, *, trust: bool) -> Source:
+    """What `MODULE:FACTORY` builds, with the weights of a file if given; its `input_size` is used."""
+    module_name, _, factory_name = target.rpartition(":")
+    if not module_name or not factory_name:
+        raise InputError(f"expected python:MODULE:FACTORY, got {target!r}")
+    with _here_importable():
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            raise InputError(
+                f"expected the module {module_name!r} to be importable here, got {reason(error)}"
+            ) from error
+        factory = getattr(module, factory_name, None)
+        if not callable(factory):
+            near = nearest(factory_name, [name for name, value in vars(module).items() if callable(value)])
+            raise InputError(
+                f"expected a function in {module_name!r}, got {factory_name!r}; nearest: {', '.join(near)}"
+            )
+        try:
+            model = factory()
+        except Exception as error:
+            raise InputError(f"expected {target}() to build a model, got {reason(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected {target}() to return a torch.nn.Module, got {type(model).__name__}")
+    if weights is not None:
+        put_weights(model, load_state(weights, trust=trust), weights)
+    return Source(model, _own_size(model))
+
+
+def from_file(path: str, factory: str | None, *, trust: bool) -> Source:
+    """A model saved whole (exported, TorchScript or pickled), or weights for what `factory` builds."""
+    file = existing(path)
+    exported = file.suffix == ".pt2"
+    if exported or is_torchscript(file):
+        if not trust:
+            raise InputError(
+                f"expected a file that cannot execute code, got the exported model {path!r}, which can: "
+                "pass --trust (trust=True) if you trust the file"
+            )
+        if factory is not None:
+            raise InputError(f"expected no factory= for {path!r}, which holds its own model: leave it out")
+        return _from_program(file) if exported else Source(_load_torchscript(file))
+    if factory is not None:
+        return from_python(factory, path, trust=trust)
+    with _here_importable():
+        content = load_file(file, trust=trust)
+    if not isinstance(content, nn.Module):
+        raise InputError(
+            f"expected a whole model in {path!r}, got {type(content).__name__} (weights alone): "
+            "name the function that builds the model by factory=MODULE:FACTORY"
+        )
+    return Source(content, _own_size(content))
+
+
+def _from_program(file: Path) -> Source:
+    try:
+        program = torch.export.load(file)
+        # Unflattened, the layers are modules again and can be read.
+        model = torch.export.unflatten(program)
+    except Exception as error:
+        raise InputError(
+            f"expected a file of torch.export.save in {str(file)!r}, got {reason(error)}"
+        ) from error
+    example = program.example_inputs[0] if program.example_inputs else ()
+    return Source(model, parse_size(example[0].shape[-2:]) if example else None)
+
+
+def _load_torchscript(file: Path) -> nn.Module:
+    with warnings.catch_warnings():
+        # torch advises to export instead; the file is there already.
+        warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+        try:
+            model: nn.Module = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise InputError(
+                f"expected a TorchScript archive in {str(file)!r}, got {reason(error)}"
+            ) from error
+    return model
+
+
+def _own_size(model: nn.Module) -> tuple[int, int] | None:
+    size = getattr(model, "input_size", None)
+    return None if size is None else parse_size(size)
+
+
+@contextmanager
+def _here_importable() -> Iterator[None]:
+    """The working directory as a place to import from."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

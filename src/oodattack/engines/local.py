@@ -1,0 +1,194 @@
+"""The attack in this process, batch by batch, from disk to disk."""
+
+import math
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from oodattack._version import __version__
+from oodattack.checks import check_health
+from oodattack.encoders import Encoder, load_encoder, pick_device
+from oodattack.engines.batch import Plan, attack_rows
+from oodattack.errors import InputError
+from oodattack.gradient import get_gradient
+from oodattack.images import open_images, open_starts
+from oodattack.methods import get_method
+from oodattack.pixels import dequantize
+from oodattack.runs import Run, export_pngs, open_run, start_run
+from oodattack.settings import AttackSettings
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        rows_done: rows of finished shards.
+        rows: rows of the run.
+        running: rows of the batch at hand.
+        share: share of that batch's steps, 0 to 1.
+    """
+
+    rows_done: int
+    rows: int
+    running: int
+    share: float
+
+
+def run_attack(
+    settings: AttackSettings,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_ready: Callable[[Encoder, Run], None] | None = None,
+) -> Run:
+    """Attack every image of a collection and leave a run directory; go on with the one that is there.
+
+    On the first Ctrl-C the batch at hand is finished and KeyboardInterrupt raised then, with all of it on disk; a
+    second Ctrl-C stops at once and loses only that batch.
+
+    Args:
+        settings: what to do.
+        on_progress: called after every step.
+        on_ready: called once with the encoder and the run before the first batch.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: bad input; what was computed before is kept.
+        KeyboardInterrupt: after Ctrl-C.
+
+    >>> import tempfile, pathlib
+    >>> from oodattack.runs import summarize
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = run_attack(AttackSettings(
+    ...         encoder="torchvision:squeezenet1_1,weights=none,layer=features.3,size=32", images="torchvision:FakeData", limit=1,
+    ...         start=("noise",), steps=5, out=pathlib.Path(folder) / "run"))
+    ...     [group.count for group in summarize(run)]
+    [1]
+    """
+    get_method(settings.method)
+    get_gradient(settings.gradient)
+    device = pick_device(settings.device)
+    images = open_images(settings.images, data_root=settings.data_root, download=settings.download)
+    count = len(images)
+    limit = min(settings.limit or count, count)
+    encoder = load_encoder(settings.encoder, trust=settings.trust, device=settings.device)
+    starts = [
+        open_starts(spec, size=encoder.input_size, seed=settings.seed, order=settings.start_order)
+        for spec in settings.start
+    ]
+    plan = Plan(settings, images, starts, [i * count // limit for i in range(limit)])
+    if settings.strict:
+        for index in plan.chosen:
+            images.read(index)
+    _, first = starts[0].get(0)
+    check_health(
+        encoder, dequantize(first[None]).to(device), gradient=get_gradient(settings.gradient).passes > 0
+    )
+    header = {
+        "settings": _identity(settings),
+        "inputs": {
+            "encoder": encoder.digest(),
+            "layer": encoder.layer,
+            "input_size": list(encoder.input_size),
+            "latent_dim": encoder.latent_dim,
+            "images": images.digest(),
+            "starts": [start.digest() for start in starts],
+        },
+        "rows": len(plan),
+        "batch_size": settings.batch_size or _batch_size(settings, encoder, device),
+        "environment": _environment(device),
+    }
+    with start_run(settings.out, header) as run, _finish_first() as stop:
+        if on_ready is not None:
+            on_ready(encoder, run)
+        _run_shards(run, plan, encoder, device, on_progress, stop)
+    return run
+
+
+def _run_shards(
+    run: Run,
+    plan: Plan,
+    encoder: Encoder,
+    device: torch.device,
+    on_progress: Callable[[Progress], None] | None,
+    stop: threading.Event,
+) -> None:
+    done = set(run.done())
+    rows_done = sum(len(run.shard_rows(number)) for number in done)
+    for number in range(run.shard_count):
+        rows = run.shard_rows(number)
+        if number not in done:
+
+            def on_step(step: int, rows_done: int = rows_done, running: int = len(rows)) -> None:
+                if on_progress is not None:
+                    share = step / plan.settings.steps
+                    on_progress(Progress(rows_done, run.header["rows"], running, share))
+
+            table, skipped = attack_rows(plan, encoder, device, rows, on_step)
+            run.write_shard(number, table, skipped)
+            rows_done += len(rows)
+        if plan.settings.png is not None:
+            export_pngs(run, plan.settings.png, [number])
+        if stop.is_set():
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _finish_first() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second acts as usual. Only the main thread can listen for it."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    usual = signal.getsignal(signal.SIGINT)
+
+    def listen(_number: int, _frame: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, listen)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _identity(settings: AttackSettings) -> dict[str, Any]:
+    """The settings that decide a run's rows, as JSON holds them."""
+    names = (
+        *("encoder", "images", "start", "eps", "norm", "steps", "method", "step_size", "restarts", "tolerance"),
+        *("gradient", "seed", "limit", "start_order"),
+    )
+    values = {name: getattr(settings, name) for name in names}
+    values["eps"] = ["inf" if math.isinf(eps) else eps for eps in settings.eps]
+    return {**values, "start": list(settings.start)}
+
+
+def _batch_size(settings: AttackSettings, encoder: Encoder, device: torch.device) -> int:
+    """That of the run that is there, else one that suits caches of a CPU or fills a GPU."""
+    if (settings.out / "run.json").exists():
+        return int(open_run(settings.out).header["batch_size"])
+    height, width = encoder.input_size
+    fitting = 8 * 224 * 224 // (height * width) * (1 if device.type == "cpu" else 8)
+    return max(1, min(fitting, 64 if device.type == "cpu" else 256))
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    """What else may change the last digits of a result."""
+    return {
+        "oodattack": __version__,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+    }

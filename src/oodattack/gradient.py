@@ -1,0 +1,151 @@
+"""J', the gradient of the loss with respect to the image: by autograd, or by SPSA where f has none."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from oodattack.errors import InputError
+from oodattack.metrics import as_matrix
+
+Loss = Callable[[Tensor], Tensor]
+"""Maps latents (B, K) to the loss of each sample (B,)."""
+
+
+class Evaluation(NamedTuple):
+    """f and the loss at some images, and the gradient of the loss there."""
+
+    latent: Tensor  # (B, K)
+    loss: Tensor  # (B,)
+    gradient: Tensor  # (B, 3, H, W)
+
+
+class Gradient(Protocol):
+    """What the attack asks of a source of gradients."""
+
+    @property
+    def passes(self) -> int:
+        """Gradient evaluations (a forward and a backward pass) that a call spends per sample."""
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes alone that a call spends per sample."""
+
+    def __call__(
+        self, f: Callable[[Tensor], Tensor], x: Tensor, loss: Loss, generators: Sequence[torch.Generator]
+    ) -> Evaluation:
+        """Evaluate f, the loss and its gradient at ``x`` (B, 3, H, W)."""
+
+
+@dataclass(frozen=True)
+class Autograd:
+    """The exact gradient, in one forward and one backward pass.
+
+    The loss is summed over the batch, so that no sample's gradient depends on its neighbours, and the derivative
+    is taken with respect to the images alone, so that the ``.grad`` of the model's parameters stays untouched.
+
+    >>> x = torch.ones(2, 3, 1, 1)
+    >>> Autograd()(lambda x: x.mean((2, 3)), x, lambda z: z.square().sum(1), []).gradient.flatten()[:3]
+    tensor([2., 2., 2.])
+    """
+
+    passes: int = 1
+    forwards: int = 0
+
+    def __call__(
+        self,
+        f: Callable[[Tensor], Tensor],
+        x: Tensor,
+        loss: Loss,
+        generators: Sequence[torch.Generator],  # noqa: ARG002 -- of the protocol; nothing random here
+    ) -> Evaluation:
+        """See `Gradient`."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            latent = as_matrix(f(x))
+            values = loss(latent)
+            gradient = None
+            if values.requires_grad:
+                (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+            if gradient is None:
+                raise InputError(
+                    "f gives no gradient: its output does not depend on its input in autograd (a detach, no_grad,"
+                    " numpy or rounding inside?); remove that, or pass gradient='spsa'"
+                )
+        return Evaluation(latent.detach(), values.detach(), gradient)
+
+
+@dataclass(frozen=True)
+class Spsa:
+    """Simultaneous perturbation (Spall 1992; Section IV of the paper): J' from forward passes alone.
+
+    The mean over ``directions`` of ``(J(x + r * v) - J(x - r * v)) / (2 r) * v`` with v drawn from {-1, +1}. The
+    two points are clipped to [0, 1], so f never sees a pixel outside its range.
+
+    Args:
+        directions: number of v per gradient; the estimate's error falls with its square root.
+        radius: r, in pixels of [0, 1]. It must be wide enough to cross the steps of a preprocessing that rounds:
+            several levels of 1/255.
+
+    Raises:
+        InputError: for a number of directions below 1, or a radius that is not positive.
+
+    >>> Spsa(directions=8).forwards
+    17
+    """
+
+    directions: int = 32
+    radius: float = 4 / 255
+
+    def __post_init__(self) -> None:
+        if self.directions < 1:
+            raise InputError(f"expected at least 1 SPSA direction, got {self.directions}")
+        if not self.radius > 0:
+            raise InputError(f"expected a positive SPSA radius, got {self.radius}")
+
+    @property
+    def passes(self) -> int:
+        """See `Gradient`."""
+        return 0
+
+    @property
+    def forwards(self) -> int:
+        """See `Gradient`."""
+        return 2 * self.directions + 1
+
+    @torch.no_grad()
+    def __call__(
+        self, f: Callable[[Tensor], Tensor], x: Tensor, loss: Loss, generators: Sequence[torch.Generator]
+    ) -> Evaluation:
+        """See `Gradient`."""
+        latent = as_matrix(f(x))
+        gradient = torch.zeros_like(x)
+        for _ in range(self.directions):
+            signs = torch.stack([torch.randint(2, x.shape[1:], generator=g) for g in generators])
+            v = (signs * 2 - 1).to(x)
+            # Two calls, not one of twice the size: `loss` knows the samples by their place in the batch.
+            ahead = loss(as_matrix(f((x + self.radius * v).clamp(0, 1))))
+            behind = loss(as_matrix(f((x - self.radius * v).clamp(0, 1))))
+            slope = (ahead - behind) / (2 * self.radius * self.directions)
+            gradient += slope.view((-1,) + (1,) * (x.ndim - 1)) * v
+        return Evaluation(latent, loss(latent), gradient)
+
+
+def get_gradient(gradient: "str | Gradient") -> Gradient:
+    """The source of gradients of that name, or the one given.
+
+    Raises:
+        InputError: for an unknown name.
+
+    >>> get_gradient("spsa").passes
+    0
+    """
+    if not isinstance(gradient, str):
+        return gradient
+    if gradient == "autograd":
+        return Autograd()
+    if gradient == "spsa":
+        return Spsa()
+    raise InputError(f"expected gradient 'autograd' or 'spsa', got {gradient!r}")

@@ -1,0 +1,8 @@
+"""Where images come from: decoding, folders, tables, public data sets, start images."""
+
+from oodattack.images.decode import decode
+from oodattack.images.shape import encode_png, fit
+from oodattack.images.sources import ImageSource, open_images
+from oodattack.images.starts import StartSource, open_starts
+
+__all__ = ["ImageSource", "StartSource", "decode", "encode_png", "fit", "open_images", "open_starts"]

@@ -1,0 +1,93 @@
+"""Start images that are computed: noise, spiral, checkerboard, one colour."""
+
+import math
+import re
+
+import torch
+from PIL import ImageColor
+from torch import Tensor
+
+from oodattack.errors import InputError
+
+KINDS = ("noise", "noise:gaussian", "spiral", "spiral:gray", "checkerboard:RxC", "solid:COLOUR")
+
+
+def generate(spec: str, size: tuple[int, int], seed: int) -> Tensor | None:
+    """The generated image of that name, or None where no generator has the name.
+
+    Args:
+        spec: one of `KINDS`, with numbers for R and C and a colour name or #rrggbb for COLOUR.
+        size: `(h, w)` in pixels.
+        seed: of the noise; the other images do not depend on it.
+
+    Returns:
+        uint8 `(3, h, w)`, RGB.
+
+    Raises:
+        InputError: if the name is known and what follows it is not.
+
+    >>> generate("checkerboard:2x2", (2, 2), seed=0)[0].tolist()
+    [[0, 255], [255, 0]]
+    >>> generate("solid:#ff8000", (1, 1), seed=0).flatten().tolist()
+    [255, 128, 0]
+    """
+    kind, colon, option = spec.partition(":")
+    match kind, colon + option:
+        case "noise", "":
+            return torch.randint(0, 256, (3, *size), generator=_random(seed), dtype=torch.uint8)
+        case "noise", ":gaussian":
+            return _bytes(0.5 + 0.25 * torch.randn(3, *size, generator=_random(seed)))
+        case "spiral", "":
+            return _spiral(size, colours=True)
+        case "spiral", ":gray":
+            return _spiral(size, colours=False)
+        case "checkerboard", _:
+            return _checkerboard(option, size)
+        case "solid", _:
+            return _solid(option, size)
+        case (("noise" | "spiral"), _):
+            raise InputError(f"expected {kind} as in {', '.join(KINDS)}, got {spec!r}")
+    return None
+
+
+def _random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _bytes(values: Tensor) -> Tensor:
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _spiral(size: tuple[int, int], *, colours: bool) -> Tensor:
+    """Two arms, three turns; channels a third of a wave apart; grey at the centre, where the arms meet."""
+    h, w = size
+    y = (torch.arange(h) - (h - 1) / 2)[:, None] / min(h, w) * 2
+    x = (torch.arange(w) - (w - 1) / 2)[None] / min(h, w) * 2
+    radius = torch.hypot(x, y)
+    wave = 2 * torch.atan2(y, x) - 3 * 2 * math.pi * radius
+    shifts = torch.tensor([0, 1, 2]) / 3 if colours else torch.zeros(3)
+    contrast = 0.5 * (1 - torch.exp(-((radius / 0.1) ** 2)))
+    return _bytes(0.5 + contrast * torch.cos(wave - 2 * math.pi * shifts[:, None, None]))
+
+
+def _checkerboard(option: str, size: tuple[int, int]) -> Tensor:
+    found = re.fullmatch(r"(\d{1,9})x(\d{1,9})", option, re.ASCII)
+    rows, columns = (int(group) for group in found.groups()) if found else (0, 0)
+    if not (1 <= rows <= size[0] and 1 <= columns <= size[1]):
+        raise InputError(
+            f"expected checkerboard:RxC, R of 1 to {size[0]} and C of 1 to {size[1]} squares as in "
+            f"checkerboard:8x8, got 'checkerboard:{option}'"
+        )
+    row = torch.arange(size[0])[:, None] * rows // size[0]
+    column = torch.arange(size[1])[None] * columns // size[1]
+    return ((row + column) % 2 * 255).to(torch.uint8).expand(3, *size).clone()
+
+
+def _solid(option: str, size: tuple[int, int]) -> Tensor:
+    try:
+        colour = ImageColor.getcolor(option, "RGB")
+    except ValueError as error:
+        raise InputError(
+            f"expected a colour as in solid:gray or solid:#ff8000, got 'solid:{option}'"
+        ) from error
+    return torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, *size).clone()

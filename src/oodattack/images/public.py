@@ -1,0 +1,128 @@
+"""Public data sets, by torchvision."""
+
+import difflib
+import hashlib
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from oodattack.errors import InputError
+from oodattack.images.decode import reason
+from oodattack.images.files import numbered
+from oodattack.images.rgb import rgb
+
+PREFIX = "torchvision:"
+
+
+@dataclass(frozen=True)
+class PublicSource:
+    """The images of a data set of torchvision.
+
+    Attributes:
+        spec: what the user wrote.
+        names: NAME/INDEX.
+        dataset: the data set itself.
+    """
+
+    spec: str
+    names: tuple[str, ...]
+    dataset: Any
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> Tensor:
+        """Image `index`, uint8 `(3, H, W)`, native size."""
+        name = self.names[index]
+        try:
+            item = self.dataset[index]
+        except Exception as error:  # whatever a data set's own loader raises
+            raise InputError(f"cannot decode {name} of {self.spec}: {reason(error)}") from error
+        image = item[0] if isinstance(item, tuple) else item
+        if not isinstance(image, Image.Image):
+            raise InputError(f"expected {self.spec} to give images, got {type(image).__name__}")
+        return rgb(image)
+
+    def digest(self) -> str:
+        """SHA-256 over the data set's name and split, and its length."""
+        return hashlib.sha256(f"{self.spec}\0{len(self)}".encode()).hexdigest()
+
+
+def open_public(spec: str, root: Path, *, download: bool) -> PublicSource:
+    """A data set of torchvision: `torchvision:NAME` or `torchvision:NAME:SPLIT`, the test split if not said.
+
+    Args:
+        spec: e.g. "torchvision:CIFAR10:test".
+        root: the folder where torchvision keeps its data sets.
+        download: whether to fetch what is not there.
+
+    Raises:
+        InputError: if there is no such data set or split, it is not in `root`, or the download fails.
+
+    >>> source = open_public("torchvision:FakeData", Path("data"), download=False)
+    >>> source.names[12], source.read(12).shape
+    ('fakedata/00012', torch.Size([3, 224, 224]))
+    """
+    name, _, split = spec.removeprefix(PREFIX).partition(":")
+    kind = _dataset_class(name)
+    parameters = _parameters(kind)
+    options: dict[str, Any] = _split_options(name, split, parameters)
+    if "root" in parameters:
+        options["root"] = root
+    if "download" in parameters:
+        options["download"] = download
+    try:
+        dataset = kind(**options)
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"cannot open {spec}: {reason(error)}") from error
+    except Exception as error:  # each data set has its own way to miss its files
+        if download:
+            raise InputError(
+                f"downloading {spec} to {root} failed: {reason(error)}; check the network, or put them there"
+            ) from error
+        raise InputError(
+            f"{spec} was not found in {root} ({reason(error)}); pass --download or --data-root"
+        ) from error
+    return PublicSource(spec, tuple(numbered(name.lower(), len(dataset))), dataset)
+
+
+def _dataset_class(name: str) -> Any:
+    from torchvision import datasets
+
+    known = {key: getattr(datasets, key) for key in datasets.__all__ if key != "VisionDataset"}
+    if name in known:
+        return known[name]
+    lower = {key.lower(): key for key in known}
+    near = [lower[key] for key in difflib.get_close_matches(name.lower(), lower)]
+    hint = f"did you mean {' or '.join(near)}?" if near else "see torchvision.datasets for the names"
+    raise InputError(f"expected a data set of torchvision, got {name!r}; {hint}")
+
+
+def _parameters(kind: type) -> set[str]:
+    """What the constructor takes; where it hands **kwargs on, what its parents take as well."""
+    names: set[str] = set()
+    for parent in kind.__mro__:
+        if "__init__" not in vars(parent):
+            continue
+        found = inspect.signature(vars(parent)["__init__"]).parameters
+        names |= found.keys()
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in found.values()):
+            break
+    return names
+
+
+def _split_options(name: str, split: str, parameters: set[str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if "split" in parameters:
+        options["split"] = split or "test"
+    elif "train" in parameters and split not in ("", "train", "test"):
+        raise InputError(f"expected split train or test of {name}, got {split!r}")
+    elif "train" not in parameters and split:
+        raise InputError(f"expected {PREFIX}{name} alone, got split {split!r}: this data set has none")
+    if "train" in parameters:
+        options["train"] = split == "train"
+    return options

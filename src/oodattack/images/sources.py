@@ -1,0 +1,119 @@
+"""One string names any collection of images."""
+
+import difflib
+from pathlib import Path, PurePath
+from typing import Protocol
+
+from torch import Tensor
+
+from oodattack.errors import InputError
+from oodattack.images import files, public, tables
+from oodattack.images.decode import reason
+
+LISTS = (".txt", ".lst")
+
+
+class ImageSource(Protocol):
+    """A collection of images, read one at a time."""
+
+    @property
+    def spec(self) -> str:
+        """What the user wrote."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name an image: unique, sorted, the same each time."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Tensor:
+        """Image `index`, uint8 `(3, H, W)`, native size; InputError where it cannot be decoded."""
+
+    def digest(self) -> str:
+        """SHA-256 in hex of what there is to read: another value means that the images have changed."""
+
+
+def open_images(spec: str | Path, *, data_root: Path | None = None, download: bool = False) -> ImageSource:
+    """Open a collection of images. Nothing is decoded before it is read.
+
+    Args:
+        spec: a folder (searched to the bottom), an image file, a .txt or .lst file of paths, a glob pattern,
+            a Parquet or Arrow file or a folder or pattern of them, or `torchvision:NAME[:SPLIT]`.
+        data_root: the folder of torchvision's data sets; `data` if omitted.
+        download: whether torchvision may fetch a data set that is not there.
+
+    Raises:
+        InputError: if there is nothing to read, saying what was expected.
+
+    >>> import tempfile, torch
+    >>> from oodattack.images import encode_png
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "a.png").write_bytes(encode_png(torch.zeros(3, 4, 5, dtype=torch.uint8)))
+    ...     source = open_images(folder)
+    ...     source.names, source.read(0).shape
+    (('a.png',), torch.Size([3, 4, 5]))
+    """
+    text = str(spec)
+    if text.startswith(public.PREFIX):
+        return public.open_public(text, data_root or Path("data"), download=download)
+    path = Path(text)
+    try:
+        is_folder, is_file = path.is_dir() and text != "", path.is_file()
+    except OSError as error:
+        raise InputError(f"cannot read {text}: {reason(error)}") from error
+    if is_file:
+        return _open_file(text, path)
+    if is_folder:
+        root, found = path, files.in_folder(path)
+    elif files.is_pattern(text):
+        root, found = files.matching(text)
+    else:
+        hint = f"did you mean {' or '.join(near(path))}?" if near(path) else "it does not exist"
+        raise InputError(f"expected a folder, file, pattern or {public.PREFIX}NAME, got {text!r}; {hint}")
+    return _open_many(text, root, found)
+
+
+def _open_file(spec: str, path: Path) -> ImageSource:
+    if path.suffix.lower() in tables.SUFFIXES:
+        return tables.open_tables(spec, path.parent, [path.name])
+    if path.suffix.lower() not in LISTS:
+        return files.FileSource(spec, (path.name,), path.parent)
+    names = tuple(sorted(set(files.listed(path))))
+    if not names:
+        raise InputError(f"expected a path of an image in each line of {path}, got none")
+    return files.FileSource(spec, names, path.parent)
+
+
+def _open_many(spec: str, root: Path, found: list[str]) -> ImageSource:
+    images = sorted(name for name in found if files.is_image(root / name))
+    rows = [name for name in found if _is_table(name)]
+    if images and rows:
+        patterns = [str(root / "**" / f"*{PurePath(name).suffix}") for name in (images[0], rows[0])]
+        raise InputError(f"expected images or tables in {spec}, got both; open {' or '.join(patterns)}")
+    if rows:
+        return tables.open_tables(spec, root, rows)
+    if images:
+        return files.FileSource(spec, tuple(images), root)
+    what = f"{len(found)} other files" if found else "no files at all"
+    raise InputError(
+        f"expected images in {spec}, got {what}; read are {' '.join((*files.SUFFIXES, *tables.SUFFIXES))}"
+    )
+
+
+def _is_table(name: str) -> bool:
+    # `datasets` leaves what its maps and shuffles computed beside the data, in files of the same format.
+    path = PurePath(name)
+    return path.suffix.lower() in tables.SUFFIXES and not path.name.startswith("cache-")
+
+
+def near(path: Path) -> list[str]:
+    """Files beside a missing one whose names are much like its own.
+
+    >>> near(Path("/no/such/folder"))
+    []
+    """
+    try:
+        names = sorted(entry.name for entry in path.parent.iterdir())
+    except OSError:
+        return []
+    return [str(path.parent / name) for name in difflib.get_close_matches(path.name, names)]

@@ -1,0 +1,164 @@
+"""Images in the rows of Parquet files, or of the Arrow files that `datasets` saves."""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from oodattack.errors import InputError
+from oodattack.images.decode import decode, reason
+from oodattack.images.files import numbered, size_in_bytes
+
+SUFFIXES = (".parquet", ".arrow")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows that are read together: a row group of a Parquet file, or an Arrow file (mapped, not loaded).
+
+    Attributes:
+        path: the file.
+        group: which row group.
+        column: the column with the images.
+        first: the index of its first row among all rows of the source.
+        rows: how many.
+        changed: when the file was last written, so that a rewritten file is not served from the cache.
+    """
+
+    path: Path
+    group: int
+    column: str
+    first: int
+    rows: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class TableSource:
+    """Images in table rows, one row group at a time in memory.
+
+    Attributes:
+        spec: what the user wrote.
+        names: FILE/ROW, without the file's suffix.
+        chunks: where the rows are.
+    """
+
+    spec: str
+    names: tuple[str, ...]
+    chunks: tuple[Chunk, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> Tensor:
+        """Image `index`, uint8 `(3, H, W)`, native size."""
+        index = range(len(self.names))[index]
+        chunk = self.chunks[bisect_right(self.chunks, index, key=lambda chunk: chunk.first) - 1]
+        name = f"{self.names[index]} of {chunk.path}"
+        value = _column(chunk)[index - chunk.first].as_py()
+        data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        if data is not None:
+            return decode(data, name=name)
+        if path is not None:
+            return decode(chunk.path.parent / path, name=name)
+        raise InputError(f"cannot decode {name}: the row has no image")
+
+    def digest(self) -> str:
+        """SHA-256 over names and sizes in bytes of the files."""
+        total = hashlib.sha256("\n".join(self.names).encode())
+        for chunk in self.chunks:
+            total.update(f"{chunk.group}\0{chunk.rows}\0{size_in_bytes(chunk.path)}\n".encode())
+        return total.hexdigest()
+
+
+def open_tables(spec: str, root: Path, files: Sequence[str]) -> TableSource:
+    """The images in the rows of table files, all of one format, without reading a row.
+
+    Args:
+        spec: what the user wrote.
+        root: the folder that the files' names start from.
+        files: '/'-joined paths of .parquet or .arrow files, relative to `root`.
+
+    Raises:
+        InputError: if a file is broken, has no image column or several, or there are no rows.
+    """
+    if len({Path(file).suffix.lower() for file in files}) > 1:
+        raise InputError(
+            f"expected one format in {spec}, got .parquet and .arrow files; name one by a pattern"
+        )
+    names: list[str] = []
+    chunks: list[Chunk] = []
+    for file in sorted(files):
+        found = _chunks(root / file, first=len(names))
+        names += numbered(file.rpartition(".")[0], sum(chunk.rows for chunk in found))
+        chunks += found
+    if not names:
+        raise InputError(f"expected images in {spec}, got tables without rows")
+    return TableSource(spec, tuple(names), tuple(chunks))
+
+
+def _chunks(path: Path, first: int) -> list[Chunk]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix.lower() == ".arrow":
+            table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+            schema, groups = table.schema, [table.num_rows]
+        else:
+            with pq.ParquetFile(path) as parquet:
+                schema = parquet.schema_arrow
+                footer = parquet.metadata
+                groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        changed = path.stat().st_mtime_ns
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"cannot read {path} as a table: {reason(error)}") from error
+    column = _image_column(schema, path)
+    starts = accumulate(groups, initial=first)
+    return [
+        Chunk(path, group, column, start, rows, changed)
+        for group, (start, rows) in enumerate(zip(starts, groups, strict=False))
+    ]
+
+
+def _image_column(schema: Any, path: Path) -> str:
+    found = [field.name for field in schema if _holds_images(field.type)]
+    for name in ("image", "img"):
+        if name in found:
+            return name
+    if len(found) == 1:
+        return str(found[0])
+    raise InputError(
+        f"expected a column of images named 'image' in {path}, got {'several' if found else 'none'}: "
+        f"the columns are {', '.join(schema.names)}; rename the one to read"
+    )
+
+
+def _holds_images(kind: Any) -> bool:
+    """Whether a column type is plain bytes, or the struct<bytes, path> of Hugging Face's Image."""
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and _holds_images(kind.field(place).type)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
+
+
+@lru_cache(maxsize=2)  # two: one for x_in and one for the starts, read in turns
+def _column(chunk: Chunk) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if chunk.path.suffix.lower() == ".arrow":
+            return pa.ipc.open_stream(pa.memory_map(str(chunk.path))).read_all().column(chunk.column)
+        with pq.ParquetFile(chunk.path) as parquet:
+            return parquet.read_row_group(chunk.group, columns=[chunk.column]).column(0)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"cannot read {chunk.path}, row group {chunk.group}: {reason(error)}") from error

@@ -1,0 +1,111 @@
+"""What distinguishes one attack method from another: where it starts, how it steps, how it clips.
+
+`paper` is Algorithm 1 as published, the reference; `fast` is ours; `plain` is projected gradient descent.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodattack.ball import project, sample, steepest
+from oodattack.errors import InputError
+from oodattack.steps import Adamax, CosineAdam, Plain, StepRule
+
+
+@dataclass(frozen=True)
+class Method:
+    """The replaceable parts of Algorithm 1; give your own to `oodattack.attack` as ``method``.
+
+    Attributes:
+        rule: (step sizes (B,), number of steps) -> a fresh `StepRule` for one run of the loop.
+        step_size: (eps (B,), pixels per image, norm) -> the default alpha (B,).
+        draw: (start, eps, norm, one generator per sample) -> random start (B, 3, H, W).
+        clip: (x, start, eps, norm) -> x inside ball and pixel box.
+        direction: (gradient, norm) -> h(J').
+        random_first: whether the first try starts from a random point too, or from the start itself.
+        keep_best: whether the best image of a try counts, or its last.
+    """
+
+    rule: Callable[[Tensor, int], StepRule]
+    step_size: Callable[[Tensor, int, float], Tensor]
+    draw: Callable[[Tensor, Tensor, float, Sequence[torch.Generator]], Tensor] = sample
+    clip: Callable[[Tensor, Tensor, Tensor, float], Tensor] = project
+    direction: Callable[[Tensor, float], Tensor] = steepest
+    random_first: bool = False
+    keep_best: bool = True
+
+
+def get_method(method: "str | Method") -> Method:
+    """The method of that name, or the one given.
+
+    Raises:
+        InputError: for an unknown name.
+
+    >>> get_method("paper").keep_best
+    False
+    """
+    if isinstance(method, Method):
+        return method
+    methods = {"fast": FAST, "paper": PAPER, "plain": PLAIN}
+    if method not in methods:
+        near = difflib.get_close_matches(str(method), methods, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"expected method 'fast', 'paper' or 'plain', got {method!r}{hint}")
+    return methods[method]
+
+
+def _paper_draw(start: Tensor, eps: Tensor, norm: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """The authors' xi: uniform in [-eps, eps] a pixel, then clipped to the ball (not uniform in an L2 ball)."""
+    cube = sample(start, eps, math.inf, generators)
+    return project(cube, start, eps, norm, box=None)
+
+
+def _paper_clip(x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
+    """The authors' order of clips: to the ball first, to the pixel box second."""
+    return project(x, start, eps, norm, box=None).clamp(0, 1)
+
+
+def _paper_step_size(eps: Tensor, pixels: int, norm: float) -> Tensor:
+    """The authors' alpha = eps / 100; for an infinite eps, as for one that reaches across the pixel box."""
+    return eps.clamp_max(_widest(pixels, norm)) / 100
+
+
+def _fast_step_size(eps: Tensor, pixels: int, norm: float) -> Tensor:
+    """A quarter of what eps allows a pixel when all move alike, and no more than 0.03.
+
+    Adam moves every pixel by about alpha a step: alpha belongs to the size of the ball *per pixel*, which for
+    one eps shrinks with the image.
+    """
+    per_pixel = {1.0: eps / math.sqrt(pixels), 2.0: eps / math.sqrt(pixels), math.inf: eps}[norm]
+    return (0.25 * per_pixel).clamp_max(0.03)
+
+
+def _plain_step_size(eps: Tensor, pixels: int, norm: float) -> Tensor:
+    """A twentieth of the radius."""
+    return eps.clamp_max(_widest(pixels, norm)) / 20
+
+
+def _widest(pixels: int, norm: float) -> float:
+    """Distance between the two opposite corners of the pixel box."""
+    return 1.0 if norm == math.inf else pixels ** (1 / norm)
+
+
+PAPER = Method(
+    rule=lambda step_size, _steps: Adamax(step_size),
+    step_size=_paper_step_size,
+    draw=_paper_draw,
+    clip=_paper_clip,
+    random_first=True,
+    keep_best=False,
+)
+"""Algorithm 1 as published: random start, Adamax on the perturbation with alpha = eps / 100, the last image."""
+
+FAST = Method(rule=CosineAdam, step_size=_fast_step_size)
+"""Adam on the normalised gradient with a cosine schedule, from the start itself, the best image kept."""
+
+PLAIN = Method(rule=lambda step_size, _steps: Plain(step_size), step_size=_plain_step_size)
+"""Projected gradient descent without memory, the usual baseline."""

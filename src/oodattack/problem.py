@@ -1,0 +1,149 @@
+"""The question that an attack answers: starts, targets, balls and seeds of a batch, checked and brought to one form."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodattack.errors import InputError
+from oodattack.metrics import as_matrix, mape
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A batch of independent problems; everything has one row per sample.
+
+    Attributes:
+        start: (B, 3, H, W) centres of the balls.
+        target: (B, K) latents to reach.
+        weight: (B, K) weights of the errors.
+        eps: (B,) radii.
+        seeds: (B,) seeds of the random draws.
+    """
+
+    start: Tensor
+    target: Tensor
+    weight: Tensor
+    eps: Tensor
+    seeds: tuple[int, ...]
+
+    def rows(self, rows: Tensor) -> "Problem":
+        """The problems of some samples."""
+        return Problem(
+            self.start[rows],
+            self.target[rows],
+            self.weight[rows],
+            self.eps[rows],
+            tuple(self.seeds[i] for i in rows.tolist()),
+        )
+
+    def loss(self, latent: Tensor) -> Tensor:
+        """J = ‖f(x) - t‖^2 (Algorithm 1, line 3) of each sample, each part of the latent on its own scale.
+
+        A latent of one part is divided by one number, which h(J') does not see; undivided, the squares of very
+        small or very large latents would leave the range of float32, and the attack would stand still.
+        """
+        return ((latent - self.target) * self.weight).square().sum(1)
+
+
+def make_problem(
+    start: Tensor,
+    start_latent: Tensor,
+    target: Tensor,
+    eps: Tensor,
+    parts: Sequence[int],
+    seed: int | Sequence[int],
+) -> Problem:
+    """Bring the arguments of an attack to one form.
+
+    Raises:
+        TypeError: if the target is not a tensor.
+        InputError: if the target or the number of seeds does not fit, or the target is not finite.
+    """
+    if not isinstance(target, Tensor):
+        raise TypeError(f"expected target as a tensor, got {type(target).__name__}")
+    if target.shape != start_latent.shape:
+        raise InputError(
+            f"expected target of shape {tuple(start_latent.shape)}, which f gives for start,"
+            f" got {tuple(target.shape)}"
+        )
+    if not bool(target.isfinite().all()):
+        raise InputError("expected a finite target, got NaN or infinity; look at f(x_in)")
+    flat = as_matrix(target.detach().to(start_latent))
+    seeds = (seed,) * len(start) if isinstance(seed, int) else tuple(int(s) for s in seed)
+    if len(seeds) != len(start):
+        raise InputError(f"expected one seed, or one per sample ({len(start)}), got {len(seeds)}")
+    return Problem(start, flat, _weights(flat, as_matrix(start_latent), parts), eps, seeds)
+
+
+def radii(eps: float | Sequence[float] | Tensor, start: Tensor) -> Tensor:
+    """Eps as one float64 radius per sample (float32 on devices without it).
+
+    Raises:
+        InputError: for a negative or undefined eps, or one whose length is not that of the batch.
+
+    >>> radii(0.5, torch.zeros(2, 3, 1, 1)).tolist()
+    [0.5, 0.5]
+    """
+    wide = torch.float32 if start.device.type == "mps" else torch.float64
+    values = torch.as_tensor(eps, dtype=wide, device=start.device)
+    if values.ndim == 0:
+        values = values.expand(len(start))
+    if values.shape != (len(start),):
+        raise InputError(f"expected one eps, or one per sample ({len(start)}), got shape {tuple(values.shape)}")
+    if not bool((values >= 0).all()):
+        raise InputError(f"expected eps >= 0, got {values[~(values >= 0)][0].item():g}")
+    return values.contiguous()
+
+
+def part_lengths(parts: Sequence[int] | None, length: int) -> tuple[int, ...]:
+    """The parts, checked against the latent's length; without parts the latent is one.
+
+    Raises:
+        InputError: if the parts are not positive or do not add up.
+
+    >>> part_lengths(None, 5), part_lengths([2, 3], 5)
+    ((5,), (2, 3))
+    """
+    if parts is None:
+        return (length,)
+    if min(parts, default=0) < 1 or sum(parts) != length:
+        raise InputError(f"expected positive parts that add up to the latent's {length}, got {tuple(parts)}")
+    return tuple(parts)
+
+
+def part_mape(latent: Tensor, target: Tensor, parts: Sequence[int]) -> Tensor:
+    """MAPE of every part: (B, P) from latents (B, K).
+
+    >>> part_mape(torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0, 5.0]]), [1, 1]).tolist()
+    [[0.5, 0.0]]
+    """
+    pairs = zip(latent.split(list(parts), dim=1), target.split(list(parts), dim=1), strict=True)
+    return torch.stack([mape(z, t) for z, t in pairs], dim=1)
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Raise unless ``value`` is a whole number of at least ``least``.
+
+    Raises:
+        InputError: with the name and the value.
+
+    >>> check_count("steps", 100, least=1)
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"expected {name} as a whole number of at least {least}, got {value!r}")
+
+
+def _weights(target: Tensor, start_latent: Tensor, parts: Sequence[int]) -> Tensor:
+    """Weights (B, K) that put every part on the scale of its own MAPE."""
+    lengths = list(parts)
+    columns = []
+    for t, z in zip(target.split(lengths, dim=1), start_latent.split(lengths, dim=1), strict=True):
+        scale = t.abs().amax(1, keepdim=True)
+        # A part whose target is zero has no scale of its own: that of its first error serves.
+        scale = torch.where(scale > 0, scale, (z - t).abs().amax(1, keepdim=True))
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        columns.append((1 / (scale * math.sqrt(t.shape[1]))).expand_as(t))
+    return torch.cat(columns, dim=1)

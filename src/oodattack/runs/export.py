@@ -1,0 +1,28 @@
+"""Plain PNG files of a run's images."""
+
+from pathlib import Path
+
+from oodattack.runs.files import write_bytes
+from oodattack.runs.rows import png_name
+from oodattack.runs.store import Run
+
+
+def export_pngs(run: Run, folder: Path, shards: list[int] | None = None) -> list[Path]:
+    """Write the x_out of every row, byte for byte as in the run; files that are there already are left.
+
+    Args:
+        run: the run.
+        folder: where to; made if need be.
+        shards: which shards, by default all that are there.
+
+    Returns:
+        The files, one per row.
+    """
+    files = []
+    for number in run.done() if shards is None else shards:
+        for row in run.read_shard(number, ["row", "x_in_name", "start_name", "norm", "eps", "image"]).to_pylist():
+            path = Path(folder) / png_name(row)
+            if not path.exists():
+                write_bytes(path, row["image"]["bytes"])
+            files.append(path)
+    return files

@@ -1,0 +1,65 @@
+"""Files that appear whole or not at all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from oodattack.errors import InputError
+
+PARTIAL = ".partial"
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, put it on the disk, then give it its name.
+
+    A process that dies on the way leaves at most a file that ends in ``.partial``.
+
+    Raises:
+        InputError: if the file cannot be written (no space, no permission).
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"cannot write {path}: {reason}; what was written before is kept. Mend that and give the same command"
+            " again"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_text(Path(folder) / "a.txt", "hello")
+    ...     (Path(folder) / "a.txt").read_text()
+    'hello'
+    """
+    write_whole(path, lambda partial: _write(partial, text.encode()))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a binary file whole."""
+    write_whole(path, lambda partial: _write(partial, data))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the new name last through a power cut, where the system can open a directory."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

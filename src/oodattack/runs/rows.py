@@ -1,0 +1,81 @@
+"""One row a sample: the columns of a shard.
+
+Images are PNG bytes in the layout of Hugging Face's `Image` feature, a struct of ``bytes`` and ``path``; the
+schema's metadata names the features, so that `datasets` shows the columns as images.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_VECTOR = pa.list_(pa.float32())
+
+_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("row", pa.int64()),  # place in the run
+    ("x_in_name", pa.string()),
+    ("start_name", pa.string()),
+    ("eps", pa.float64()),  # radius of the ball, pixels in [0, 1]
+    ("norm", pa.string()),
+    ("seed", pa.int64()),
+    ("image", _IMAGE),  # x_out, 8-bit
+    ("x_in", _IMAGE),
+    ("start", _IMAGE),  # x'_out
+    ("mape", pa.float64()),  # of the decoded PNG, by the original module; null where undefined
+    ("mape_float", pa.float64()),  # before rounding to 8 bits
+    ("mape_before", pa.float64()),  # of the start
+    ("mape_note", pa.string()),  # why it is undefined, or ""
+    ("distance", pa.float64()),  # of the decoded PNG to the start, in the norm
+    ("distance_float", pa.float64()),
+    ("distance_before", pa.float64()),
+    ("gradient_evaluations", pa.int64()),
+    ("forward_evaluations", pa.int64()),
+    ("restart", pa.int64()),
+    ("class_in", pa.string()),  # top-1 of x_in, or null without a head
+    ("class_start", pa.string()),
+    ("class_out", pa.string()),
+    ("probability_in", pa.float32()),
+    ("probability_start", pa.float32()),
+    ("probability_out", pa.float32()),
+    ("z_in", _VECTOR),
+    ("z_start", _VECTOR),
+    ("z_out", _VECTOR),
+    ("history", _VECTOR),  # MAPE after n gradient evaluations of the winning try
+]
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """The name of a column's type in `datasets`."""
+    if kind == _IMAGE:
+        return {"_type": "Image"}
+    if kind == _VECTOR:
+        return {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
+    return {"dtype": {"double": "float64", "float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
+
+
+SCHEMA = pa.schema(_COLUMNS).with_metadata(
+    {"huggingface": json.dumps({"info": {"features": {name: _feature(kind) for name, kind in _COLUMNS}}})}
+)
+
+
+def image_cell(png: bytes, path: str) -> dict[str, Any]:
+    """An image as the `Image` feature holds it.
+
+    >>> image_cell(b"...", "a.png")
+    {'bytes': b'...', 'path': 'a.png'}
+    """
+    return {"bytes": png, "path": path}
+
+
+def png_name(row: Mapping[str, Any]) -> str:
+    """File name of a row's x_out: its number, x_in, start, norm and eps.
+
+    >>> png_name({"row": 7, "x_in_name": "cats/tom.jpg", "start_name": "noise", "norm": "l2", "eps": 5.0})
+    '000007_cats-tom_noise_l2-5.png'
+    """
+    x_in = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", row["x_in_name"])
+    parts = [f"{row['row']:06d}", x_in, row["start_name"], f"{row['norm']}-{row['eps']:.6g}"]
+    return "_".join(re.sub(r"[^\w.+-]+", "-", part)[-80:] for part in parts) + ".png"

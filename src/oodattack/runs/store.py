@@ -1,0 +1,174 @@
+"""A run directory: ``run.json`` and Parquet shards.
+
+``run.json`` is written first and never changed. A shard is one batch of rows, ``shards/00012.parquet``, written
+whole. What a run has done is what shards it has: nothing else is kept, so nothing can disagree with them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from oodattack.errors import InputError
+from oodattack.runs.files import PARTIAL, write_text, write_whole
+from oodattack.runs.rows import SCHEMA
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory.
+
+    Attributes:
+        path: the directory.
+        header: the contents of ``run.json``.
+    """
+
+    path: Path
+    header: Mapping[str, Any]
+
+    @property
+    def shard_count(self) -> int:
+        """Number of shards when the run is complete."""
+        return int(-(-self.header["rows"] // self.header["batch_size"]))
+
+    def shard(self, number: int) -> Path:
+        """File of a shard, whether it is there yet or not."""
+        return self.path / "shards" / f"{number:05d}.parquet"
+
+    def shard_rows(self, number: int) -> range:
+        """Rows of a shard."""
+        size = self.header["batch_size"]
+        return range(number * size, min((number + 1) * size, self.header["rows"]))
+
+    def done(self) -> list[int]:
+        """Numbers of the shards that are there."""
+        return [number for number in range(self.shard_count) if self.shard(number).exists()]
+
+    def write_shard(self, number: int, rows: Sequence[Mapping[str, Any]], skipped: Mapping[str, str]) -> None:
+        """Write a shard whole.
+
+        Args:
+            number: which one.
+            rows: one mapping per sample, with the columns of `SCHEMA`.
+            skipped: images that could not be decoded, with the reason.
+        """
+        metadata = {**(SCHEMA.metadata or {}), b"oodattack": json.dumps({"skipped": skipped}).encode()}
+        table = pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata(metadata))
+
+        def write(partial: Path) -> None:
+            with pq.ParquetWriter(partial, table.schema, compression="zstd") as writer:
+                if len(table):  # `datasets` fails on a row group without rows
+                    writer.write_table(table)
+
+        write_whole(self.shard(number), write)
+
+    def read_shard(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of one shard.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        path = self.shard(number)
+        try:
+            return pq.read_table(path, columns=None if columns is None else list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"cannot read {path}: {error}; delete it and give the run's command again") from error
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows so far, in order; name the columns that are needed, for images are large."""
+        tables = [self.read_shard(number, columns) for number in self.done()]
+        if not tables:
+            schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
+            return schema.empty_table()
+        return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+
+    def skipped(self) -> dict[str, str]:
+        """Images that could not be decoded so far, with the reason."""
+        found: dict[str, str] = {}
+        for number in self.done():
+            metadata = pq.read_schema(self.shard(number)).metadata or {}
+            found.update(json.loads(metadata.get(b"oodattack", b"{}")).get("skipped", {}))
+        return found
+
+
+def open_run(path: Path) -> Run:
+    """Open a run directory to read it.
+
+    Raises:
+        InputError: if it is none, or one of another format.
+    """
+    file = Path(path) / "run.json"
+    try:
+        header = json.loads(file.read_text())
+        version = header["format"]
+    except FileNotFoundError as error:
+        raise InputError(f"expected a run directory with a run.json, got {path}; `oodattack attack` makes one") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read {file}: {error}; give the directory of another run") from error
+    if version != FORMAT:
+        raise InputError(f"expected a run of format {FORMAT}, got {version!r} in {file}; use the version that made it")
+    return Run(Path(path), header)
+
+
+@contextmanager
+def start_run(path: Path, header: Mapping[str, Any]) -> Iterator[Run]:
+    """Make a run directory, or go on with the one that is there; nobody else writes to it meanwhile.
+
+    Args:
+        path: the directory.
+        header: ``settings`` and ``inputs`` (mappings; they must be those of the run that is there), ``rows``,
+            ``batch_size`` and ``environment``.
+
+    Raises:
+        InputError: if the directory holds a run of other settings, or files that are no run, or is in use.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"expected a directory to write to, got the file {path}; choose another --out")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"{path} is in use by another process; wait for it or choose another --out") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write to {path}: {reason}; choose another --out") from error
+    try:
+        yield _start(path, {"format": FORMAT, **header})
+    finally:
+        lock.release()
+
+
+def _start(path: Path, header: Mapping[str, Any]) -> Run:
+    for left_over in [*path.glob(f"*{PARTIAL}"), *path.glob(f"shards/*{PARTIAL}")]:
+        left_over.unlink(missing_ok=True)
+    if not (path / "run.json").exists():
+        strangers = sorted(p.name for p in path.iterdir() if p.name != ".lock")
+        if "shards" in strangers:
+            raise InputError(f"{path} has shards but no run.json to tell what they are; choose another --out")
+        write_text(path / "run.json", json.dumps(header, indent=2) + "\n")
+        return Run(path, header)
+    run = open_run(path)
+    theirs, ours = _flat(run.header), _flat(json.loads(json.dumps(header)))
+    differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+    if differing:
+        what = "; ".join(f"{key}: the run has {theirs.get(key)!r}, you ask for {ours.get(key)!r}" for key in differing)
+        raise InputError(f"{path} holds a run of other settings ({what}); choose another --out or the run's settings")
+    return run
+
+
+def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What must agree between two commands for one run, as dotted names."""
+    flat: dict[str, Any] = {key: header.get(key) for key in ("rows", "batch_size")}
+    for section in ("settings", "inputs"):
+        flat.update({f"{section}.{key}": value for key, value in header.get(section, {}).items()})
+    return flat

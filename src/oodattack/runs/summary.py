@@ -1,0 +1,72 @@
+"""The figures of a run in a few numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from oodattack.runs.store import Run
+
+ARRIVED = 0.001  # 0.1 %, below which the paper calls a MAPE small (Section III-A)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one start and one eps. MAPE figures are fractions; undefined MAPEs are in none of them."""
+
+    start: str
+    eps: float
+    count: int
+    undefined: int
+    before: float  # median MAPE of the start
+    float_median: float  # median before rounding to 8 bits
+    median: float  # median of the decoded PNG, and its quartiles
+    lower: float
+    upper: float
+    below: float  # share of decoded PNGs with a MAPE below 0.1 %
+    distance: float  # median distance of the decoded PNG to its start
+    gradient_evaluations: float  # mean per sample
+    class_taken: float | None  # share of x_out with the top-1 class of x_in, or None without classes
+
+
+def summarize(run: Run) -> list[Group]:
+    """Group a run's rows by start and eps, in the order of the run."""
+    columns = [
+        *("start_name", "eps", "mape", "mape_float", "mape_before", "distance", "gradient_evaluations"),
+        *("class_in", "class_out"),
+    ]
+    rows = run.read(columns).to_pylist()
+    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["start_name"], row["eps"]), []).append(row)
+    return [_group(start, eps, rows) for (start, eps), rows in groups.items()]
+
+
+def _group(start: str, eps: float, rows: list[Mapping[str, Any]]) -> Group:
+    def values(name: str) -> np.ndarray:
+        return np.array([row[name] for row in rows if row[name] is not None], dtype=np.float64)
+
+    mape = values("mape")
+    classified = [row for row in rows if row["class_in"] is not None]
+    return Group(
+        start=start,
+        eps=eps,
+        count=len(rows),
+        undefined=len(rows) - len(mape),
+        before=_quantile(values("mape_before"), 0.5),
+        float_median=_quantile(values("mape_float"), 0.5),
+        median=_quantile(mape, 0.5),
+        lower=_quantile(mape, 0.25),
+        upper=_quantile(mape, 0.75),
+        below=float((mape < ARRIVED).mean()) if len(mape) else float("nan"),
+        distance=_quantile(values("distance"), 0.5),
+        gradient_evaluations=float(values("gradient_evaluations").mean()),
+        class_taken=(
+            sum(row["class_in"] == row["class_out"] for row in classified) / len(classified) if classified else None
+        ),
+    )
+
+
+def _quantile(values: np.ndarray, q: float) -> float:
+    return float(np.quantile(values, q)) if len(values) else float("nan")

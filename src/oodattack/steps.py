@@ -1,0 +1,107 @@
+"""How a step is taken: from a direction h(J') to a displacement of the image.
+
+A rule is made for one run of the loop, sees the directions one after the other, and keeps its memory per sample,
+so that finished samples can leave the batch. Adding a rule means adding a class with these two methods.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class StepRule(Protocol):
+    """What the attack asks of a step rule."""
+
+    def step(self, direction: Tensor) -> Tensor:
+        """Displacement (B, ...) to *subtract* from the images, given the direction h(J') at them."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget every sample but ``rows`` (indices into the present batch)."""
+
+
+class Adamax:
+    """Adamax (Kingma & Ba 2015, Section 7.1) on the perturbation, as `torch.optim.Adamax` computes it.
+
+    >>> rule = Adamax(torch.tensor([0.1]))
+    >>> rule.step(torch.tensor([[0.5, -2.0]])).tolist()
+    [[0.10000000149011612, -0.10000000149011612]]
+    """
+
+    def __init__(self, step_size: Tensor, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.step_size, self.betas = step_size, betas
+        self.n = 0
+
+    def step(self, direction: Tensor) -> Tensor:
+        """See `StepRule`."""
+        if self.n == 0:
+            self.mean = torch.zeros_like(direction)
+            self.peak = torch.zeros_like(direction)
+        self.n += 1
+        beta1, beta2 = self.betas
+        self.mean.lerp_(direction, 1 - beta1)
+        self.peak = torch.maximum(self.peak * beta2, direction.abs() + 1e-8)
+        rate = _per_sample(self.step_size / (1 - beta1**self.n), direction)
+        return rate * self.mean / self.peak
+
+    def keep(self, rows: Tensor) -> None:
+        """See `StepRule`."""
+        self.step_size = self.step_size[rows]
+        if self.n:
+            self.mean, self.peak = self.mean[rows], self.peak[rows]
+
+
+class CosineAdam:
+    """Adam (Kingma & Ba 2015, Algorithm 1) whose step size falls to zero over ``steps`` steps along a half cosine.
+
+    >>> rule = CosineAdam(torch.tensor([0.1]), steps=2)
+    >>> [round(rule.step(torch.tensor([[1.0]])).item(), 4) for _ in range(2)]
+    [0.1, 0.05]
+    """
+
+    def __init__(self, step_size: Tensor, steps: int, betas: tuple[float, float] = (0.9, 0.9)) -> None:
+        self.step_size, self.steps, self.betas = step_size, steps, betas
+        self.n = 0
+
+    def step(self, direction: Tensor) -> Tensor:
+        """See `StepRule`."""
+        if self.n == 0:
+            self.mean = torch.zeros_like(direction)
+            self.square = torch.zeros_like(direction)
+        decay = (1 + math.cos(math.pi * self.n / self.steps)) / 2
+        self.n += 1
+        beta1, beta2 = self.betas
+        self.mean.lerp_(direction, 1 - beta1)
+        self.square.mul_(beta2).addcmul_(direction, direction, value=1 - beta2)
+        rate = _per_sample(self.step_size * (decay / (1 - beta1**self.n)), direction)
+        return rate * self.mean / ((self.square / (1 - beta2**self.n)).sqrt() + 1e-8)
+
+    def keep(self, rows: Tensor) -> None:
+        """See `StepRule`."""
+        self.step_size = self.step_size[rows]
+        if self.n:
+            self.mean, self.square = self.mean[rows], self.square[rows]
+
+
+class Plain:
+    """Projected gradient descent without memory: the step size times the direction.
+
+    >>> Plain(torch.tensor([0.5])).step(torch.tensor([[1.0, -1.0]])).tolist()
+    [[0.5, -0.5]]
+    """
+
+    def __init__(self, step_size: Tensor) -> None:
+        self.step_size = step_size
+
+    def step(self, direction: Tensor) -> Tensor:
+        """See `StepRule`."""
+        return _per_sample(self.step_size, direction) * direction
+
+    def keep(self, rows: Tensor) -> None:
+        """See `StepRule`."""
+        self.step_size = self.step_size[rows]
+
+
+def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like).view((-1,) + (1,) * (like.ndim - 1))

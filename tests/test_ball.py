@@ -1,0 +1,235 @@
+"""The ball and the pixel box: projection against an independent solver, sampling against closed forms."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.optimize import brentq, minimize
+from torch import Tensor
+
+from oodattack.ball import check_norm, distance, project, sample, steepest
+from oodattack.errors import InputError
+
+NORMS = [1.0, 2.0, math.inf]
+EPS = [0.0, 1e-3, 0.1, 0.7, 2.0, math.inf]
+
+
+@st.composite
+def problems(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of points (some far outside the box), of centres (some on its walls), and of radii."""
+    batch, n = draw(st.integers(1, 4)), draw(st.integers(1, 12))
+    rng = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    center = torch.rand(batch, n, generator=rng, dtype=torch.float64)
+    center = torch.where(torch.rand(batch, n, generator=rng) < 0.3, center.round(), center)
+    spread = 10 ** torch.empty(batch, 1, dtype=torch.float64).uniform_(-3, 1, generator=rng)
+    step = torch.randn(batch, n, generator=rng, dtype=torch.float64) * spread
+    # Ties and pixels that do not move are where a sort or an active set goes wrong.
+    step = torch.where(torch.rand(batch, n, generator=rng) < 0.3, step.round(decimals=1), step)
+    step = torch.where(torch.rand(batch, n, generator=rng) < 0.1, 0.0, step)
+    eps = draw(st.lists(st.sampled_from(EPS) | st.floats(0, 3), min_size=batch, max_size=batch))
+    return (center + step).to(dtype), center.to(dtype), torch.tensor(eps, dtype=torch.float64)
+
+
+def reference(x: Tensor, center: Tensor, eps: float, norm: float, box: tuple[float, float] | None) -> Tensor:
+    """The projection of one sample by bisection on the multiplier of the ball, in float64.
+
+    For a multiplier m the Lagrangian separates into pixels: L2 minimises (y - x)^2 + m (y - c)^2, L1 minimises
+    (y - x)^2 / 2 + m |y - c|, each clipped to its interval.
+    """
+    delta = (x - center).numpy()
+    low, high = (-np.inf, np.inf) if box is None else (box[0] - center.numpy(), box[1] - center.numpy())
+    if norm == math.inf:
+        return center + torch.from_numpy(np.clip(delta, np.maximum(low, -eps), np.minimum(high, eps)))
+
+    def at(multiplier: float) -> Any:
+        if norm == 2:
+            return np.clip(delta / (1 + multiplier), low, high)
+        return np.clip(np.sign(delta) * np.maximum(np.abs(delta) - multiplier, 0), low, high)
+
+    def excess(multiplier: float) -> float:
+        return float(np.linalg.norm(at(multiplier), norm)) - eps
+
+    if excess(0) <= 0:
+        return center + torch.from_numpy(at(0))
+    if eps == 0:
+        return center
+    top = 1.0
+    while excess(top) > 0:
+        top *= 2
+    return center + torch.from_numpy(at(brentq(excess, 0, top, xtol=1e-15, rtol=1e-14)))
+
+
+@pytest.mark.parametrize("box", [(0.0, 1.0), None])
+@pytest.mark.parametrize("norm", NORMS)
+@given(problem=problems())
+def test_project_is_the_nearest_point_of_ball_and_box(
+    norm: float, box: tuple[float, float] | None, problem: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    x, center, eps = problem
+    found = project(x, center, eps, norm, box)
+    for i in range(len(x)):
+        expected = reference(x[i], center[i], float(eps[i]), norm, box)
+        torch.testing.assert_close(found[i], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_project_agrees_with_a_general_solver(norm: float) -> None:
+    """SLSQP knows nothing of the multiplier: L1 as sum of u + v, Linf as bounds."""
+    rng = torch.Generator().manual_seed(3)
+    for _ in range(5):
+        center = torch.rand(1, 5, generator=rng, dtype=torch.float64)
+        x = center + torch.randn(1, 5, generator=rng, dtype=torch.float64)
+        c, goal, eps = center[0].numpy(), x[0].numpy(), 0.6
+
+        def cost(uv: Any, goal: Any = goal, c: Any = c) -> float:
+            return float(np.square(c + uv[:5] - uv[5:] - goal).sum())
+
+        spend = {
+            1.0: lambda uv: eps - uv.sum(),
+            2.0: lambda uv: eps**2 - np.square(uv[:5] - uv[5:]).sum(),
+            math.inf: lambda uv: eps - (uv[:5] + uv[5:]),
+        }[norm]
+        bounds = [(0, 1 - value) for value in c] + [(0, value) for value in c]
+        answer = minimize(
+            cost,
+            np.zeros(10),
+            bounds=bounds,
+            constraints={"type": "ineq", "fun": spend},
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
+        found = project(x, center, torch.tensor([eps]), norm)
+        torch.testing.assert_close(found[0], center[0] + torch.from_numpy(answer.x[:5] - answer.x[5:]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "relative", "absolute"), [(torch.float64, 1e-9, 1e-14), (torch.float32, 1e-5, 1e-6)])
+@pytest.mark.parametrize("norm", NORMS)
+def test_project_is_inside_and_stays(norm: float, dtype: torch.dtype, relative: float, absolute: float) -> None:
+    @given(problem=problems(dtype))
+    def check(problem: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, center, eps = problem
+        once = project(x, center, eps, norm)
+        assert once.dtype == dtype
+        assert ((once >= 0) & (once <= 1)).all()
+        assert (distance(once, center, norm) <= eps * (1 + relative) + absolute).all()
+        torch.testing.assert_close(project(once, center, eps, norm), once, rtol=relative, atol=absolute)
+        torch.testing.assert_close(once[eps == 0], center[eps == 0], rtol=0, atol=0)
+        inside = distance(x.clamp(0, 1), center, norm) <= eps
+        assert torch.equal(once[inside], x.clamp(0, 1)[inside])
+
+    check()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@given(problem=problems())
+def test_project_of_a_sample_ignores_the_batch(norm: float, problem: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, center, eps = problem
+    together = project(x, center, eps, norm)
+    for i in range(len(x)):
+        row = slice(i, i + 1)
+        torch.testing.assert_close(together[row], project(x[row], center[row], eps[row], norm), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_project_in_float32_at_the_size_of_a_photograph(norm: float) -> None:
+    """150,528 pixels, half of them on a wall of the box, as in a scan with a black margin."""
+    rng = torch.Generator().manual_seed(0)
+    center = torch.rand(1, 3, 224, 224, generator=rng)
+    center[..., :112] = 0
+    x = center + 0.2 * torch.randn(center.shape, generator=rng)
+    for eps in (1e-3, 8 / 255, 0.1) if norm == math.inf else (1e-3, 1.0, 10.0):
+        found = project(x, center, torch.tensor([eps], dtype=torch.float64), norm)
+        assert float(distance(found, center, norm)) == pytest.approx(eps, rel=1e-4)
+        exact = project(x.double(), center.double(), torch.tensor([eps], dtype=torch.float64), norm)
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=2e-7)
+
+
+def test_distance_adds_up_in_float64() -> None:
+    """A float32 sum of 150,528 equal terms is off in the fifth digit."""
+    x = torch.full((1, 3, 224, 224), 0.1)
+    each = float(x[0, 0, 0, 0])
+    assert float(distance(x, torch.zeros_like(x), 1)) == pytest.approx(150528 * each, rel=1e-12)
+    assert float(distance(x, torch.zeros_like(x), 2)) == pytest.approx(math.sqrt(150528) * each, rel=1e-12)
+    assert float(distance(x, torch.zeros_like(x), math.inf)) == each
+
+
+def drawn(norm: float, eps: float, shape: tuple[int, ...], count: int) -> Tensor:
+    """``count`` draws around the centre of the box, as a (count, n) matrix of offsets."""
+    center = torch.full((count, *shape), 0.5, dtype=torch.float64)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+    return (sample(center, torch.full((count,), eps), norm, generators) - center).flatten(1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_sample_is_uniform_by_volume(norm: float) -> None:
+    """Uniform in a ball of dimension n: P(norm <= t) = (t / eps)^n, independent of an isotropic direction."""
+    eps, n = 0.3, 3
+    xi = drawn(norm, eps, (n, 1, 1), 4000)
+    radius = torch.linalg.vector_norm(xi, norm, dim=1)
+    assert float(radius.max()) <= eps
+    assert stats.kstest(((radius / eps) ** n).numpy(), "uniform").pvalue > 0.01
+    # One coordinate of a uniform point has a density in closed form: the volume of the slice through it.
+    u = (xi / eps).numpy()
+    slices = {
+        1.0: lambda t: np.where(t < 0, (1 + t) ** 3 / 2, 1 - (1 - t) ** 3 / 2),
+        2.0: lambda t: (2 + 3 * t - t**3) / 4,
+        math.inf: lambda t: (1 + t) / 2,
+    }
+    for coordinate in u.T:
+        assert stats.kstest(coordinate, slices[norm]).pvalue > 0.01
+    # Signs are fair and independent of each other.
+    octants = np.bincount((u > 0) @ [1, 2, 4], minlength=8)
+    assert stats.chisquare(octants).pvalue > 0.01
+    assert abs(np.corrcoef(u.T) - np.eye(n)).max() < 0.06
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_sample_in_high_dimension_is_near_the_sphere(norm: float) -> None:
+    """In n dimensions the mean radius is eps n / (n + 1): nearly all the volume is at the sphere."""
+    radius = torch.linalg.vector_norm(drawn(norm, 2.0, (3, 20, 20), 20), norm, dim=1)
+    assert float(radius.mean()) == pytest.approx(2.0 * 1200 / 1201, rel=2e-3)
+    assert float(radius.max()) <= 2.0
+
+
+def test_sample_of_an_infinite_ball_is_uniform_in_the_box() -> None:
+    xi = drawn(2, math.inf, (1, 1, 1), 2000) + 0.5
+    assert stats.kstest(xi.flatten().numpy(), "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_sample_is_the_same_draw_in_any_batch(norm: float) -> None:
+    center = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    eps = torch.tensor([0.0, 0.4, math.inf, 2.0])
+
+    def draw(rows: list[int]) -> Tensor:
+        return sample(center[rows], eps[rows], norm, [torch.Generator().manual_seed(10 + i) for i in rows])
+
+    together = draw([0, 1, 2, 3])
+    assert together.dtype == center.dtype
+    assert torch.equal(together[0], center[0])
+    assert torch.equal(draw([3, 1]), together[[3, 1]])
+    for i in range(4):
+        assert torch.equal(draw([i])[0], together[i])
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_steepest_has_unit_length_per_sample(norm: float) -> None:
+    gradient = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-6, 1.0, 1e6]).view(3, 1, 1, 1)
+    h = steepest(gradient, norm)
+    torch.testing.assert_close(h.flatten(1).norm(dim=1), torch.ones(3))
+    assert (h * gradient >= 0).all()
+    assert torch.equal(steepest(torch.zeros(1, 3, 2, 2), norm), torch.zeros(1, 3, 2, 2))
+
+
+def test_steepest_of_linf_is_the_sign() -> None:
+    assert steepest(torch.tensor([[-3.0, 0.0, 1e-30]]), math.inf).tolist() == [[-1.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("norm", [0, 3, -1, math.nan, "2", None])
+def test_other_norms_are_refused(norm: Any) -> None:
+    with pytest.raises(InputError, match=f"expected a norm of 1, 2 or inf, got {norm!r}"):
+        check_norm(norm)

@@ -1,0 +1,164 @@
+"""The string that names an encoder, and the packages it may name."""
+
+import sys
+import time
+import urllib.request
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from oodattack.encoders import load_encoder
+from oodattack.errors import InputError
+
+TINY = "python:factories:tiny"
+
+
+@pytest.fixture(autouse=True)
+def _beside_factories(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+
+
+@pytest.fixture
+def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every request ends at a closed port of this machine."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "_opener", None)  # or it remembers the proxies of before
+
+
+@pytest.mark.parametrize("given", [{}, {"layer": "conv"}])
+def test_options_stand_in_the_string_or_beside_it(given: dict[str, str], tmp_path: Path) -> None:
+    names = tmp_path / "a, b.txt"
+    names.write_text("cat\ndog\nfrog\nship\ntruck\n", encoding="utf-8")
+    options = f"mean=0.1/0.2/0.3, std=1/2/4,size=16x24,classes={names}" + ("" if given else ",layer=conv")
+    spec = f"{TINY},{options}"
+    f = load_encoder(spec, device="cpu", **given)  # type: ignore[arg-type]
+    assert (f.name, f.input_size, f.layer, f.latent_dim) == (spec, (16, 24), "conv", 8 * 8 * 12)
+    assert f.classes == ("cat", "dog", "frog", "ship", "truck")
+    x = torch.rand(1, 3, 16, 24)
+    shown = (x - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1)
+    torch.testing.assert_close(f(x), f.model.conv(shown).flatten(1))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("resnet18", "expected an encoder as one of embedded, torchvision:NAME, .* got 'resnet18'"),
+        ("", "expected an encoder as one of"),
+        ("torchvision:resnt18", "expected a model of torchvision, got 'resnt18'; nearest: resnet18, "),
+        ("timm:resnt18", "expected a model of timm, got 'resnt18'; nearest: resnet18, "),
+        ("timm:resnet18.a9_in1k", r"got 'resnet18\.a9_in1k'; nearest: .*resnet18\.a1_in1k"),
+        (TINY + ",wieghts=none", "got 'wieghts': did you mean weights"),
+        (TINY + ",trust=yes", "expected one of the options layer, .* got 'trust'"),
+        (TINY + ",size=32,size=64", "expected size= once, got it twice"),
+        (TINY + ",size=0", "expected size as 224 or 32x48 .* got '0'"),
+        (TINY + ",size=32x", "got '32x'"),
+        (TINY + ",size=1x2x3", "got '1x2x3'"),
+        (TINY + ",mean=0.5", "expected mean as three numbers like 0.485/0.456/0.406, got '0.5'"),
+        (TINY + ",mean=0.5/nan/0.5", "expected mean as three numbers"),
+        (TINY + ",std=1/0/1", "expected std as three positive numbers"),
+        (TINY + ",classes=no.txt", "expected classes= to be a text file .* got 'no.txt'"),
+        (TINY + ",factory=a:b", "expected no factory= for python:"),
+        (TINY + ",size=32,weights=no.pth", "expected a model file, got 'no.pth'"),
+        ("embedded,weights=none", "expected no weights= for embedded, got 'none'"),
+        ("file:a.pth,weights=b.pth", "expected no weights= for file:"),
+        ("torchvision:resnet18,weights=no.pth", "as none, IMAGENET1K_V1, DEFAULT or a file, got 'no.pth'"),
+        ("python:factories", "expected python:MODULE:FACTORY, got 'factories'"),
+        ("python:no_such_module:tiny", "expected the module 'no_such_module' to be importable here"),
+        ("python:factories:tyni", "expected a function in 'factories', got 'tyni'; nearest: tiny"),
+        ("python:math:sqrt", r"expected math:sqrt\(\) to build a model, got TypeError"),
+        ("python:time:time", r"expected time:time\(\) to return a torch.nn.Module, got float"),
+        ("python:torch.nn:Identity", "expected the input size of .* give size="),
+        (TINY + ",size=1x1,layer=layer4", "expected a layer of the model, got 'layer4'"),
+    ],
+)
+def test_a_wrong_string_is_answered_with_the_remedy(spec: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_encoder(spec, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_option_given_in_two_places_is_refused() -> None:
+    with pytest.raises(InputError, match=r"expected layer once, got it in .* and as an option"):
+        load_encoder(TINY + ",layer=conv", layer="conv", device="cpu")
+
+
+def test_a_size_the_model_cannot_take_is_one_sentence() -> None:
+    with (
+        pytest.warns(UserWarning, match="random weights"),
+        pytest.raises(
+            InputError, match=r"batch of 2 images of 64x64, got AssertionError: Wrong image height"
+        ),
+    ):
+        load_encoder("torchvision:vit_b_16,weights=none,size=64", device="cpu")
+
+
+def test_a_users_module_is_found_where_the_user_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_here.py").write_text(
+        "from torch import nn\n"
+        "from oodattack.encoders import Encoder\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Linear(4, 2))\n"
+        "def ready():\n"
+        "    return Encoder(net(), name='x', input_size=(2, 2), layer='1')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    f = load_encoder("python:mine_here:net,size=2", device="cpu")
+    assert (f.layer, f.latent_dim) == ("input of 2", 4)
+    ready = load_encoder("python:mine_here:ready", device="cpu")
+    assert (ready.layer, ready.name) == ("1", "python:mine_here:ready")
+    with pytest.raises(InputError, match=r"expected no layer= for .* which is an Encoder already"):
+        load_encoder("python:mine_here:ready,layer=2", device="cpu")
+    assert sys.path == path
+
+
+def test_torchvision_tells_its_preprocessing_without_a_download() -> None:
+    with pytest.warns(UserWarning, match="random weights") as caught:
+        f = load_encoder("torchvision:squeezenet1_1,weights=none", device="cpu")
+    assert Path(caught[0].filename) == Path(__file__)  # it points at the caller
+    assert f.input_size == (224, 224)
+    torch.testing.assert_close(f.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(f.std.flatten(), torch.tensor([0.229, 0.224, 0.225]))
+    assert f.classes is not None
+    assert len(f.classes) == 1000
+
+
+def test_timm_tells_its_preprocessing() -> None:
+    pytest.importorskip("timm", reason="needs the timm extra")
+    with pytest.warns(UserWarning, match="random weights"):
+        f = load_encoder("timm:vit_tiny_patch16_224,weights=none", device="cpu")
+    assert (f.layer, f.latent_dim, f.input_size) == ("input of head", 192, (224, 224))
+    torch.testing.assert_close(f.mean.flatten(), torch.full((3,), 0.5))
+    assert f.classes is not None
+    assert f.classes[0].startswith("tench")
+
+
+@pytest.mark.parametrize("spec", ["torchvision:squeezenet1_1", "timm:resnet10t"])
+def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(spec: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*random weights")  # the point of the test
+        before = torch.random.get_rng_state()
+        first = load_encoder(spec + ",weights=none,size=64", device="cpu")
+        assert torch.equal(torch.random.get_rng_state(), before)
+        torch.rand(1)
+        assert load_encoder(spec + ",weights=none,size=64", device="cpu").digest() == first.digest()
+
+
+@pytest.mark.usefixtures("_no_network")
+@pytest.mark.parametrize("spec", ["torchvision:squeezenet1_0", "timm:resnet10t"])
+def test_a_failed_download_is_one_sentence_and_soon(spec: str) -> None:
+    start = time.monotonic()
+    message = rf"expected to download the weights of {spec}, got .*; give weights=PATH .* or weights=none"
+    with pytest.raises(InputError, match=message):
+        load_encoder(spec, device="cpu")
+    assert time.monotonic() - start < 10

@@ -1,0 +1,179 @@
+"""Images in Parquet and Arrow files, as pyarrow and `datasets` write them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from oodattack.errors import InputError
+from oodattack.images import encode_png, open_images
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def grey(value: int) -> Tensor:
+    return torch.full((3, 4, 6), value, dtype=torch.uint8)
+
+
+def png(value: int) -> bytes:
+    return encode_png(grey(value))
+
+
+def structs(*values: int) -> Any:
+    return pa.array([{"bytes": png(value), "path": None} for value in values], IMAGE)
+
+
+def write(path: Path, row_group_size: int = 2, **columns: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+    return path
+
+
+def values_of(source: Any) -> list[int]:
+    return [int(source.read(index)[0, 0, 0]) for index in range(len(source))]
+
+
+def test_rows_of_all_row_groups_in_order(tmp_path: Path) -> None:
+    source = open_images(write(tmp_path / "cifar10.parquet", label=[0] * 5, image=structs(*range(5))))
+    assert source.names == tuple(f"cifar10/0000{row}" for row in range(5))
+    assert values_of(source) == [0, 1, 2, 3, 4]
+    assert int(source.read(3)[0, 0, 0]) == 3  # and in any other order
+    assert int(source.read(0)[0, 0, 0]) == 0
+    assert values_of(pickle.loads(pickle.dumps(source))) == [0, 1, 2, 3, 4]
+    with pytest.raises(IndexError):
+        source.read(5)
+
+
+def test_folder_and_pattern_of_files(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "test-1.parquet", image=structs(2))
+    write(tmp_path / "data" / "test-0.parquet", image=structs(0, 1))
+    write(tmp_path / "data" / "empty.parquet", image=structs())
+    write(tmp_path / "data" / "train-0.parquet", image=structs(7))
+    (tmp_path / "README.md").write_text("a data set")
+    everything = open_images(tmp_path)
+    assert everything.names[0] == "data/test-0/00000"
+    assert list(everything.names) == sorted(set(everything.names))
+    assert values_of(everything) == [0, 1, 2, 7]
+    assert values_of(open_images(f"{tmp_path}/data/test-*.parquet")) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_plain_bytes_and_the_only_column_that_fits(tmp_path: Path, kind: Any) -> None:
+    photos = pa.array([png(1), png(2)], kind)
+    assert values_of(open_images(write(tmp_path / "a.parquet", text=["x", "y"], photo=photos))) == [1, 2]
+
+
+def test_image_wins_then_img(tmp_path: Path) -> None:
+    """A run of oodattack has x_in and start beside image."""
+    columns = {"start": structs(3), "img": structs(2), "x_in": structs(4)}
+    assert values_of(open_images(write(tmp_path / "a.parquet", **columns))) == [2]
+    assert values_of(open_images(write(tmp_path / "b.parquet", **columns, image=structs(1)))) == [1]
+
+
+def test_a_rewritten_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    before = open_images(write(path, image=structs(1)))
+    assert values_of(before) == [1]
+    after = open_images(write(path, image=structs(2, 2)))
+    assert values_of(after) == [2, 2]
+    assert before.digest() != after.digest()
+
+
+def test_memory_holds_row_groups_not_the_file(tmp_path: Path) -> None:
+    """40 row groups of 1 MB each; a row of each is read, and two of them stay."""
+    noise = [torch.randint(0, 256, (3, 600, 600), dtype=torch.uint8) for _ in range(2)]
+    images = [{"bytes": encode_png(noise[row % 2]), "path": None} for row in range(40)]
+    path = write(tmp_path / "big.parquet", row_group_size=1, image=pa.array(images, IMAGE))
+    del images
+    source = open_images(path)
+    before, most = pa.total_allocated_bytes(), 0
+    for index in range(40):
+        source.read(index)
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert path.stat().st_size > 40e6
+    assert most < 8e6
+
+
+def test_opening_reads_no_row(tmp_path: Path) -> None:
+    """The first row group is overwritten: nothing but its own rows fails."""
+    path = write(tmp_path / "a.parquet", image=structs(*range(6)))
+    data = bytearray(path.read_bytes())
+    data[4:60] = bytes(56)
+    path.write_bytes(data)
+    source = open_images(path)
+    assert len(source) == 6
+    assert int(source.read(5)[0, 0, 0]) == 5
+    with pytest.raises(InputError, match=r"cannot read .*a\.parquet, row group 0: "):
+        source.read(0)
+
+
+def test_rows_without_an_image_fail_alone(tmp_path: Path) -> None:
+    rows: list[Any] = [None, {"bytes": None, "path": None}, {"bytes": b"rubbish", "path": None}]
+    rows += [{"bytes": None, "path": "beside.png"}, {"bytes": png(9), "path": "gone.png"}]
+    (tmp_path / "beside.png").write_bytes(png(8))
+    source = open_images(write(tmp_path / "a.parquet", image=pa.array(rows, IMAGE)))
+    for index in (0, 1):
+        with pytest.raises(InputError, match=f"cannot decode a/0000{index} of .*: the row has no image"):
+            source.read(index)
+    with pytest.raises(InputError, match=r"cannot decode a/00002 of .*a\.parquet: expected PNG"):
+        source.read(2)
+    assert [int(source.read(index)[0, 0, 0]) for index in (3, 4)] == [8, 9]
+
+
+def test_as_datasets_writes_them(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the package 'datasets' is missing")
+    features = datasets.Features({"label": datasets.Value("int64"), "picture": datasets.Image()})
+    images = [{"bytes": png(value), "path": None} for value in range(5)]
+    made = datasets.Dataset.from_dict({"label": list(range(5)), "picture": images}, features=features)
+    made.to_parquet(str(tmp_path / "hub.parquet"), batch_size=2)
+    assert values_of(open_images(tmp_path / "hub.parquet")) == [0, 1, 2, 3, 4]
+
+    saved = tmp_path / "saved"
+    datasets.DatasetDict({"train": made, "test": made.select([3, 1])}).save_to_disk(
+        str(saved), num_shards={"train": 2, "test": 1}
+    )
+    assert values_of(open_images(saved / "test")) == [3, 1]
+    assert values_of(open_images(saved / "train")) == [0, 1, 2, 3, 4]
+    assert open_images(saved).names[0] == "test/data-00000-of-00001/00000"
+    made.map(lambda row: row, cache_file_name=str(saved / "train" / "cache-0123.arrow"))
+    assert len(open_images(saved / "train")) == 5  # what datasets computed beside the data is not data
+
+
+def test_columns_that_cannot_be_chosen_are_listed(tmp_path: Path) -> None:
+    none = write(tmp_path / "none.parquet", label=[1], text=["a"])
+    with pytest.raises(InputError, match=r"'image' in .*none.parquet, got none: the columns are label, text"):
+        open_images(none)
+    several = write(tmp_path / "several.parquet", left=structs(1), right=structs(2), n=[1])
+    with pytest.raises(
+        InputError, match="got several: the columns are left, right, n; rename the one to read"
+    ):
+        open_images(several)
+
+
+def test_broken_empty_and_mixed_tables_are_refused(tmp_path: Path) -> None:
+    for suffix in ("parquet", "arrow"):
+        broken = tmp_path / f"broken.{suffix}"
+        for content in (b"", b"PAR1 not really"):
+            broken.write_bytes(content)
+            with pytest.raises(InputError, match=rf"cannot read .*broken\.{suffix} as a table: ."):
+                open_images(broken)
+    with pytest.raises(InputError, match=r"expected one format in .*, got .parquet and .arrow"):
+        open_images(tmp_path)
+    with pytest.raises(InputError, match="got tables without rows"):
+        open_images(write(tmp_path / "empty" / "a.parquet", image=structs()))
+
+
+def test_images_beside_tables_must_be_told_apart(tmp_path: Path) -> None:
+    write(tmp_path / "shard.parquet", image=structs(1))
+    (tmp_path / "figure.png").write_bytes(png(2))
+    with pytest.raises(
+        InputError, match=r"images or tables in .*, got both; open .*\*\.png or .*\*\.parquet"
+    ):
+        open_images(tmp_path)
+    assert values_of(open_images(f"{tmp_path}/**/*.parquet")) == [1]
+    assert values_of(open_images(f"{tmp_path}/**/*.png")) == [2]

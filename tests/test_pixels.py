@@ -1,0 +1,135 @@
+"""The 8-bit grid: rounding, and staying inside the ball afterwards."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from oodattack.ball import distance, project
+from oodattack.errors import InputError
+from oodattack.pixels import LEVELS, check_grid, dequantize, quantize, to_grid
+
+NORMS = [1.0, 2.0, math.inf]
+
+
+@st.composite
+def problems(draw: st.DrawFn, norm: float, *, on_grid: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Images inside ball and box, starts on the grid (or not), and radii."""
+    batch, width = draw(st.integers(1, 3)), draw(st.integers(1, 6))
+    rng = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    start = dequantize(torch.randint(0, 256, (batch, 3, 1, width), generator=rng).to(torch.uint8), dtype)
+    if not on_grid:
+        start = torch.rand(start.shape, generator=rng, dtype=dtype)
+    # Cubed, so that a few pixels move by many levels and most by less than one.
+    step = torch.randn(start.shape, generator=rng).pow(3).to(dtype) * 0.05
+    levels = st.integers(0, 20).map(float) | st.floats(0, 40) | st.just(math.inf)
+    eps = torch.tensor(draw(st.lists(levels, min_size=batch, max_size=batch)), dtype=torch.float64) / LEVELS
+    if not on_grid:
+        eps = eps + distance(dequantize(quantize(start), torch.float64), start, norm) * (1 + 1e-6)
+    return project(start + step, start, eps, norm), start, eps
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_to_grid_is_inside_the_ball_and_close(norm: float) -> None:
+    @given(problem=problems(norm))
+    def check(problem: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, start, eps = problem
+        levels = to_grid(x, start, eps, norm)
+        assert levels.dtype == torch.uint8
+        assert levels.shape == x.shape
+        # In whole levels, where nothing rounds: a ball of 8/255 holds exactly 8.
+        home, exact = quantize(start).double(), x.double() * LEVELS
+        budget = eps * LEVELS * (1 + 1e-5)
+        assert (distance(levels.double(), home, norm) <= budget).all()
+        # Never farther from x than every pixel rounded towards the start.
+        safe = torch.where(exact > home, (exact + 1e-4).floor(), (exact - 1e-4).ceil())
+        assert (distance(levels.double(), exact, 2) <= distance(safe, exact, 2) + 1e-3).all()
+        # Where the nearest image is inside, it is the answer.
+        nearest = quantize(x)
+        inside = distance(nearest.double(), home, norm) <= eps * LEVELS
+        assert torch.equal(levels[inside], nearest[inside])
+
+    check()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_to_grid_of_a_start_off_the_grid_is_inside_too(norm: float) -> None:
+    @given(problem=problems(norm, on_grid=False))
+    def check(problem: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, start, eps = problem
+        image = dequantize(to_grid(x, start, eps, norm), torch.float64)
+        assert (distance(image, start, norm) <= eps * (1 + 1e-5) + 1e-6).all()
+
+    check()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_linf_ball_of_8_levels_holds_8_levels(dtype: torch.dtype) -> None:
+    """108/255 - 100/255 is a little more than 8/255 in floating point; that must not cost a level."""
+    start = dequantize(torch.arange(256).repeat(3).view(1, 3, 16, 16).to(torch.uint8), dtype)
+    up = (start + 8 / 255).clamp_max(1)
+    for eps in (torch.tensor([8 / 255], dtype=torch.float64), torch.tensor([8 / 255])):
+        moved = to_grid(up, start, eps, math.inf).int() - quantize(start).int()
+        assert torch.equal(moved, (255 - quantize(start).int()).clamp_max(8))
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_to_grid_gives_up_little_at_the_size_of_a_photograph(norm: float) -> None:
+    """Whole pixels can be chosen finely: the budget is used up, and rounding costs hardly more than it must."""
+    rng = torch.Generator().manual_seed(0)
+    start = dequantize(torch.randint(0, 256, (1, 3, 96, 96), generator=rng).to(torch.uint8))
+    eps = torch.tensor([300.0 if norm == 1 else 3.0], dtype=torch.float64)
+    x = project(start + torch.randn(start.shape, generator=rng), start, eps, norm)
+    image = dequantize(to_grid(x, start, eps, norm))
+    spent = float(distance(image, start, norm) / eps)
+    assert 0.999 < spent <= 1 + 1e-6
+    nearest = dequantize(quantize(x))
+    assert float(distance(image, x, 2)) < 1.1 * float(distance(nearest, x, 2))
+
+
+def test_the_cheapest_pixels_give_way_first() -> None:
+    """Three pixels rounded up, a budget for two of them: the one nearest to its lower level goes back."""
+    start = dequantize(torch.full((1, 3, 1, 1), 100, dtype=torch.uint8), torch.float64)
+    x = start + torch.tensor([0.9, 0.55, 0.8], dtype=torch.float64).view(1, 3, 1, 1) / LEVELS
+    budget = torch.tensor([2.4], dtype=torch.float64) / LEVELS
+    assert to_grid(x, start, budget, 1).flatten().tolist() == [101, 100, 101]
+
+
+def test_a_start_off_the_grid_with_too_small_a_ball_raises_by_name() -> None:
+    start = torch.tensor([0.0, 0.5]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    eps = torch.tensor([1e-4, 1e-4])
+    with pytest.raises(InputError, match=r"no 8-bit image lies within eps = 0\.0001 of start 1.*raise eps"):
+        to_grid(start, start, eps, math.inf)
+    check_grid(start, torch.tensor([1e-4, 0.5 / 255]), math.inf)
+
+
+def test_a_start_on_the_grid_is_on_it_however_it_was_divided() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    for start in (levels.float() / 255, levels.float() * (1 / 255), (levels.double() / 255).float(), levels.double() / 255):
+        check_grid(start, torch.zeros(1), 1)
+        assert torch.equal(to_grid(start, start, torch.zeros(1), 1), levels)
+
+
+def test_quantize_rounds_to_the_nearest_level_and_comes_back() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    for dtype in (torch.float32, torch.float64):
+        assert dequantize(levels, dtype).dtype == dtype
+        assert torch.equal(quantize(dequantize(levels, dtype)), levels)
+    x = torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert float((dequantize(quantize(x), torch.float64) - x).abs().max()) <= 0.5 / 255
+    assert quantize(torch.tensor([0.49, 0.51, 99.51]) / 255).tolist() == [0, 1, 100]
+
+
+def test_what_is_decoded_is_what_a_png_holds() -> None:
+    levels = quantize(torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0)))
+    file = io.BytesIO()
+    Image.fromarray(levels.permute(1, 2, 0).numpy()).save(file, "PNG")
+    again = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    assert torch.equal(dequantize(again), dequantize(levels))

@@ -1,0 +1,99 @@
+"""Step rules against torch's own optimizers."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from oodattack.steps import Adamax, CosineAdam, Plain, StepRule
+
+STEPS = 25
+
+
+def directions(count: int = STEPS, batch: int = 3) -> list[Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    draws = torch.randn(count, batch, 3, 4, 4, generator=rng, dtype=torch.float64)
+    draws[:, :, 0, 0, 0] = 0  # a pixel that f does not see
+    return [*draws]
+
+
+def torch_trajectory(optimizer: torch.optim.Optimizer, x: Tensor, *, cosine: bool) -> list[Tensor]:
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS) if cosine else None
+    path = []
+    for direction in directions():
+        x.grad = direction.clone()
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        path.append(x.detach().clone())
+    return path
+
+
+def our_trajectory(rule: StepRule, x: Tensor) -> list[Tensor]:
+    path = []
+    for direction in directions():
+        x = x - rule.step(direction)
+        path.append(x)
+    return path
+
+
+def test_adamax_is_torchs() -> None:
+    x = torch.zeros(3, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    expected = torch_trajectory(torch.optim.Adamax([x], lr=0.02), x, cosine=False)
+    found = our_trajectory(Adamax(torch.full((3,), 0.02)), torch.zeros(3, 3, 4, 4, dtype=torch.float64))
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-7, atol=1e-9)
+
+
+def test_cosine_adam_is_torchs_adam_with_its_cosine_schedule() -> None:
+    x = torch.zeros(3, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    rule = CosineAdam(torch.full((3,), 0.02, dtype=torch.float64), STEPS, betas=(0.9, 0.95))
+    expected = torch_trajectory(torch.optim.Adam([x], lr=0.02, betas=(0.9, 0.95)), x, cosine=True)
+    found = our_trajectory(rule, torch.zeros(3, 3, 4, 4, dtype=torch.float64))
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-7, atol=1e-12)
+
+
+def test_plain_is_torchs_sgd() -> None:
+    x = torch.zeros(3, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    expected = torch_trajectory(torch.optim.SGD([x], lr=0.02), x, cosine=False)
+    found = our_trajectory(Plain(torch.full((3,), 0.02, dtype=torch.float64)), torch.zeros(3, 3, 4, 4, dtype=torch.float64))
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected))
+
+
+def rules(step_size: Tensor) -> dict[str, StepRule]:
+    return {"adamax": Adamax(step_size), "cosine": CosineAdam(step_size, STEPS), "plain": Plain(step_size)}
+
+
+@pytest.mark.parametrize("name", ["adamax", "cosine", "plain"])
+def test_kept_samples_go_on_as_if_alone(name: str) -> None:
+    """Step sizes of their own, samples that leave at different times, and one that leaves before the first step."""
+    sizes = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    draws = directions(batch=4)
+    together, rows = rules(sizes)[name], torch.arange(4)
+    found: dict[int, list[Tensor]] = {i: [] for i in range(4)}
+    for n, direction in enumerate(draws):
+        leaving = {0: 3, 5: 0, 11: 2}.get(n)
+        if leaving is not None:
+            stay = (rows != leaving).nonzero().flatten()
+            rows = rows[stay]
+            together.keep(stay)
+        for i, step in zip(rows.tolist(), together.step(direction[rows]), strict=True):
+            found[i].append(step)
+    for i in range(4):
+        alone = rules(sizes[i : i + 1])[name]
+        for n, step in enumerate(found[i]):
+            torch.testing.assert_close(step, alone.step(draws[n][i : i + 1])[0], rtol=1e-12, atol=0)
+    assert [len(found[i]) for i in range(4)] == [5, STEPS, 11, 0]
+
+
+def test_the_cosine_goes_from_the_whole_step_to_nearly_nothing() -> None:
+    rule = CosineAdam(torch.tensor([0.1], dtype=torch.float64), steps=10)
+    sizes = [rule.step(torch.ones(1, 1, dtype=torch.float64)).item() for _ in range(10)]
+    expected = [0.05 * (1 + math.cos(math.pi * n / 10)) for n in range(10)]
+    assert sizes == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamax", "cosine", "plain"])
+def test_no_direction_no_step(name: str) -> None:
+    rule = rules(torch.tensor([0.1]))[name]
+    assert torch.equal(rule.step(torch.zeros(1, 3, 2, 2)), torch.zeros(1, 3, 2, 2))
