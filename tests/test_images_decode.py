@@ -68,6 +68,8 @@ def test_sixteen_bit_grey_is_divided_not_clipped() -> None:
     for kind in ("PNG", "TIFF", "PPM"):
         assert torch.equal(decode(saved(Image.fromarray(ramp), kind)), expected), kind
     assert torch.equal(decode(saved(Image.fromarray(ramp.astype(np.int32)), "TIFF")), expected)
+    dark = decode(saved(Image.fromarray(ramp[2:4]), "PNG"))  # not stretched: 65535 is white, seen or not
+    assert torch.equal(dark, expected[:, 2:4])
 
 
 def test_numbers_beyond_sixteen_bits_are_stretched() -> None:

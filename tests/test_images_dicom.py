@@ -76,6 +76,11 @@ def test_first_of_several_windows() -> None:
     assert np.abs(decode(written(dataset))[0].numpy() - windowed(ramp, 500, 200)).max() <= 1
 
 
+def test_window_wider_than_the_image_stretches_nothing() -> None:
+    dataset = made(np.array([[100, 150]], dtype=np.uint8), WindowCenter=128, WindowWidth=256)
+    assert decode(written(dataset))[0].tolist() == [[100, 150]]
+
+
 def test_sigmoid_window_far_from_its_centre() -> None:
     """PS3.3 C.11.2.1.3.1; the exponential of values far below overflows to the black it should be."""
     row = np.array([[0, 29_990, 30_000, 30_010, 65_535]], dtype=np.uint16)

@@ -1,6 +1,5 @@
 """Collections of images: folders, lists, patterns and public data sets, opened without decoding anything."""
 
-import gzip
 import os
 import pickle
 import struct
@@ -191,29 +190,37 @@ def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def mnist(tmp_path: Path) -> Path:
-    """A data root with MNIST in its own format: 3 training digits, 2 test digits; pixels (i, row, column)."""
+    """A data root with MNIST in its own format, two digits in each split; training pixels count from 100."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for prefix, count in (("train", 3), ("t10k", 2)):
-        pixels = (np.arange(count * 28 * 28) % 251).astype(np.uint8)
-        images = struct.pack(">IIII", 0x803, count, 28, 28) + pixels.tobytes()
-        labels = struct.pack(">II", 0x801, count) + bytes(range(count))
+    for prefix, first in (("train", 100), ("t10k", 0)):
+        pixels = ((np.arange(2 * 28 * 28) + first) % 251).astype(np.uint8)
+        images = struct.pack(">IIII", 0x803, 2, 28, 28) + pixels.tobytes()
+        labels = struct.pack(">II", 0x801, 2) + bytes(2)
         (raw / f"{prefix}-images-idx3-ubyte").write_bytes(images)
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
-        with gzip.open(raw / f"{prefix}-labels-idx1-ubyte.gz", "wb") as packed:
-            packed.write(labels)
     return tmp_path
 
 
 def test_torchvision_splits(mnist: Path) -> None:
     test = open_images("torchvision:MNIST", data_root=mnist)
     assert test.names == ("mnist/00000", "mnist/00001")
-    assert len(open_images("torchvision:MNIST:test", data_root=mnist)) == 2
     train = open_images("torchvision:MNIST:train", data_root=mnist)
-    assert len(train) == 3
-    expected = torch.arange(784, 2 * 784).reshape(1, 28, 28).remainder(251).to(torch.uint8).expand(3, -1, -1)
-    assert torch.equal(test.read(1), expected)
+    count = torch.arange(784, 2 * 784).reshape(1, 28, 28).expand(3, -1, -1)
+    assert torch.equal(test.read(1), count.remainder(251).to(torch.uint8))
+    assert torch.equal(train.read(1), (count + 100).remainder(251).to(torch.uint8))
     assert train.digest() != test.digest()
+    assert torch.equal(open_images("torchvision:MNIST:test", data_root=mnist).read(1), test.read(1))
+
+
+def test_torchvision_set_that_hands_train_on_to_its_parent(mnist: Path) -> None:
+    """EMNIST(root, split, **kwargs): its split names letters or digits, and the held-out half is meant."""
+    (mnist / "EMNIST").mkdir()
+    raw = (mnist / "MNIST" / "raw").rename(mnist / "EMNIST" / "raw")
+    for path in list(raw.iterdir()):
+        path.rename(raw / f"emnist-letters-{path.name.replace('t10k', 'test')}")
+    source = open_images("torchvision:EMNIST:letters", data_root=mnist)
+    assert int(source.read(0)[0, 0, 0]) == 0
 
 
 def test_torchvision_split_parameter(tmp_path: Path) -> None:
@@ -249,8 +256,8 @@ def test_fake_data() -> None:
         ("torchvision:CIFAR10:train", r"was not found in .*; pass --download or --data-root"),
         (
             "torchvision:SEMEION",
-            r"was not found in .*; pass --download or --data-root",
-        ),  # fetches unless told not to
+            r"not found in .* .Dataset not found",  # it downloads unless told not to
+        ),
         ("torchvision:EMNIST:letters", r"was not found in .*; pass --download or --data-root"),
     ],
 )
@@ -266,7 +273,8 @@ def test_failed_download_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(
-        InputError, match=r"downloading torchvision:MNIST to .* failed: .*; check the network"
+        InputError,
+        match=r"downloading torchvision:MNIST to .* failed: Error downloading .*; check the network",
     ):
         open_images("torchvision:MNIST", data_root=tmp_path, download=True)
 

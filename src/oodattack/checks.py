@@ -68,7 +68,7 @@ def check_pixels(images: Tensor, name: str) -> None:
         raise InputError(f"expected {name} of shape (B, 3, H, W), got {tuple(images.shape)}")
     if not bool(images.isfinite().all()):
         raise InputError(f"expected {name} with finite pixels, got NaN or infinity")
-    low, high = float(images.min()), float(images.max())
+    low, high = (float(value) for value in images.detach().aminmax())
     if low < 0 or high > 1:
         raise InputError(
             f"expected {name} with pixels in [0, 1], got {low:.3g} to {high:.3g}; divide 8-bit pixels by 255, and"

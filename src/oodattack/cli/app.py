@@ -42,8 +42,8 @@ def program(
 
 
 app.command("demo")(demo.demo)
-app.command("attack")(attack.attack)
-app.command("show")(show.show)
+app.command("attack", epilog=attack.EXAMPLES)(attack.attack)
+app.command("show", epilog=show.EXAMPLES)(show.show)
 
 
 def main() -> None:

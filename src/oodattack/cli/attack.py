@@ -9,18 +9,18 @@ from oodattack.cli.running import run_and_tell
 from oodattack.settings import AttackSettings, load_config
 
 Text = str | None
-EXAMPLES = """
-[bold]Examples[/bold]
+EXAMPLES = r"""[bold]Examples[/bold]
 
-  oodattack attack --encoder embedded --images photos/ --start noise --eps 10 --out run
+  oodattack attack --encoder embedded --images photos/ --start noise --out run
 
-  oodattack attack --encoder torchvision:resnet18 --images photos/ --start xray.png --start noise --eps 1,5,10 --out run
+  oodattack attack --encoder torchvision:resnet18 --images photos/ \\
+      --start xray.png --start noise --eps 1,5,10 --out run
 
-  oodattack attack --encoder python:mymodels:detector,weights=w.safetensors,size=224 --images 'val/**/*.png' --start
-  scans/ --norm linf --eps 8/255 --steps 100 --restarts 3 --tolerance 0.001 --out run --png run-png
+  oodattack attack --encoder python:mymodels:net,weights=w.safetensors,size=224 \\
+      --images 'val/**/*.png' --start scans/ --norm linf --eps 8/255 \\
+      --restarts 3 --tolerance 0.001 --out run --png pictures
 
-  oodattack attack --config attack.toml --eps 20
-"""
+  oodattack attack --config attack.toml --eps 20"""
 
 
 def attack(
@@ -46,23 +46,23 @@ def attack(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="directory of the run; the same command goes on with it")] = None,
     eps: Annotated[
-        Text, typer.Option(help="radius of the ball, pixels in [0, 1]: 5, 8/255, inf, or several: 1,5,10  [default: 5]")
+        Text, typer.Option(help="radius of the ball, pixels in [0, 1]: 5, 8/255, inf, or several: 1,5,10 (default: 5)")
     ] = None,
-    norm: Annotated[Text, typer.Option(help="l1 | l2 | linf  [default: l2]")] = None,
-    steps: Annotated[int | None, typer.Option(help="gradient evaluations per try  [default: 300]")] = None,
-    method: Annotated[Text, typer.Option(help="fast | paper | plain  [default: fast]")] = None,
-    step_size: Annotated[float | None, typer.Option(help="alpha, in pixels  [default: the method's own]")] = None,
-    restarts: Annotated[int | None, typer.Option(help="tries for samples above the tolerance  [default: 1]")] = None,
+    norm: Annotated[Text, typer.Option(help="l1 | l2 | linf (default: l2)")] = None,
+    steps: Annotated[int | None, typer.Option(help="gradient evaluations per try (default: 300)")] = None,
+    method: Annotated[Text, typer.Option(help="fast | paper | plain (default: fast)")] = None,
+    step_size: Annotated[float | None, typer.Option(help="alpha, in pixels (default: the method's own)")] = None,
+    restarts: Annotated[int | None, typer.Option(help="tries for samples above the tolerance (default: 1)")] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="MAPE at which a sample is finished; 0.001 is 0.1 %  [default: 0]")
+        float | None, typer.Option(help="MAPE at which a sample is finished; 0.001 is 0.1 % (default: 0)")
     ] = None,
-    gradient: Annotated[Text, typer.Option(help="autograd | spsa (forward passes alone)  [default: autograd]")] = None,
-    seed: Annotated[int | None, typer.Option(help="seed of noise and random starts  [default: 0]")] = None,
+    gradient: Annotated[Text, typer.Option(help="autograd | spsa (forward passes alone) (default: autograd)")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of noise and random starts (default: 0)")] = None,
     limit: Annotated[int | None, typer.Option(help="attack N images, evenly spaced over all")] = None,
     start_order: Annotated[Text, typer.Option(help="how a folder of starts is dealt out: cycle | sample")] = None,
     batch_size: Annotated[int | None, typer.Option(help="samples at once, and rows a shard")] = None,
-    device: Annotated[Text, typer.Option(help="cpu | cuda | mps  [default: the best there is]")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="folder of torchvision data sets  [default: data]")] = None,
+    device: Annotated[Text, typer.Option(help="cpu | cuda | mps (default: the best there is)")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="folder of torchvision data sets (default: data)")] = None,
     download: Annotated[bool | None, typer.Option("--download", help="let torchvision fetch a data set")] = None,
     trust: Annotated[bool | None, typer.Option("--trust", help="let model files execute code")] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="stop at an image that cannot be decoded")] = None,
@@ -73,8 +73,8 @@ def attack(
 ) -> None:
     """Find, for every image x_in, an image that looks like the start and has the latent vector of x_in.
 
-    Writes a run: run.json and Parquet shards with one row a sample, pictures, and a summary. An interrupted run
-    goes on with the same command.
+    Writes a run (run.json, Parquet shards of one row a sample), its pictures and a table. An interrupted run goes on
+    with the same command.
     """
     given: dict[str, Any] = {
         name: value
@@ -83,6 +83,3 @@ def attack(
     }
     settings = AttackSettings.of({**(load_config(config) if config else {}), **given})
     run_and_tell(settings, as_json=json, quiet=quiet)
-
-
-attack.__doc__ = (attack.__doc__ or "") + EXAMPLES

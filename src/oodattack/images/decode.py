@@ -47,6 +47,8 @@ def reason(error: Exception) -> str:
 
     >>> reason(FileNotFoundError(2, "No such file or directory", "a.png"))
     'No such file or directory'
+    >>> reason(TypeError("bad tag\\nTraceback (most recent call last):\\n..."))
+    'bad tag'
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -1,4 +1,54 @@
+"""The pictures of a run: which there are, and where they go."""
+
+from collections.abc import Sequence
 from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from oodattack.errors import InputError
+from oodattack.report.curves import convergence, mape_against_eps
+from oodattack.report.grid import grid, typical_rows
+from oodattack.report.histogram import histogram
 from oodattack.runs import Run
-def draw_run(run: Run, folder: Path, samples=None) -> list[Path]:
-    return []
+from oodattack.runs.files import write_whole
+
+
+def draw_run(run: Run, folder: Path, *, samples: Sequence[int] | None = None) -> list[Path]:
+    """Draw a run, finished or not.
+
+    Args:
+        run: the run.
+        folder: where the PNG files go.
+        samples: rows for the grid; by default the one with the median MAPE of each start and eps, six at most.
+
+    Returns:
+        The files: ``grid.png``, ``histogram.png``, ``convergence.png`` and, with several eps, ``eps.png``; none
+        for a run without rows.
+
+    Raises:
+        InputError: for a row that the run does not have, or a folder that cannot be written.
+    """
+    there = set(run.read(["row"])["row"].to_pylist())
+    missing = [row for row in samples or [] if row not in there]
+    if missing:
+        raise InputError(f"expected rows that {run.path} has ({_span(there)}), got {missing[0]}")
+    if not there:
+        return []
+    figures = {
+        "grid": grid(run, samples or typical_rows(run)),
+        "histogram": histogram(run),
+        "convergence": convergence(run),
+        "eps": mape_against_eps(run),
+    }
+    return [_save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items() if figure is not None]
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    FigureCanvasAgg(figure)
+    write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
+    return path
+
+
+def _span(rows: set[int]) -> str:
+    return f"{min(rows)} to {max(rows)}" if rows else "none yet"

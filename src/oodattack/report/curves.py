@@ -1,0 +1,99 @@
+"""MAPE against the work spent, and against the size of the ball."""
+
+from collections.abc import Sized
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from oodattack.report.style import COLOURS, SMALL, describe, eps_label, log_if_decades
+from oodattack.runs import Run
+
+Key = tuple[str, float]
+
+
+def convergence(run: Run) -> Figure:
+    """MAPE of the image at hand (float) after n gradient evaluations: median and quartiles over the samples.
+
+    A sample that has stopped keeps its last value.
+    """
+    groups: dict[Key, list[np.ndarray]] = {}
+    for row in run.read(["start_name", "eps", "history"]).to_pylist():
+        history = 100 * np.asarray(row["history"], dtype=np.float64)
+        groups.setdefault((row["start_name"], row["eps"]), []).append(_carry(history))
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (key, histories) in enumerate(list(groups.items())[: len(COLOURS)]):
+        values = np.stack(histories)
+        values = values[~np.isnan(values).all(1)]
+        if len(values):
+            _band(axes, np.arange(values.shape[1]), values, COLOURS[number], _label(key, len(values)))
+    axes.set_xlabel("gradient evaluations of the winning try", fontsize=11)
+    _finish(figure, axes, run, f"Convergence: MAPE of the image at hand, median and quartiles{_left_out(groups)}")
+    return figure
+
+
+def mape_against_eps(run: Run) -> Figure | None:
+    """MAPE of the decoded PNG against eps: median and quartiles; None for a run of one eps."""
+    groups: dict[Key, list[float]] = {}
+    for row in run.read(["start_name", "eps", "mape"]).to_pylist():
+        if row["mape"] is not None:
+            groups.setdefault((row["start_name"], row["eps"]), []).append(100 * row["mape"])
+    radii = sorted({eps for _, eps in groups})
+    if len(radii) < 2:
+        return None
+    starts = list(dict.fromkeys(start for start, _ in groups))
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes = figure.subplots()
+    # Zero and infinity have no place on an axis of numbers: with them, the radii stand side by side.
+    numbers = all(0 < eps < float("inf") for eps in radii)
+    for number, start in enumerate(starts[: len(COLOURS)]):
+        mine = [eps for eps in radii if (start, eps) in groups]
+        places = np.array([eps if numbers else radii.index(eps) for eps in mine])
+        quartiles = np.array([np.quantile(groups[start, eps], [0.25, 0.5, 0.75]) for eps in mine]).T
+        axes.plot(places, quartiles[1], marker="o", color=COLOURS[number], label=f"start {start}")
+        axes.fill_between(places, quartiles[0], quartiles[2], color=COLOURS[number], alpha=0.15, linewidth=0)
+    if numbers:
+        log_if_decades(axes, "x", np.array(radii))
+    axes.minorticks_off()
+    axes.set_xticks(radii if numbers else range(len(radii)), [eps_label(eps) for eps in radii])
+    axes.set_xlabel("eps, radius of the ball (pixels in [0, 1])", fontsize=11)
+    _finish(figure, axes, run, f"MAPE of the decoded PNG against eps, median and quartiles{_left_out(starts)}")
+    return figure
+
+
+def _carry(history: np.ndarray) -> np.ndarray:
+    """Fill what comes after the last value with it."""
+    known = np.flatnonzero(~np.isnan(history))
+    if len(known):
+        history[known[-1] + 1 :] = history[known[-1]]
+    return history
+
+
+def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
+    lower, median, upper = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
+    axes.plot(x, median, color=colour, label=label)
+    axes.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
+
+
+def _finish(figure: Figure, axes: Axes, run: Run, title: str) -> None:
+    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines] or [np.ones(1)])
+    if not log_if_decades(axes, "y", drawn):
+        axes.set_ylim(bottom=0)
+    if axes.get_ylim()[0] <= SMALL <= axes.get_ylim()[1]:
+        axes.axhline(SMALL, color="black", linestyle=":", linewidth=1)
+    axes.set_ylabel("MAPE in per cent (dotted: 0.1 %)", fontsize=11)
+    axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9)
+    axes.legend(fontsize=9)
+    axes.set_title(f"{title}\n{describe(run.header)}", fontsize=11)
+
+
+def _label(key: Key, count: int) -> str:
+    return f"start {key[0]}, eps {eps_label(key[1])} ({count} images)"
+
+
+def _left_out(groups: Sized) -> str:
+    count = len(groups)
+    return f" (first {len(COLOURS)} of {count} groups)" if count > len(COLOURS) else ""

@@ -1,0 +1,103 @@
+"""The paper's grid (Figs. 1-3): images, and the scatter plots of their latents."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from oodattack.report.style import IN, NORM_NAMES, OUT, describe, eps_label, percent_label
+from oodattack.runs import Run
+
+COLUMNS = [
+    *("row", "x_in_name", "start_name", "eps", "norm", "x_in", "start", "image", "z_in", "z_start", "z_out"),
+    *("mape", "mape_before", "distance", "class_in", "class_start", "class_out"),
+    *("probability_in", "probability_start", "probability_out"),
+]
+
+
+def typical_rows(run: Run, most: int = 6) -> list[int]:
+    """For each start and eps the row whose MAPE is the median: neither the best nor the worst."""
+    groups: dict[tuple[str, float], list[tuple[float, int]]] = {}
+    for row in run.read(["row", "start_name", "eps", "mape"]).to_pylist():
+        key = (row["start_name"], row["eps"])
+        groups.setdefault(key, []).append((float("inf") if row["mape"] is None else row["mape"], row["row"]))
+    return [sorted(rows)[(len(rows) - 1) // 2][1] for rows in list(groups.values())[:most]]
+
+
+def grid(run: Run, rows: Sequence[int]) -> Figure:
+    """One line a sample: x_in, x'_out and x_out, each beside its latent; MAPE is printed in the plots."""
+    samples = _find(run, rows)
+    figure = Figure(figsize=(14, 0.9 + 2.35 * len(samples)), layout="constrained")
+    figure.suptitle(f"x_out looks like x'_out and has the latent of x_in\n{describe(run.header)}", fontsize=12)
+    axes = figure.subplots(len(samples), 6, squeeze=False, width_ratios=[1, 1.25] * 3)
+    for line, sample in zip(axes, samples, strict=True):
+        eps = f"{NORM_NAMES[sample['norm']]} {eps_label(sample['eps'])}"
+        _image(line[0], sample["x_in"], f"x_in: {_short(sample['x_in_name'])}", _top_1(sample, "in"))
+        _image(line[2], sample["start"], f"x'_out: {_short(sample['start_name'])}", _top_1(sample, "start"))
+        _image(line[4], sample["image"], f"x_out, eps {eps}", _top_1(sample, "out"))
+        # One range for the three, so that the eye compares like with like.
+        everything = np.concatenate([sample["z_in"], sample["z_start"], sample["z_out"]])
+        margin = 0.06 * (everything.max() - everything.min() + 1e-12)
+        limits = (everything.min() - margin, everything.max() + margin)
+        _scatter(line[1], sample["z_in"], None, "z_in", None, limits)
+        _scatter(line[3], sample["z_in"], sample["z_start"], "z'_out over z_in", sample["mape_before"], limits)
+        _scatter(line[5], sample["z_in"], sample["z_out"], "z_out over z_in", sample["mape"], limits)
+    return figure
+
+
+def _find(run: Run, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """The samples of some rows, in that order, reading only the shards they are in."""
+    size = run.header["batch_size"]
+    found: dict[int, dict[str, Any]] = {}
+    for number in sorted({row // size for row in rows}):
+        found.update({s["row"]: s for s in run.read_shard(number, COLUMNS).to_pylist() if s["row"] in rows})
+    return [{**found[row], **{z: np.asarray(found[row][z]) for z in ("z_in", "z_start", "z_out")}} for row in rows]
+
+
+def _image(axes: Axes, cell: dict[str, Any], title: str, class_name: str) -> None:
+    axes.imshow(Image.open(io.BytesIO(cell["bytes"])), interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel(class_name, fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _scatter(
+    axes: Axes,
+    z_in: np.ndarray,
+    z: np.ndarray | None,
+    title: str,
+    mape: float | None,
+    limits: tuple[float, float],
+) -> None:
+    places = np.arange(len(z_in))
+    size = 18 if len(z_in) <= 128 else 5
+    axes.scatter(places, z_in, s=size, color=IN, linewidths=0)
+    if z is not None:
+        axes.scatter(places, z, s=2.2 * size, facecolors="none", edgecolors=OUT, linewidths=0.6)
+        text = "MAPE undefined" if mape is None else f"MAPE {percent_label(100 * mape)}"
+        axes.text(
+            *(0.97, 0.94, text),
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            fontsize=10,
+            fontweight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
+        )
+    axes.set_ylim(*limits)
+    axes.set_title(title, fontsize=9)
+    axes.tick_params(labelsize=8)
+
+
+def _top_1(sample: dict[str, Any], who: str) -> str:
+    name, probability = sample[f"class_{who}"], sample[f"probability_{who}"]
+    return "" if name is None else f"{_short(name)} ({100 * probability:.0f} %)"
+
+
+def _short(name: str, most: int = 24) -> str:
+    return name if len(name) <= most else "…" + name[-most + 1 :]

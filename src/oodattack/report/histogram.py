@@ -1,0 +1,63 @@
+"""The MAPE histograms (Figs. 4, 5, 7, 8 and 10 of the paper), before and after."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from oodattack.report.style import BEFORE, OUT, SMALL, describe, eps_label, log_if_decades, percent_label
+from oodattack.runs import Run
+
+
+def histogram(run: Run) -> Figure:
+    """One panel per start and eps: MAPE of x'_out and of the decoded x_out, on one axis, in per cent."""
+    table = run.read(["start_name", "eps", "mape", "mape_before"]).to_pylist()
+    starts = list(dict.fromkeys(row["start_name"] for row in table))
+    radii = list(dict.fromkeys(row["eps"] for row in table))
+    # Many starts (a folder of them) are one panel: the question is then how the attack fares over all.
+    panels = [(start,) for start in starts] if len(starts) <= 6 else [tuple(starts)]
+    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 1.1 + 2.9 * len(radii)), layout="constrained")
+    figure.suptitle(f"MAPE before and after the attack\n{describe(run.header)}", fontsize=12)
+    grid = figure.subplots(len(radii), len(panels), squeeze=False, sharex=True, sharey="row")
+    everything = _percents(table, "mape", "mape_before")
+    bins = _bins(everything)
+    for line, eps in zip(grid, radii, strict=True):
+        for axes, names in zip(line, panels, strict=True):
+            rows = [row for row in table if row["eps"] == eps and row["start_name"] in names]
+            before, after = _percents(rows, "mape_before"), _percents(rows, "mape")
+            axes.hist(before, bins=bins, color=BEFORE, label=f"before, median {_median(before)}")
+            axes.hist(after, bins=bins, color=OUT, alpha=0.85, label=f"after (8-bit PNG), median {_median(after)}")
+            log_if_decades(axes, "x", everything)
+            if bins[0] <= SMALL <= bins[-1]:
+                axes.axvline(SMALL, color="black", linestyle=":", linewidth=1)
+            undefined = len(rows) - len(after)
+            note = f", {undefined} undefined" if undefined else ""
+            name = names[0] if len(names) == 1 else f"{len(names)} starts"
+            axes.set_title(f"start {name}, eps {eps_label(eps)}, {len(rows)} images{note}", fontsize=10)
+            axes.legend(fontsize=8, loc="upper left")
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.tick_params(labelsize=9, labelbottom=True)
+        line[0].set_ylim(top=1.35 * line[0].get_ylim()[1])  # room for the legends
+        line[0].set_ylabel("images", fontsize=10)
+    for axes in grid[-1]:
+        axes.set_xlabel("MAPE in per cent (dotted: 0.1 %)", fontsize=10)
+    return figure
+
+
+def _percents(rows: Sequence[dict[str, float]], *columns: str) -> np.ndarray:
+    return np.array([100 * row[name] for name in columns for row in rows if row[name] is not None])
+
+
+def _median(percents: np.ndarray) -> str:
+    return percent_label(float(np.median(percents))) if len(percents) else "undefined"
+
+
+def _bins(percents: np.ndarray) -> np.ndarray:
+    positive = percents[percents > 0]
+    if len(positive) == 0:
+        return np.linspace(0, 1, 31)
+    low, high = positive.min(), positive.max()
+    if high >= 10 * low:
+        return np.geomspace(low * 0.95, high * 1.05, 41)
+    return np.linspace(0, high * 1.02, 31)

@@ -1,0 +1,58 @@
+"""What the pictures have in common."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+IN, OUT, BEFORE = "#1f5fb4", "#d62728", "#8a8a8a"
+COLOURS = ("#d62728", "#1f5fb4", "#2a9d4a", "#8e44ad", "#e08e0b", "#148f9c", "#7f4f24", "#c2185b")
+SMALL = 0.1  # per cent, what the paper calls a small MAPE
+NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "Linf"}
+
+
+def describe(header: Mapping[str, Any]) -> str:
+    """One line that says what was attacked and how.
+
+    >>> describe({"settings": {"encoder": "embedded", "method": "fast", "norm": "l2", "steps": 9}, "inputs": {"layer": "fc"}})
+    'embedded (z = fc), method fast, L2 ball, 9 steps'
+    """
+    settings = header["settings"]
+    return (
+        f"{settings['encoder']} (z = {header['inputs']['layer']}), method {settings['method']},"
+        f" {NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps"
+    )
+
+
+def eps_label(eps: float) -> str:
+    """An eps as a person writes it.
+
+    >>> eps_label(8 / 255), eps_label(5.0)
+    ('8/255', '5')
+    """
+    levels = eps * 255
+    if 0 < eps < 1 and math.isclose(levels, round(levels), abs_tol=1e-6):
+        return f"{round(levels)}/255"
+    return f"{eps:.4g}"
+
+
+def percent_label(percent: float) -> str:
+    """A percentage with as many digits as it needs.
+
+    >>> percent_label(0.01234), percent_label(12.0), percent_label(0)
+    ('0.0123 %', '12 %', '0 %')
+    """
+    return f"{percent:.3g} %"
+
+
+def log_if_decades(axes: Axes, axis: str, values: np.ndarray) -> bool:
+    """Make an axis logarithmic where its positive values span a decade or more; the ticks stay plain numbers."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    if len(positive) == 0 or positive.max() < 10 * positive.min():
+        return False
+    setter = axes.set_xscale if axis == "x" else axes.set_yscale
+    setter("log")
+    (axes.xaxis if axis == "x" else axes.yaxis).set_major_formatter(lambda value, _: f"{value:g}")
+    return True

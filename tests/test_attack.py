@@ -1,0 +1,514 @@
+"""The contract of `attack`: one problem a sample, the best image kept, the work counted, the messages."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from oodattack import AttackResult, Method, attack, dequantize, mape, quantize
+from oodattack.algorithm import _generator
+from oodattack.ball import distance
+from oodattack.errors import InputError
+from oodattack.gradient import Spsa
+from oodattack.methods import FAST, PAPER, PLAIN, get_method
+
+LATENT = 5
+
+
+def make_encoder(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """A smooth nonlinear f of (B, 3, 4, 4) images, written so that a sample's rounding ignores the batch size."""
+    rng = torch.Generator().manual_seed(0)
+    first = torch.randn(48, 16, generator=rng, dtype=torch.float64).to(dtype) / 4
+    second = torch.randn(16, LATENT, generator=rng, dtype=torch.float64).to(dtype) / 3
+
+    def f(x: Tensor) -> Tensor:
+        hidden = torch.tanh((x.flatten(1)[:, :, None] * first).sum(1))
+        return (hidden[:, :, None] * second).sum(1) * scale
+
+    return f
+
+
+def make_images(batch: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def grid_images(batch: int, seed: int) -> Tensor:
+    return dequantize(quantize(make_images(batch, seed)))
+
+
+class Counting:
+    """f, and how many images went through it with and without a gradient."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        self.f, self.with_gradient, self.without = f, 0, 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            self.with_gradient += len(x)
+        else:
+            self.without += len(x)
+        return self.f(x)
+
+
+FIELDS = ("image", "latent", "mape", "distance", "gradient_evaluations", "forward_evaluations", "restart", "history")
+
+
+def assert_same(one: AttackResult, other: AttackResult, rows: list[int]) -> None:
+    """``one`` is the ``rows`` of ``other``."""
+    for field in FIELDS:
+        a, b = getattr(one, field), getattr(other, field)[rows]
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10, equal_nan=True, msg=lambda m, field=field: f"{field}: {m}")
+
+
+@pytest.mark.parametrize("gradient", ["autograd", Spsa(directions=3)])
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+@pytest.mark.parametrize("method", ["fast", "paper"])
+def test_a_sample_does_not_depend_on_its_batch(method: str, norm: float, gradient: Any) -> None:
+    """1, 3 and 8 at once and in any order, with restarts, random starts, and samples that leave early."""
+    f, start, target = make_encoder(), make_images(8, 1), make_encoder()(make_images(8, 2))
+    eps = torch.linspace(0.05, 1.5, 8, dtype=torch.float64) * {1: 5.0, 2: 1.0, math.inf: 0.2}[norm]
+    spsa = gradient != "autograd"
+
+    def run(rows: list[int]) -> AttackResult:
+        return attack(
+            f,
+            start[rows],
+            target[rows],
+            eps=eps[rows],
+            norm=norm,
+            steps=15,
+            method=method,
+            restarts=2,
+            tolerance=0.1 if spsa else 0.03,
+            seed=[100 + i for i in rows],
+            gradient=gradient,
+        )
+
+    together = run([*range(8)])
+    work = together.forward_evaluations if spsa else together.gradient_evaluations
+    assert len(set(work.tolist())) > 2, "the test wants samples that leave at different times"
+    for rows in ([0], [3], [7], [6, 1, 4], [7, 6, 5, 4, 3, 2, 1, 0]):
+        assert_same(run(rows), together, rows)
+
+
+def test_one_seed_for_all_is_that_seed_for_each() -> None:
+    f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
+    settings: dict[str, Any] = {"eps": 0.5, "steps": 5, "method": "paper"}
+    one = attack(f, start, target, seed=7, **settings)
+    assert_same(one, attack(f, start, target, seed=[7, 7], **settings), [0, 1])
+    assert not torch.allclose(one.image, attack(f, start, target, seed=8, **settings).image)
+    assert torch.equal(one.image, attack(f, start, target, seed=7, **settings).image)
+
+
+def papers_algorithm(f: Callable[[Tensor], Tensor], x0: Tensor, t: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    """Algorithm 1 as its authors wrote it, with torch's optimizer on the perturbation: an independent second hand.
+
+    One image. The random xi is uniform in [-eps, eps] a pixel, from the same stream of numbers as ours.
+    """
+
+    def clip(delta: Tensor) -> Tensor:
+        delta = delta * min(1.0, eps / float(delta.norm()))
+        return (x0 + delta).clamp(0, 1) - x0
+
+    xi = (torch.rand(x0.numel(), generator=_generator(seed, 0), dtype=torch.float64) * 2 - 1) * eps
+    delta = clip(xi.view_as(x0)).requires_grad_(True)
+    optimizer = torch.optim.Adamax([delta], lr=eps / 100)
+    for _ in range(steps):
+        loss = (f(x0 + delta) - t).square().sum()
+        (gradient,) = torch.autograd.grad(loss, delta)
+        delta.grad = gradient / gradient.norm()
+        optimizer.step()
+        with torch.no_grad():
+            delta.copy_(clip(delta))
+    return (x0 + delta).detach()
+
+
+@pytest.mark.parametrize("eps", [0.3, 1.0, 4.0])
+def test_paper_is_algorithm_1(eps: float) -> None:
+    f, start, target = make_encoder(), make_images(3, 1), make_encoder()(make_images(3, 2))
+    result = attack(f, start, target, eps=eps, steps=120, method="paper", seed=[5, 6, 7])
+    for i in range(3):
+        expected = papers_algorithm(f, start[i : i + 1], target[i : i + 1], eps, 120, seed=5 + i)
+        torch.testing.assert_close(result.image[i : i + 1], expected, rtol=0, atol=1e-8)
+
+
+def test_paper_returns_its_last_image_and_fast_its_best() -> None:
+    """A step ten times the way to the target overshoots: the best image is not the last."""
+    f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
+    settings: dict[str, Any] = {"eps": 3.0, "steps": 7, "step_size": 0.5}
+    best = attack(f, start, target, method=PLAIN, **settings)
+    torch.testing.assert_close(best.mape, mape(f(best.image), target))
+    assert (best.mape <= best.start_mape).all()
+    losses = (best.history[:, -1] > best.history.nanquantile(0, dim=1)).tolist()
+    assert all(losses), "the test wants runs that end above their best"
+    last = attack(f, start, target, method=Method(PLAIN.rule, PLAIN.step_size, keep_best=False), **settings)
+    torch.testing.assert_close(last.history, best.history)
+    torch.testing.assert_close(last.mape, last.history[:, -1])
+    assert (best.mape < last.mape).all()
+
+
+def test_the_last_image_counts_if_it_is_the_best() -> None:
+    """With one step, the only image that is better than the start is the one after it."""
+    f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
+    result = attack(f, start, target, eps=1.0, steps=1, step_size=0.01)
+    assert (result.mape < result.start_mape).all()
+    assert (result.distance > 0).all()
+
+
+def test_an_image_within_the_tolerance_counts_even_if_an_earlier_one_has_the_lower_loss() -> None:
+    """J is quadratic, MAPE is not: (2, 2, 2, 2) has the lower J, (3, 0, 0, 0) the lower MAPE."""
+    errors = torch.tensor([[2.0, 2.0, 2.0, 2.0], [4.5, 0.0, 0.0, 0.0]])
+    shown = iter([1, 0, 1, 1, 1])  # f(start), then the steps
+
+    class Scripted:
+        passes, forwards = 1, 0
+
+        def __call__(self, f: Any, x: Tensor, loss: Any, generators: Any) -> Any:
+            from oodattack.gradient import Evaluation
+
+            latent = f(x)
+            return Evaluation(latent, loss(latent), torch.ones_like(x))
+
+    def f(x: Tensor) -> Tensor:
+        return 10 + errors[next(shown)].expand(len(x), 4)
+
+    target = torch.full((1, 4), 10.0)
+    result = attack(f, torch.rand(1, 3, 2, 2), target, eps=1.0, steps=5, tolerance=0.15, gradient=Scripted(), check=False)
+    assert result.float_mape.item() == pytest.approx(4.5 / 4 / 10)
+    assert result.gradient_evaluations.item() == 2
+
+
+def test_the_tolerance_stops_a_sample_and_no_later() -> None:
+    f, start, target = make_encoder(), make_images(4, 1), make_encoder()(make_images(4, 2))
+    result = attack(f, start, target, eps=2.0, steps=50, tolerance=0.05)
+    assert (result.mape <= 0.05).all()
+    for i, spent in enumerate(result.gradient_evaluations.tolist()):
+        assert spent < 50
+        history = result.history[i]
+        assert history.isfinite().sum() == spent
+        assert history[spent - 1] <= 0.05
+        assert (history[: spent - 1] > 0.05).all()
+        assert history[spent:].isnan().all()
+    torch.testing.assert_close(result.history[:, 0], result.start_mape)
+
+
+def test_a_start_that_is_there_already_costs_one_evaluation() -> None:
+    f, start = make_encoder(), make_images(2, 1)
+    result = attack(f, start, f(start), eps=1.0, restarts=3)
+    assert torch.equal(result.image, start)
+    assert result.gradient_evaluations.tolist() == [1, 1]
+    assert result.forward_evaluations.tolist() == [2, 2]
+    assert result.mape.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("pixels", [None, 256])
+@pytest.mark.parametrize("method", ["fast", "paper", "plain"])
+def test_history_is_the_mape_after_each_step_of_the_winning_try(method: str, pixels: int | None) -> None:
+    f, start, target = make_encoder(), grid_images(3, 1).double(), make_encoder()(make_images(3, 2))
+    result = attack(f, start, target, eps=1.0, steps=12, method=method, restarts=3, pixels=pixels)
+    assert result.history.shape == (3, 13)
+    assert result.history.isfinite().all()
+    reached = result.history[:, -1] if method == "paper" else result.history.min(dim=1).values
+    # `fast` and `plain` keep the least J, which need not be the least MAPE.
+    assert (result.float_mape >= reached - 1e-12).all()
+    assert all(value in row for value, row in zip(result.float_mape.tolist(), result.history.tolist(), strict=True))
+    if method == "paper":
+        torch.testing.assert_close(result.float_mape, reached)
+
+
+@pytest.mark.parametrize("method", ["fast", "paper"])
+def test_work_is_counted_as_f_sees_it(method: str) -> None:
+    """Every image that goes through f is on the bill, forward and backward, restarts and early ends included."""
+    counting = Counting(make_encoder())
+    start, target = make_images(6, 1), make_encoder()(make_images(6, 2))
+    eps = [0.0, 0.05, 0.5, 1.0, 2.0, 3.0]
+    result = attack(
+        counting, start, target, eps=eps, steps=10, method=method, restarts=3, tolerance=0.05, check=False
+    )
+    assert counting.with_gradient == int(result.gradient_evaluations.sum())
+    assert counting.without == int(result.forward_evaluations.sum())
+    # Samples 0 and 1 cannot arrive: all three tries, and the last image of each, the start and the result.
+    assert result.gradient_evaluations[:2].tolist() == [30, 30]
+    assert result.forward_evaluations[:2].tolist() == [5, 5]
+    # One that arrived in its first try has run no second.
+    first = (result.restart == 0) & (result.mape <= 0.05)
+    assert first.any()
+    assert (result.gradient_evaluations[first] <= 10).all()
+
+
+def test_work_of_spsa_is_forward_passes() -> None:
+    counting = Counting(make_encoder())
+    start, target = make_images(2, 1), make_encoder()(make_images(2, 2))
+    result = attack(counting, start, target, eps=0.5, steps=4, gradient=Spsa(3), check=False)
+    assert counting.with_gradient == 0
+    assert counting.without == int(result.forward_evaluations.sum()) == 2 * (4 * 7 + 3)
+    assert result.gradient_evaluations.tolist() == [0, 0]
+
+
+def test_restarts_are_for_the_unsolved_and_the_best_try_wins() -> None:
+    f, start, target = make_encoder(), make_images(6, 1), make_encoder()(make_images(6, 2))
+    settings: dict[str, Any] = {"eps": 1.0, "steps": 6, "tolerance": 0.06, "seed": 3}
+    results = [attack(f, start, target, restarts=n, **settings) for n in (1, 2, 5)]
+    assert all((later.mape <= sooner.mape + 1e-12).all() for sooner, later in zip(results, results[1:], strict=False))
+    once, _, many = results
+    solved = once.mape <= 0.06
+    assert solved.any()
+    assert not solved.all()
+    assert torch.equal(many.image[solved], once.image[solved])
+    assert torch.equal(many.gradient_evaluations[solved], once.gradient_evaluations[solved])
+    assert (many.restart[~solved] > 0).any()
+
+
+@pytest.mark.parametrize("step_size", [None, 0.2])
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+@pytest.mark.parametrize("method", ["fast", "paper", "plain"])
+def test_a_ball_of_zero_returns_the_start(method: str, norm: float, step_size: float | None) -> None:
+    f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
+    result = attack(f, start, target, eps=0, norm=norm, steps=5, method=method, step_size=step_size, restarts=2)
+    assert torch.equal(result.image, start)
+    assert result.distance.tolist() == [0, 0]
+    torch.testing.assert_close(result.mape, result.start_mape)
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+@pytest.mark.parametrize("method", ["fast", "paper", "plain"])
+def test_an_infinite_ball_leaves_the_pixel_box(method: str, norm: float) -> None:
+    f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
+    result = attack(f, start, target, eps=math.inf, norm=norm, steps=300, method=method)
+    assert ((result.image >= 0) & (result.image <= 1)).all()
+    assert (result.mape < 0.2 * result.start_mape).all()
+
+
+@pytest.mark.parametrize("pixels", [None, 256])
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+@pytest.mark.parametrize("method", ["fast", "paper", "plain"])
+def test_each_sample_keeps_to_its_own_ball(method: str, norm: float, pixels: int | None) -> None:
+    """In float32, with starts on the walls of the box, huge steps, and restarts: the figures are the image's own."""
+    f, start = make_encoder(torch.float32), grid_images(4, 1)
+    start[:, :, :2] = start[:, :, :2].round()
+    target = f(make_images(4, 2, torch.float32))
+    eps = [0.0, 4 / 255, 0.3, math.inf]
+    result = attack(f, start, target, eps=eps, norm=norm, steps=8, method=method, step_size=0.3, restarts=2, pixels=pixels)
+    assert result.image.dtype == torch.float32
+    for image, length in ((result.image, result.distance), (result.float_image, result.float_distance)):
+        assert ((image >= 0) & (image <= 1)).all()
+        assert (length <= torch.tensor(eps, dtype=torch.float64) * (1 + 1e-6) + 1e-6).all()
+        torch.testing.assert_close(length, distance(image, start, norm))
+    assert torch.equal(result.image[0], start[0])
+    torch.testing.assert_close(result.latent, f(result.image))
+    torch.testing.assert_close(result.mape, mape(f(result.image), target))
+    torch.testing.assert_close(result.float_mape, mape(f(result.float_image), target))
+    torch.testing.assert_close(result.start_mape, mape(f(start), target))
+    torch.testing.assert_close(result.start_latent, f(start))
+    assert result.start_distance.tolist() == [0] * 4
+
+
+def test_the_8_bit_result_is_measured_on_the_decoded_image() -> None:
+    f, start = make_encoder(torch.float32), grid_images(3, 1)
+    target = f(make_images(3, 2, torch.float32))
+    result = attack(f, start, target, eps=0.5, steps=60, pixels=256)
+    assert torch.equal(result.image, dequantize(quantize(result.image)))
+    assert not torch.equal(result.float_image, result.image)
+    assert (result.mape > result.float_mape).any()
+    plain = attack(f, start, target, eps=0.5, steps=60)
+    assert torch.equal(plain.image, plain.float_image)
+    assert torch.equal(plain.image, result.float_image)
+
+
+def test_f_may_give_one_number_per_image() -> None:
+    """A detector's score or a likelihood, K = 1."""
+
+    def score(x: Tensor) -> Tensor:
+        return make_encoder()(x).square().sum(1)
+
+    start = make_images(3, 1)
+    target = score(make_images(3, 2))
+    result = attack(score, start, target, eps=1.0, steps=60)
+    assert result.latent.shape == result.start_latent.shape == (3,)
+    assert result.mape.shape == (3,)
+    assert result.part_mape.shape == (3, 1)
+    assert (result.mape < 0.01).all()
+
+
+def test_a_target_of_zero_has_no_mape_but_is_attacked() -> None:
+    f, start = make_encoder(), make_images(2, 1)
+    target = torch.stack([torch.zeros(LATENT, dtype=torch.float64), f(make_images(1, 2))[0]])
+    result = attack(f, start, target, eps=1.0, steps=50, tolerance=0.01)
+    assert result.mape.isnan().tolist() == [True, False]
+    assert result.notes[0].startswith("z_in is all zeros")
+    assert result.notes[1] == ""
+    assert float(result.latent[0].norm()) < 0.1 * float(result.start_latent[0].norm())
+
+
+def two_scales(x: Tensor) -> Tensor:
+    """Two layers read at once, the second 10,000 times the first."""
+    z = make_encoder()(x)
+    return torch.cat([z[:, :2], 1e4 * z[:, 2:]], dim=1)
+
+
+def test_parts_keep_the_large_from_drowning_the_small() -> None:
+    start, target = make_images(3, 1), two_scales(make_images(3, 2))
+    weighted = attack(two_scales, start, target, eps=1.0, steps=40, parts=[2, 3])
+    drowned = attack(two_scales, start, target, eps=1.0, steps=40)
+    assert weighted.part_mape.shape == (3, 2)
+    assert drowned.part_mape.shape == (3, 1)
+    assert (weighted.part_mape < 0.02).all()
+    first_part = mape(drowned.latent[:, :2], target[:, :2])
+    assert (first_part > 5 * weighted.part_mape[:, 0]).all()
+
+
+def test_a_part_whose_target_is_zero_is_still_reached() -> None:
+    """The forbidden part of a latent: its target is 0, its scale is that of its first error."""
+    start, target = make_images(2, 1), two_scales(make_images(2, 2))
+    target[:, :2] = 0
+    result = attack(two_scales, start, target, eps=2.0, steps=100, parts=[2, 3])
+    assert result.part_mape[:, 0].isnan().all()
+    assert (result.part_mape[:, 1] < 0.05).all()
+    assert (result.latent[:, :2].abs() < 0.05 * result.start_latent[:, :2].abs().amax(1, keepdim=True)).all()
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-9, 1e12, 1e20])
+def test_the_scale_of_the_latent_does_not_matter_in_float32(scale: float) -> None:
+    """Squares of small probabilities and of large energies leave the range of float32; the attack must not stand still."""
+    f, one = make_encoder(torch.float32, scale), make_encoder(torch.float32)
+    start, x_in = make_images(2, 1, torch.float32), make_images(2, 2, torch.float32)
+    result = attack(f, start, f(x_in), eps=1.0, steps=60)
+    expected = attack(one, start, one(x_in), eps=1.0, steps=60)
+    assert (expected.mape < 0.01).all()
+    torch.testing.assert_close(result.mape, expected.mape, rtol=0, atol=1e-3)
+
+
+def test_a_sample_that_falls_off_the_numbers_leaves_alone() -> None:
+    """f becomes NaN where the first pixel exceeds 0.6; that sample keeps its last good image, the other goes on."""
+    encoder = make_encoder()
+
+    def f(x: Tensor) -> Tensor:
+        return encoder(x) + (0.6 - x[:, :1, 0, 0]).sqrt() * torch.tensor([1.0, 0, 0, 0, 0], dtype=x.dtype)
+
+    start = torch.full((2, 3, 4, 4), 0.5, dtype=torch.float64)
+    start[1, 0, 0, 0] = 0.0
+    target = f(start).clone()
+    target[0, 0] -= 5.0  # draws the first pixel of sample 0 over the edge
+    target[1] = encoder(make_images(1, 2))[0]
+    result = attack(f, start, target, eps=1.0, steps=30, step_size=0.05)
+    assert result.image.isfinite().all()
+    assert result.mape.isfinite().all()
+    assert result.mape[0] < result.start_mape[0]
+    assert result.gradient_evaluations[0] < 30
+    assert result.gradient_evaluations[1] == 30
+
+
+def test_the_callback_hears_of_every_step_and_may_keep_what_it_hears() -> None:
+    f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
+    heard: list[tuple[int, Tensor]] = []
+    result = attack(f, start, target, eps=1.0, steps=6, restarts=2, callback=lambda n, m: heard.append((n, m)))
+    assert [n for n, _ in heard] == [1, 2, 3, 4, 5, 6] * 2
+    so_far = torch.stack([m for _, m in heard])
+    assert so_far.shape == (12, 2)
+    assert (so_far[0] > so_far[-1]).all()
+    assert (so_far[-1] >= result.mape - 1e-12).all()
+
+
+def test_a_method_of_ones_own_is_a_value() -> None:
+    """Draw, clip, direction and rule are called where the algorithm says."""
+    f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
+    calls = []
+
+    def clip(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
+        calls.append("clip")
+        return FAST.clip(x, center, eps, norm)
+
+    def direction(gradient: Tensor, norm: float) -> Tensor:
+        calls.append("direction")
+        return gradient.sign()
+
+    def draw(center: Tensor, eps: Tensor, norm: float, generators: Any) -> Tensor:
+        calls.append("draw")
+        return center + 0.01
+
+    mine = Method(PLAIN.rule, PLAIN.step_size, draw=draw, clip=clip, direction=direction, random_first=True)
+    result = attack(f, start, target, eps=1.0, steps=2, method=mine, step_size=0.001)
+    assert calls == ["draw", "clip", "direction", "clip", "direction", "clip"]
+    assert result.history.isfinite().all()
+
+
+def test_methods_have_names() -> None:
+    assert get_method("fast") is FAST
+    assert get_method("paper") is PAPER
+    assert get_method("plain") is PLAIN
+    assert get_method(PAPER) is PAPER
+
+
+def test_default_step_sizes_are_finite_for_every_ball() -> None:
+    eps = torch.tensor([0.0, 1e-3, 1.0, math.inf], dtype=torch.float64)
+    for method in (FAST, PAPER, PLAIN):
+        for norm in (1.0, 2.0, math.inf):
+            alpha = method.step_size(eps, 48, norm)
+            assert alpha.isfinite().all()
+            assert alpha[0] == 0
+            assert (alpha.diff() >= 0).all()
+    assert PAPER.step_size(torch.tensor([10.0]), 150528, 2.0).item() == pytest.approx(0.1)
+
+
+def test_near_seeds_and_tries_give_unrelated_streams() -> None:
+    first = torch.stack([torch.rand(2000, generator=_generator(s, a)) for s, a in ((0, 0), (0, 1), (1, 0), (10, 0), (1, 1))])
+    assert float((torch.corrcoef(first) - torch.eye(5)).abs().max()) < 0.1
+
+
+def test_tensors_of_inference_mode_are_welcome() -> None:
+    with torch.inference_mode():
+        start, target = make_images(2, 1), make_encoder()(make_images(2, 2))
+    result = attack(make_encoder(), start, target, eps=1.0, steps=3, parts=[2, 3])
+    assert (result.mape < result.start_mape).all()
+
+
+def test_the_arguments_are_left_as_they_were() -> None:
+    start, target = make_images(2, 1).requires_grad_(True), make_encoder()(make_images(2, 2))
+    before = start.detach().clone(), target.clone()
+    eps = torch.tensor([0.5, 1.0])
+    result = attack(make_encoder(), start, target, eps=eps, steps=5, method="paper")
+    result.image.fill_(9)
+    assert torch.equal(start.detach(), before[0])
+    assert torch.equal(target, before[1])
+    assert eps.tolist() == [0.5, 1.0]
+    assert start.requires_grad
+    assert start.grad is None
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"eps": -1.0}, InputError, "expected eps >= 0, got -1"),
+    ({"eps": [0.1, math.nan]}, InputError, "expected eps >= 0, got nan"),
+    ({"eps": [0.1, 0.2, 0.3]}, InputError, r"expected one eps, or one per sample \(2\), got shape \(3,\)"),
+    ({"norm": 3}, InputError, "expected a norm of 1, 2 or inf, got 3"),
+    ({"steps": 0}, InputError, "expected steps as a whole number of at least 1, got 0"),
+    ({"steps": 2.5}, InputError, "expected steps as a whole number of at least 1, got 2.5"),
+    ({"steps": True}, InputError, "expected steps as a whole number of at least 1, got True"),
+    ({"restarts": 0}, InputError, "expected restarts as a whole number of at least 1, got 0"),
+    ({"tolerance": -0.1}, InputError, r"expected a tolerance >= 0 \(a MAPE: 0.001 is 0.1 %\), got -0.1"),
+    ({"tolerance": math.nan}, InputError, "expected a tolerance >= 0.*got nan"),
+    ({"pixels": 255}, InputError, r"expected pixels=256 \(the 8-bit grid\) or None.*got 255"),
+    ({"step_size": 0.0}, InputError, "expected a positive step_size, got 0.0"),
+    ({"step_size": math.inf}, InputError, "expected a positive step_size, got inf"),
+    ({"method": "fasst"}, InputError, "expected method 'fast', 'paper' or 'plain', got 'fasst'; did you mean 'fast'?"),
+    ({"method": "pgd-40"}, InputError, "expected method 'fast', 'paper' or 'plain', got 'pgd-40'$"),
+    ({"gradient": "exact"}, InputError, "expected gradient 'autograd' or 'spsa', got 'exact'"),
+    ({"parts": [2, 2]}, InputError, r"expected positive parts that add up to the latent's 5, got \(2, 2\)"),
+    ({"parts": [5, 0]}, InputError, r"expected positive parts that add up to the latent's 5, got \(5, 0\)"),
+    ({"parts": []}, InputError, r"expected positive parts .* got \(\)"),
+    ({"seed": [1, 2, 3]}, InputError, r"expected one seed, or one per sample \(2\), got 3"),
+    ({"target": torch.zeros(2, 4)}, InputError, r"expected target of shape \(2, 5\), which f gives for start, got \(2, 4\)"),
+    ({"target": torch.zeros(1, 5)}, InputError, r"expected target of shape \(2, 5\).*got \(1, 5\)"),
+    ({"target": torch.full((2, 5), math.inf)}, InputError, "expected a finite target, got NaN or infinity"),
+    ({"target": [0.0]}, TypeError, "expected target as a tensor, got list"),
+    ({"eps": 1e-4, "pixels": 256}, InputError, r"no 8-bit image lies within eps = 0.0001 of start 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD, ids=[f"{next(iter(c))}-{i}" for i, (c, _, _) in enumerate(BAD)])
+def test_every_bad_argument_has_its_message(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {"target": torch.zeros(2, LATENT, dtype=torch.float64), "eps": 1.0, "steps": 1, **change}
+    with pytest.raises(error, match=message):
+        attack(make_encoder(), make_images(2, 1), **arguments)

@@ -1,0 +1,144 @@
+"""The attack on a linear f, where the optimum is known: the best attack test there is (after adv-lib).
+
+With f(x) = A x, start x0 = 0.5 and a ball too small to reach the pixel box, the attack is the trust-region problem
+min ||A u - d||^2 with ||u||_p <= eps. Its least-norm solution is the pseudo-inverse's; its constrained optimum is a
+secular equation for L2, bounded least squares for Linf, and a proximal-gradient limit for L1.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq, lsq_linear
+from torch import Tensor
+
+from oodattack.algorithm import attack
+
+PIXELS, LATENT = 48, 6
+
+
+class Linear:
+    """f(x) = A x, a start in the middle of the box, and the latent's way d to the target, for several samples."""
+
+    def __init__(self, samples: int = 3) -> None:
+        rng = torch.Generator().manual_seed(0)
+        self.A = torch.randn(LATENT, PIXELS, generator=rng, dtype=torch.float64) / math.sqrt(PIXELS)
+        self.start = torch.full((samples, 3, 4, 4), 0.5, dtype=torch.float64)
+        self.d = torch.randn(samples, LATENT, generator=rng, dtype=torch.float64) * 0.1
+        self.target = self.f(self.start) + self.d
+        self.least_norm = (self.d @ torch.linalg.pinv(self.A).T).norm(dim=1)
+
+    def f(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.A.T
+
+    def loss(self, latent: Tensor) -> Tensor:
+        return (latent - self.target).square().sum(1)
+
+    def optimum(self, eps: Tensor, norm: float) -> Tensor:
+        """Least loss in the ball, per sample."""
+        find = {1: _l1_optimum, 2: _l2_optimum, math.inf: _linf_optimum}[norm]
+        A = self.A.numpy()
+        values = [find(A, d, e) for d, e in zip(self.d.numpy(), eps.tolist(), strict=True)]
+        return torch.tensor(values, dtype=torch.float64)
+
+
+def _l2_optimum(A: np.ndarray, d: np.ndarray, eps: float) -> float:
+    """The secular equation ||(A^T A + m)^-1 A^T d|| = eps in m."""
+    U, s, _ = np.linalg.svd(A, full_matrices=False)
+    c = U.T @ d
+    m = brentq(lambda m: np.linalg.norm(s * c / (s**2 + m)) - eps, 0, 1e6, xtol=1e-15)
+    return float(np.sum((s**2 * c / (s**2 + m) - c) ** 2))
+
+
+def _linf_optimum(A: np.ndarray, d: np.ndarray, eps: float) -> float:
+    return 2 * float(lsq_linear(A, d, (-eps, eps), tol=1e-14).cost)
+
+
+def _l1_optimum(A: np.ndarray, d: np.ndarray, eps: float) -> float:
+    """The lasso min ||A u - d||^2 / 2 + m |u|_1 by coordinate descent, with the m that makes |u|_1 = eps."""
+    u = np.zeros(A.shape[1])
+    squares = np.square(A).sum(0)
+
+    def lasso(m: float) -> np.ndarray:
+        residual = d - A @ u
+        for _ in range(2000):
+            biggest = 0.0
+            for j in range(A.shape[1]):
+                pull = A[:, j] @ residual + squares[j] * u[j]
+                new = np.sign(pull) * max(abs(pull) - m, 0) / squares[j]
+                if new != u[j]:
+                    residual -= A[:, j] * (new - u[j])
+                    biggest = max(biggest, abs(new - u[j]))
+                    u[j] = new
+            if biggest < 1e-9:
+                break
+        return u
+
+    m = brentq(lambda m: np.abs(lasso(m)).sum() - eps, 1e-6, np.abs(A.T @ d).max(), xtol=1e-8)
+    return float(np.sum((A @ lasso(m) - d) ** 2))
+
+
+# Adam's step is scaled pixel by pixel. Followed by the projection onto a round or pointed ball its fixed points are
+# not the optimum: where the ball binds, `fast` stops above it, however many steps it has.
+PER_PIXEL = pytest.mark.xfail(reason="Adam's per-pixel scaling and the projection do not share a fixed point", strict=True)
+
+
+@pytest.mark.parametrize("method", ["plain", pytest.param("fast", marks=PER_PIXEL)])
+def test_a_ball_just_large_enough_is_enough(method: str) -> None:
+    problem = Linear()
+    result = attack(problem.f, problem.start, problem.target, eps=1.01 * problem.least_norm, steps=300, method=method)
+    assert (result.mape < 0.02 * result.start_mape).all()
+    ratio = result.distance / problem.least_norm
+    assert ((ratio > 0.999) & (ratio < 1.01 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("method", ["fast", "paper", "plain"])
+def test_a_roomy_ball_is_enough_for_every_method(method: str) -> None:
+    problem = Linear()
+    result = attack(problem.f, problem.start, problem.target, eps=2 * problem.least_norm, steps=300, method=method)
+    assert (result.mape < 0.01).all()
+    assert (result.distance <= 2 * problem.least_norm * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "share"),
+    [("plain", 0.3), ("plain", 0.7), ("plain", 0.95), *(pytest.param("fast", s, marks=PER_PIXEL) for s in (0.3, 0.7, 0.95))],
+)
+def test_l2_reaches_the_optimum_of_the_trust_region(method: str, share: float) -> None:
+    problem = Linear()
+    eps = share * problem.least_norm
+    result = attack(problem.f, problem.start, problem.target, eps=eps, steps=300, method=method)
+    ratio = problem.loss(result.latent) / problem.optimum(eps, 2)
+    assert ((ratio > 1 - 1e-9) & (ratio < 1.01)).all(), ratio
+    torch.testing.assert_close(result.distance, eps, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.03])
+@pytest.mark.parametrize("method", ["fast", "paper", "plain"])
+def test_linf_reaches_the_optimum_of_bounded_least_squares(method: str, eps: float) -> None:
+    problem = Linear()
+    result = attack(problem.f, problem.start, problem.target, eps=eps, norm=math.inf, steps=400, method=method)
+    ratio = problem.loss(result.latent) / problem.optimum(torch.full((3,), eps), math.inf)
+    # A sign step of constant size never settles; the other two do.
+    assert ((ratio > 1 - 1e-6) & (ratio < (1.03 if method == "plain" else 1.01))).all(), ratio
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.4])
+@pytest.mark.parametrize("method", ["plain", pytest.param("fast", marks=PER_PIXEL)])
+def test_l1_reaches_the_optimum_of_the_lasso(method: str, eps: float) -> None:
+    problem = Linear()
+    result = attack(problem.f, problem.start, problem.target, eps=eps, norm=1, steps=600, method=method)
+    ratio = problem.loss(result.latent) / problem.optimum(torch.full((3,), eps), 1)
+    assert ((ratio > 1 - 1e-5) & (ratio < 1.03)).all(), ratio
+
+
+def test_a_greater_ball_is_never_worse() -> None:
+    """The optimum falls with eps, from the start's loss at 0 to nothing."""
+    problem = Linear()
+    losses = [
+        problem.loss(attack(problem.f, problem.start, problem.target, eps=share * problem.least_norm, method="plain", steps=200).latent)
+        for share in (0.0, 0.25, 0.5, 0.75, 1.05)
+    ]
+    assert all((later < sooner).all() for sooner, later in zip(losses, losses[1:], strict=False))
+    torch.testing.assert_close(losses[0], problem.d.square().sum(1))

@@ -1,0 +1,178 @@
+"""Gradients: exact by autograd, estimated by SPSA where f has none."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from oodattack.algorithm import attack
+from oodattack.errors import InputError
+from oodattack.gradient import Autograd, Spsa, get_gradient
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def flat(x: Tensor) -> Tensor:
+    return x.flatten(1)
+
+
+def make_encoder(width: int = 6) -> nn.Module:
+    """A small smooth convolutional encoder with seeded weights."""
+    net = nn.Sequential(
+        nn.Conv2d(3, width, 5, stride=2, padding=2),
+        nn.Tanh(),
+        nn.Conv2d(width, width, 3, stride=2, padding=1),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+    )
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.3)
+    return net
+
+
+class Quadratic:
+    """``(x - center)^T diag(a) (x - center)`` per sample; its gradient is known."""
+
+    def __init__(self, batch: int) -> None:
+        rng = torch.Generator().manual_seed(5)
+        self.a = torch.rand(48, generator=rng, dtype=torch.float64)
+        self.center = torch.rand(batch, 48, generator=rng, dtype=torch.float64)
+
+    def loss(self, z: Tensor) -> Tensor:
+        return ((z - self.center[: len(z)]).square() * self.a).sum(1)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        return (2 * (flat(x) - self.center) * self.a).view_as(x)
+
+
+def test_autograd_gives_the_gradient_of_each_sample_alone() -> None:
+    quadratic = Quadratic(batch=3)
+    x = torch.rand(3, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = Autograd()(flat, x, quadratic.loss, [])
+    torch.testing.assert_close(found.gradient, quadratic.gradient(x))
+    torch.testing.assert_close(found.loss, quadratic.loss(flat(x)))
+    assert torch.equal(found.latent, flat(x))
+    assert not (x.requires_grad or found.latent.requires_grad or found.loss.requires_grad)
+
+
+def test_autograd_leaves_the_models_grad_alone() -> None:
+    net = make_encoder()
+    Autograd()(net, torch.rand(2, 3, 8, 8), lambda z: z.square().sum(1), [])
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_autograd_of_a_cut_graph_says_so(grad: bool) -> None:
+    """Cut before the weights, the output still requires a gradient: that of the weights."""
+    net = make_encoder().requires_grad_(grad)
+    with pytest.raises(InputError, match="f gives no gradient: its output does not depend on its input.*spsa"):
+        Autograd()(lambda x: net(x.detach()), torch.rand(1, 3, 8, 8), lambda z: z.sum(1), [])
+
+
+def test_spsa_is_right_on_average() -> None:
+    """On a quadratic the central difference along v is exact, so the mean over v is the gradient."""
+    quadratic = Quadratic(batch=2)
+    x = 0.3 + 0.4 * torch.rand(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = Spsa(directions=3000)(flat, x, quadratic.loss, generators(1, 2))
+    true = quadratic.gradient(x)
+    cosine = torch.cosine_similarity(flat(found.gradient), flat(true))
+    assert (cosine > 0.98).all()
+    torch.testing.assert_close(flat(found.gradient).norm(dim=1), flat(true).norm(dim=1), rtol=0.05, atol=0)
+    torch.testing.assert_close(found.loss, quadratic.loss(flat(x)))
+    assert torch.equal(found.latent, flat(x))
+
+
+def test_one_spsa_direction_is_the_central_difference() -> None:
+    quadratic, x = Quadratic(batch=1), torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)
+    g = Spsa(directions=1, radius=0.01)(flat, x, quadratic.loss, generators(7)).gradient
+    slope = g.abs().flatten()[0]
+    torch.testing.assert_close(g.abs(), slope.expand_as(g))  # +-slope in every pixel
+    torch.testing.assert_close((g.sign() * quadratic.gradient(x)).sum().abs(), slope)
+
+
+def test_spsa_errs_less_with_more_directions() -> None:
+    quadratic, x = Quadratic(batch=1), torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)
+    true = quadratic.gradient(x)
+
+    def error(directions: int) -> float:
+        tries = [Spsa(directions)(flat, x, quadratic.loss, generators(seed)).gradient - true for seed in range(20)]
+        return float(torch.stack(tries).square().sum((1, 2, 3, 4)).mean().sqrt())
+
+    assert error(16) / error(256) == pytest.approx(4, rel=0.2)
+
+
+def test_spsa_of_a_sample_ignores_the_batch() -> None:
+    quadratic = Quadratic(batch=3)
+    x = torch.rand(3, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    together = Spsa(4)(flat, x, quadratic.loss, generators(1, 2, 3)).gradient
+    for i in range(3):
+        one = Quadratic(batch=3)
+        one.center = quadratic.center[i : i + 1]
+        alone = Spsa(4)(flat, x[i : i + 1], one.loss, generators(i + 1)).gradient
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-12, atol=0)
+
+
+def test_spsa_shows_f_only_pixels_of_its_range_and_counts_its_calls() -> None:
+    seen = []
+
+    def f(x: Tensor) -> Tensor:
+        seen.append(x)
+        return flat(x)
+
+    spsa = Spsa(directions=5, radius=0.2)
+    spsa(f, torch.rand(2, 3, 4, 4).round(), lambda z: z.square().sum(1), generators(0, 1))
+    assert len(seen) == spsa.forwards == 11
+    assert spsa.passes == 0
+    assert all(((x >= 0) & (x <= 1)).all() for x in seen)
+
+
+@pytest.mark.parametrize(("directions", "radius", "message"), [(0, 0.1, "1 SPSA direction, got 0"), (4, 0.0, "got 0.0")])
+def test_spsa_settings_are_checked(directions: int, radius: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Spsa(directions, radius)
+
+
+def test_get_gradient_knows_two_names_and_passes_on_the_rest() -> None:
+    assert isinstance(get_gradient("autograd"), Autograd)
+    assert isinstance(get_gradient("spsa"), Spsa)
+    assert get_gradient(Spsa(3)) == Spsa(3)
+    with pytest.raises(InputError, match="expected gradient 'autograd' or 'spsa', got 'sgd'"):
+        get_gradient("sgd")
+
+
+def jpeg(x: Tensor) -> Tensor:
+    """What an upload does: 8 bits, JPEG at quality 90, decoded again."""
+    images = []
+    for image in (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=90)
+        images.append(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))
+    return torch.stack(images).to(x.dtype) / 255
+
+
+def test_spsa_attacks_through_jpeg_where_autograd_cannot() -> None:
+    """The pipeline of the issue: it compresses and rounds what it gets, so it has no gradient."""
+    net = make_encoder().requires_grad_(False)
+
+    def pipeline(x: Tensor) -> Tensor:
+        return net(jpeg(x))
+
+    rng = torch.Generator().manual_seed(1)
+    x_in = nn.functional.interpolate(torch.rand(2, 3, 4, 4, generator=rng), size=16, mode="bilinear")
+    start = nn.functional.interpolate(torch.rand(2, 3, 4, 4, generator=rng), size=16, mode="bilinear")
+    target = pipeline(x_in)
+    with pytest.raises(InputError, match=r"f gives no gradient.*gradient='spsa'"):
+        attack(pipeline, start, target, eps=3.0)
+    result = attack(pipeline, start, target, eps=3.0, steps=60, gradient=Spsa(24), pixels=256)
+    assert (result.mape < 0.5 * result.start_mape).all()
+    torch.testing.assert_close(result.latent, pipeline(result.image))
+    assert result.gradient_evaluations.tolist() == [0, 0]
+    assert result.forward_evaluations.tolist() == [60 * 49 + 3] * 2
