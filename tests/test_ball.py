@@ -38,7 +38,7 @@ def problems(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> tuple[Tenso
 def reference(x: Tensor, center: Tensor, eps: float, norm: float, box: tuple[float, float] | None) -> Tensor:
     """The projection of one sample by bisection on the multiplier of the ball, in float64.
 
-    For a multiplier m the Lagrangian separates into pixels: L2 minimises (y - x)^2 + m (y - c)^2, L1 minimises
+    For a multiplier m the Lagrangian separates into pixels: L2 minimises (y - x)^2 + m (y - c)^2, L1
     (y - x)^2 / 2 + m |y - c|, each clipped to its interval.
     """
     delta = (x - center).numpy()
@@ -80,11 +80,11 @@ def test_project_is_the_nearest_point_of_ball_and_box(
 @pytest.mark.parametrize("norm", NORMS)
 def test_project_agrees_with_a_general_solver(norm: float) -> None:
     """SLSQP knows nothing of the multiplier: L1 as sum of u + v, Linf as bounds."""
-    rng = torch.Generator().manual_seed(3)
+    rng, eps = torch.Generator().manual_seed(3), 0.6
     for _ in range(5):
         center = torch.rand(1, 5, generator=rng, dtype=torch.float64)
         x = center + torch.randn(1, 5, generator=rng, dtype=torch.float64)
-        c, goal, eps = center[0].numpy(), x[0].numpy(), 0.6
+        c, goal = center[0].numpy(), x[0].numpy()
 
         def cost(uv: Any, goal: Any = goal, c: Any = c) -> float:
             return float(np.square(c + uv[:5] - uv[5:] - goal).sum())
@@ -103,12 +103,18 @@ def test_project_agrees_with_a_general_solver(norm: float) -> None:
             options={"ftol": 1e-14, "maxiter": 500},
         )
         found = project(x, center, torch.tensor([eps]), norm)
-        torch.testing.assert_close(found[0], center[0] + torch.from_numpy(answer.x[:5] - answer.x[5:]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            found[0], center[0] + torch.from_numpy(answer.x[:5] - answer.x[5:]), atol=1e-5, rtol=0
+        )
 
 
-@pytest.mark.parametrize(("dtype", "relative", "absolute"), [(torch.float64, 1e-9, 1e-14), (torch.float32, 1e-5, 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "relative", "absolute"), [(torch.float64, 1e-9, 1e-14), (torch.float32, 1e-5, 1e-6)]
+)
 @pytest.mark.parametrize("norm", NORMS)
-def test_project_is_inside_and_stays(norm: float, dtype: torch.dtype, relative: float, absolute: float) -> None:
+def test_project_is_inside_and_stays(
+    norm: float, dtype: torch.dtype, relative: float, absolute: float
+) -> None:
     @given(problem=problems(dtype))
     def check(problem: tuple[Tensor, Tensor, Tensor]) -> None:
         x, center, eps = problem
@@ -131,7 +137,9 @@ def test_project_of_a_sample_ignores_the_batch(norm: float, problem: tuple[Tenso
     together = project(x, center, eps, norm)
     for i in range(len(x)):
         row = slice(i, i + 1)
-        torch.testing.assert_close(together[row], project(x[row], center[row], eps[row], norm), rtol=0, atol=1e-14)
+        torch.testing.assert_close(
+            together[row], project(x[row], center[row], eps[row], norm), rtol=0, atol=1e-14
+        )
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -218,7 +226,9 @@ def test_sample_is_the_same_draw_in_any_batch(norm: float) -> None:
 
 @pytest.mark.parametrize("norm", [1, 2])
 def test_steepest_has_unit_length_per_sample(norm: float) -> None:
-    gradient = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-6, 1.0, 1e6]).view(3, 1, 1, 1)
+    gradient = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [1e-6, 1.0, 1e6]
+    ).view(3, 1, 1, 1)
     h = steepest(gradient, norm)
     torch.testing.assert_close(h.flatten(1).norm(dim=1), torch.ones(3))
     assert (h * gradient >= 0).all()

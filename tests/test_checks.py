@@ -16,7 +16,9 @@ from oodattack.errors import InputError
 def make_model() -> nn.Module:
     """Everything with a flag: dropout, batch norm, a frozen layer, a part already in eval mode."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 5)
+    )
     model[0].weight.requires_grad_(False)
     model[1].eval()
     return model
@@ -52,7 +54,9 @@ def test_an_attack_leaves_the_model_as_it_was() -> None:
     model = make_model()
     before = flags(model)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    result = attack(model, images(), torch.randn(2, 5, generator=torch.Generator().manual_seed(1)), eps=1.0, steps=5)
+    result = attack(
+        model, images(), torch.randn(2, 5, generator=torch.Generator().manual_seed(1)), eps=1.0, steps=5
+    )
     assert (result.mape < result.start_mape).all()
     assert flags(model) == before
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -104,16 +108,28 @@ def through_numpy(x: Tensor) -> Tensor:
 SICK: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "random": (Random(), "f is random: the same image gave two different latents; switch off dropout"),
     "mixes": (BatchStatistics(), "f mixes the samples of a batch.*batch normalisation in eval mode"),
-    "fails": (nn.Conv2d(1, 1, 1), r"f fails on one or two images of shape \(3, 8, 8\), torch.float32, on cpu: .*check the"),
+    "fails": (
+        nn.Conv2d(1, 1, 1),
+        r"f fails on one or two images of shape \(3, 8, 8\), torch.float32, on cpu: .*check the",
+    ),
     "dtype": (nn.Sequential(nn.Flatten(), nn.Linear(192, 2).double()), "f fails on one or two images.*dtype"),
     "a map": (nn.Conv2d(3, 2, 1), r"to \(1, K\) or \(1,\), got \(1, 2, 8, 8\); flatten its output"),
     "no batch": (lambda x: mean(x)[0], r"to \(1, K\) or \(1,\), got \(3,\)"),
     "a tuple": (lambda x: (mean(x),), r"expected f to map \(1, 3, H, W\) to \(1, K\) or \(1,\), got tuple"),
-    "nan": (lambda x: mean(x).log() * math.nan, "f gives NaN or infinity on the start image; check its weights"),
+    "nan": (
+        lambda x: mean(x).log() * math.nan,
+        "f gives NaN or infinity on the start image; check its weights",
+    ),
     "infinite": (lambda x: mean(x) / 0, "f gives NaN or infinity on the start image"),
-    "detached": (lambda x: mean(x.detach()), "f gives no gradient with respect to its input.*gradient='spsa'"),
+    "detached": (
+        lambda x: mean(x.detach()),
+        "f gives no gradient with respect to its input.*gradient='spsa'",
+    ),
     "numpy": (through_numpy, "f gives no gradient with respect to its input.*numpy"),
-    "nan slope": (lambda x: mean((x * 0).sqrt()), "f has a gradient of NaN or infinity at the start image; look for"),
+    "nan slope": (
+        lambda x: mean((x * 0).sqrt()),
+        "f has a gradient of NaN or infinity at the start image; look for",
+    ),
     "rounds": (lambda x: mean((x * 255).round()), "f has a gradient of zero everywhere we looked"),
 }
 
@@ -156,13 +172,25 @@ def test_a_model_of_fixed_batch_size_1_can_be_asked_about_one_image() -> None:
     ("pixels", "error", "message"),
     [
         ([[0.0]], TypeError, r"expected start as a tensor \(B, 3, H, W\), got list"),
-        (torch.zeros(1, 3, 2, 2, dtype=torch.uint8), TypeError, "got torch.uint8; convert with oodattack.pixels.dequantize"),
+        (
+            torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
+            TypeError,
+            "got torch.uint8; convert with oodattack.pixels.dequantize",
+        ),
         (torch.zeros(3, 2, 2), InputError, r"of shape \(B, 3, H, W\), got \(3, 2, 2\)"),
         (torch.zeros(1, 1, 2, 2), InputError, r"got \(1, 1, 2, 2\)"),
         (torch.zeros(0, 3, 2, 2), InputError, r"got \(0, 3, 2, 2\)"),
         (torch.full((1, 3, 2, 2), math.nan), InputError, "finite pixels, got NaN or infinity"),
-        (torch.full((1, 3, 2, 2), 200.0), InputError, r"in \[0, 1\], got 200 to 200; divide 8-bit pixels by 255"),
-        (torch.full((1, 3, 2, 2), -0.1), InputError, r"in \[0, 1\], got -0.1 to -0.1.*leave normalisation to f"),
+        (
+            torch.full((1, 3, 2, 2), 200.0),
+            InputError,
+            r"in \[0, 1\], got 200 to 200; divide 8-bit pixels by 255",
+        ),
+        (
+            torch.full((1, 3, 2, 2), -0.1),
+            InputError,
+            r"in \[0, 1\], got -0.1 to -0.1.*leave normalisation to f",
+        ),
     ],
 )
 def test_pixels_are_checked(pixels: Any, error: type[Exception], message: str) -> None:

@@ -120,6 +120,19 @@ def test_the_head_is_the_last_linear_layer_called_on_vectors() -> None:
     assert Encoder(Net(), name="net", input_size=(8, 8)).layer == "input of last"
 
 
+def test_an_embedding_has_a_2d_weight_and_is_no_head() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.words = nn.Linear(3, 4), nn.Embedding(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            words: Tensor = self.words(self.fc(x.mean(dim=(2, 3))).argmax(dim=1))
+            return words
+
+    assert Encoder(Net(), name="net", input_size=(8, 8)).layer == "input of fc"
+
+
 def test_without_a_linear_layer_z_is_the_output() -> None:
     f = Encoder(nn.Conv2d(3, 2, 3), name="conv", input_size=(5, 4))
     assert (f.layer, f.latent_dim) == ("output", 2 * 3 * 2)

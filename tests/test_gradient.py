@@ -60,7 +60,7 @@ def test_autograd_gives_the_gradient_of_each_sample_alone() -> None:
     torch.testing.assert_close(found.gradient, quadratic.gradient(x))
     torch.testing.assert_close(found.loss, quadratic.loss(flat(x)))
     assert torch.equal(found.latent, flat(x))
-    assert not (x.requires_grad or found.latent.requires_grad or found.loss.requires_grad)
+    assert not any(tensor.requires_grad for tensor in (x, *found))
 
 
 def test_autograd_leaves_the_models_grad_alone() -> None:
@@ -73,7 +73,9 @@ def test_autograd_leaves_the_models_grad_alone() -> None:
 def test_autograd_of_a_cut_graph_says_so(grad: bool) -> None:
     """Cut before the weights, the output still requires a gradient: that of the weights."""
     net = make_encoder().requires_grad_(grad)
-    with pytest.raises(InputError, match="f gives no gradient: its output does not depend on its input.*spsa"):
+    with pytest.raises(
+        InputError, match=r"f gives no gradient: its output does not depend on its input.*spsa"
+    ):
         Autograd()(lambda x: net(x.detach()), torch.rand(1, 3, 8, 8), lambda z: z.sum(1), [])
 
 
@@ -103,7 +105,9 @@ def test_spsa_errs_less_with_more_directions() -> None:
     true = quadratic.gradient(x)
 
     def error(directions: int) -> float:
-        tries = [Spsa(directions)(flat, x, quadratic.loss, generators(seed)).gradient - true for seed in range(20)]
+        tries = [
+            Spsa(directions)(flat, x, quadratic.loss, generators(seed)).gradient - true for seed in range(20)
+        ]
         return float(torch.stack(tries).square().sum((1, 2, 3, 4)).mean().sqrt())
 
     assert error(16) / error(256) == pytest.approx(4, rel=0.2)
@@ -134,7 +138,9 @@ def test_spsa_shows_f_only_pixels_of_its_range_and_counts_its_calls() -> None:
     assert all(((x >= 0) & (x <= 1)).all() for x in seen)
 
 
-@pytest.mark.parametrize(("directions", "radius", "message"), [(0, 0.1, "1 SPSA direction, got 0"), (4, 0.0, "got 0.0")])
+@pytest.mark.parametrize(
+    ("directions", "radius", "message"), [(0, 0.1, "1 SPSA direction, got 0"), (4, 0.0, "got 0.0")]
+)
 def test_spsa_settings_are_checked(directions: int, radius: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Spsa(directions, radius)
@@ -163,7 +169,8 @@ def test_spsa_attacks_through_jpeg_where_autograd_cannot() -> None:
     net = make_encoder().requires_grad_(False)
 
     def pipeline(x: Tensor) -> Tensor:
-        return net(jpeg(x))
+        latent: Tensor = net(jpeg(x))
+        return latent
 
     rng = torch.Generator().manual_seed(1)
     x_in = nn.functional.interpolate(torch.rand(2, 3, 4, 4, generator=rng), size=16, mode="bilinear")

@@ -82,7 +82,7 @@ def test_a_linf_ball_of_8_levels_holds_8_levels(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("norm", [1, 2])
 def test_to_grid_gives_up_little_at_the_size_of_a_photograph(norm: float) -> None:
-    """Whole pixels can be chosen finely: the budget is used up, and rounding costs hardly more than it must."""
+    """The budget is used up, and rounding costs hardly more than it must."""
     rng = torch.Generator().manual_seed(0)
     start = dequantize(torch.randint(0, 256, (1, 3, 96, 96), generator=rng).to(torch.uint8))
     eps = torch.tensor([300.0 if norm == 1 else 3.0], dtype=torch.float64)
@@ -112,7 +112,12 @@ def test_a_start_off_the_grid_with_too_small_a_ball_raises_by_name() -> None:
 
 def test_a_start_on_the_grid_is_on_it_however_it_was_divided() -> None:
     levels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
-    for start in (levels.float() / 255, levels.float() * (1 / 255), (levels.double() / 255).float(), levels.double() / 255):
+    for start in (
+        levels.float() / 255,
+        levels.float() * (1 / 255),
+        (levels.double() / 255).float(),
+        levels.double() / 255,
+    ):
         check_grid(start, torch.zeros(1), 1)
         assert torch.equal(to_grid(start, start, torch.zeros(1), 1), levels)
 

@@ -57,7 +57,9 @@ def test_cosine_adam_is_torchs_adam_with_its_cosine_schedule() -> None:
 def test_plain_is_torchs_sgd() -> None:
     x = torch.zeros(3, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     expected = torch_trajectory(torch.optim.SGD([x], lr=0.02), x, cosine=False)
-    found = our_trajectory(Plain(torch.full((3,), 0.02, dtype=torch.float64)), torch.zeros(3, 3, 4, 4, dtype=torch.float64))
+    found = our_trajectory(
+        Plain(torch.full((3,), 0.02, dtype=torch.float64)), torch.zeros(3, 3, 4, 4, dtype=torch.float64)
+    )
     torch.testing.assert_close(torch.stack(found), torch.stack(expected))
 
 
@@ -67,7 +69,7 @@ def rules(step_size: Tensor) -> dict[str, StepRule]:
 
 @pytest.mark.parametrize("name", ["adamax", "cosine", "plain"])
 def test_kept_samples_go_on_as_if_alone(name: str) -> None:
-    """Step sizes of their own, samples that leave at different times, and one that leaves before the first step."""
+    """Samples with step sizes of their own that leave at different times, one before the first step."""
     sizes = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     draws = directions(batch=4)
     together, rows = rules(sizes)[name], torch.arange(4)

@@ -44,7 +44,8 @@ def distance(x: Tensor, center: Tensor, norm: float) -> Tensor:
     >>> distance(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2), norm=1).item()
     12.0
     """
-    return torch.linalg.vector_norm((_wide(x) - _wide(center)).flatten(1), check_norm(norm), dim=1)
+    length: Tensor = torch.linalg.vector_norm((_wide(x) - _wide(center)).flatten(1), check_norm(norm), dim=1)
+    return length
 
 
 def project(

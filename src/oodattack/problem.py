@@ -120,7 +120,7 @@ def part_mape(latent: Tensor, target: Tensor, parts: Sequence[int]) -> Tensor:
     >>> part_mape(torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0, 5.0]]), [1, 1]).tolist()
     [[0.5, 0.0]]
     """
-    pairs = zip(latent.split(list(parts), dim=1), target.split(list(parts), dim=1), strict=True)
+    pairs = zip(torch.split(latent, list(parts), dim=1), torch.split(target, list(parts), dim=1), strict=True)
     return torch.stack([mape(z, t) for z, t in pairs], dim=1)
 
 
@@ -140,7 +140,7 @@ def _weights(target: Tensor, start_latent: Tensor, parts: Sequence[int]) -> Tens
     """Weights (B, K) that put every part on the scale of its own MAPE."""
     lengths = list(parts)
     columns = []
-    for t, z in zip(target.split(lengths, dim=1), start_latent.split(lengths, dim=1), strict=True):
+    for t, z in zip(torch.split(target, lengths, dim=1), torch.split(start_latent, lengths, dim=1), strict=True):
         scale = t.abs().amax(1, keepdim=True)
         # A part whose target is zero has no scale of its own: that of its first error serves.
         scale = torch.where(scale > 0, scale, (z - t).abs().amax(1, keepdim=True))

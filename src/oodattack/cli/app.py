@@ -9,7 +9,7 @@ from oodattack._version import __version__
 from oodattack.cli import attack, demo, show
 from oodattack.errors import InputError
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+BAD_INPUT = 2
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +53,3 @@ def main() -> None:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt as interrupt:
-        told = str(interrupt) or "stopped"
-        sys.stderr.write(f"{told}\n")
-        sys.exit(INTERRUPTED)

@@ -13,11 +13,11 @@ EXAMPLES = r"""[bold]Examples[/bold]
 
   oodattack attack --encoder embedded --images photos/ --start noise --out run
 
-  oodattack attack --encoder torchvision:resnet18 --images photos/ \\
+  oodattack attack --encoder torchvision:resnet18 --images photos/ \
       --start xray.png --start noise --eps 1,5,10 --out run
 
-  oodattack attack --encoder python:mymodels:net,weights=w.safetensors,size=224 \\
-      --images 'val/**/*.png' --start scans/ --norm linf --eps 8/255 \\
+  oodattack attack --encoder python:mymodels:net,weights=w.pth,size=224 \
+      --images 'val/**/*.png' --start scans/ --norm linf --eps 8/255 \
       --restarts 3 --tolerance 0.001 --out run --png pictures
 
   oodattack attack --config attack.toml --eps 20"""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from oodattack.runs import Group, Run
 
 NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "Linf"}
+INTERRUPTED = 130
 
 
 def run_and_tell(settings: AttackSettings, *, as_json: bool, quiet: bool) -> "Run":
@@ -29,7 +31,7 @@ def run_and_tell(settings: AttackSettings, *, as_json: bool, quiet: bool) -> "Ru
 
     Progress and remarks go to standard error, the table or the JSON to standard output.
     """
-    console = Console(stderr=True, quiet=quiet, highlight=False)
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     with _plain_warnings(console):
         console.print("loading torch and the encoder …", style="dim")
         from oodattack.engines import run_attack
@@ -43,7 +45,10 @@ def run_and_tell(settings: AttackSettings, *, as_json: bool, quiet: bool) -> "Ru
             try:
                 run = run_attack(settings, on_progress=bar, on_ready=ready)
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(_how_to_go_on(settings)) from None
+                sys.stderr.write(
+                    f"stopped; what is finished is in {settings.out}. Give the same command again to go on\n"
+                )
+                raise typer.Exit(INTERRUPTED) from None
         pictures = draw_run(run, settings.out / "figures")
     tell(run, pictures, as_json=as_json, quiet=quiet)
     return run
@@ -168,10 +173,6 @@ def _plain_warnings(console: Console) -> Iterator[None]:
             f"warning: {message}", style="bold yellow", markup=False
         )
         yield
-
-
-def _how_to_go_on(settings: AttackSettings) -> str:
-    return f"stopped; what is finished is in {settings.out}. Give the same command again to go on"
 
 
 def _json_number(value: Any) -> Any:

@@ -56,7 +56,7 @@ def record(model: nn.Module, layers: Sequence[str], x: Tensor) -> list[Tensor]:
 
 
 def find_head(model: nn.Module, x: Tensor) -> str | None:
-    """Name of the last module called that maps `(B, in)` to `(B, out)` by a 2-D weight, or None.
+    """Name of the last module called that has a 2-D weight `(out, in)` and is given `(B, in)`, or None.
 
     The shape decides, not the class, so that exported models and users' own linear layers are found too.
 
@@ -65,11 +65,9 @@ def find_head(model: nn.Module, x: Tensor) -> str | None:
     """
     heads: list[str] = []
 
-    def watch(name: str, weight: Tensor) -> Callable[..., None]:
-        outputs, inputs = weight.shape
-
-        def hook(_module: nn.Module, args: object, kwargs: object, output: object) -> None:
-            if (_shape([args, kwargs]), _shape(output)) == ((len(x), inputs), (len(x), outputs)):
+    def watch(name: str, inputs: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: object, kwargs: object) -> None:
+            if [tensor.shape for tensor in _tensors([args, kwargs])] == [(len(x), inputs)]:
                 heads.append(name)
 
         return hook
@@ -78,7 +76,9 @@ def find_head(model: nn.Module, x: Tensor) -> str | None:
         for name, module in hookable(model).items():
             weight = getattr(module, "weight", None)
             if isinstance(weight, Tensor) and weight.ndim == 2:
-                hooks.enter_context(module.register_forward_hook(watch(name, weight), with_kwargs=True))
+                hooks.enter_context(
+                    module.register_forward_pre_hook(watch(name, weight.shape[1]), with_kwargs=True)
+                )
         model(x)
     return heads[-1] if heads else None
 
@@ -137,10 +137,6 @@ def _tensors(value: object) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _tensors(item)
-
-
-def _shape(value: object) -> tuple[int, ...] | None:
-    return next((tuple(tensor.shape) for tensor in _tensors(value)), None)
 
 
 def _hook(

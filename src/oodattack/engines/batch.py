@@ -107,7 +107,8 @@ def attack_rows(
         "z_in": z_in.cpu().numpy(),
         "z_start": result.start_latent.cpu().numpy(),
         "z_out": z_out.cpu().numpy(),
-        "history": result.history.cpu().numpy(),
+        # NaN, after a sample has stopped, is equal to nothing, and no figure needs it.
+        "history": [history[~history.isnan()].numpy() for history in result.history.cpu()],
     }
     table = []
     for i, sample in enumerate(samples):

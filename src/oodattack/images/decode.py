@@ -43,11 +43,11 @@ def decode(source: Path | bytes, *, name: str | None = None) -> Tensor:
 
 
 def reason(error: Exception) -> str:
-    """What an exception says, in one line, without the traceback that pydicom puts in its messages.
+    r"""What an exception says, in one line, without the traceback that pydicom puts in its messages.
 
     >>> reason(FileNotFoundError(2, "No such file or directory", "a.png"))
     'No such file or directory'
-    >>> reason(TypeError("bad tag\\nTraceback (most recent call last):\\n..."))
+    >>> reason(TypeError("bad tag\nTraceback (most recent call last):\n..."))
     'bad tag'
     """
     if isinstance(error, OSError) and error.strerror:

@@ -12,22 +12,24 @@ from oodattack.runs import Run
 Key = tuple[str, float]
 
 
-def convergence(run: Run) -> Figure:
+def convergence(run: Run) -> Figure | None:
     """MAPE of the image at hand (float) after n gradient evaluations: median and quartiles over the samples.
 
-    A sample that has stopped keeps its last value.
+    A sample that has stopped keeps its last value. None where every MAPE is undefined.
     """
     groups: dict[Key, list[np.ndarray]] = {}
     for row in run.read(["start_name", "eps", "history"]).to_pylist():
         history = 100 * np.asarray(row["history"], dtype=np.float64)
-        groups.setdefault((row["start_name"], row["eps"]), []).append(_carry(history))
+        if len(history):
+            groups.setdefault((row["start_name"], row["eps"]), []).append(history)
+    if not groups:  # every MAPE is undefined
+        return None
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots()
     for number, (key, histories) in enumerate(list(groups.items())[: len(COLOURS)]):
-        values = np.stack(histories)
-        values = values[~np.isnan(values).all(1)]
-        if len(values):
-            _band(axes, np.arange(values.shape[1]), values, COLOURS[number], _label(key, len(values)))
+        longest = max(map(len, histories))
+        values = np.stack([np.pad(history, (0, longest - len(history)), mode="edge") for history in histories])
+        _band(axes, np.arange(longest), values, COLOURS[number], _label(key, len(values)))
     axes.set_xlabel("gradient evaluations of the winning try", fontsize=11)
     _finish(figure, axes, run, f"Convergence: MAPE of the image at hand, median and quartiles{_left_out(groups)}")
     return figure
@@ -62,16 +64,8 @@ def mape_against_eps(run: Run) -> Figure | None:
     return figure
 
 
-def _carry(history: np.ndarray) -> np.ndarray:
-    """Fill what comes after the last value with it."""
-    known = np.flatnonzero(~np.isnan(history))
-    if len(known):
-        history[known[-1] + 1 :] = history[known[-1]]
-    return history
-
-
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
-    lower, median, upper = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
+    lower, median, upper = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
     axes.plot(x, median, color=colour, label=label)
     axes.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
 

@@ -1,0 +1,5 @@
+"""`python -m oodattack`."""
+
+from oodattack.cli import main
+
+main()

@@ -1,0 +1,29 @@
+"""The program as a person calls it, in this process."""
+
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from oodattack.cli import main
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def oodattack(capsys: pytest.CaptureFixture[str], *arguments: object) -> Outcome:
+    """Run `oodattack ARGUMENTS` and return its exit code and what it printed."""
+    usual = sys.argv
+    sys.argv = ["oodattack", *map(str, arguments)]
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    finally:
+        sys.argv = usual
+    captured = capsys.readouterr()
+    return Outcome(code, captured.out, captured.err)

@@ -1,0 +1,186 @@
+"""What a careless user gives, and the sentence that comes back: exit code 2, no traceback, nothing lost."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from oodattack.images import encode_png
+from tests.cli import oodattack
+
+Change = dict[str, Any] | Callable[[Path], dict[str, Any]]
+
+
+def write(name: str, data: bytes | str) -> Callable[[Path], Path]:
+    """A file in the test's folder, made when the test runs."""
+
+    def make(folder: Path) -> Path:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        return path
+
+    return make
+
+
+def torch_file(name: str, value: Any) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        torch.save(value, folder / name)
+        return folder / name
+
+    return make
+
+
+PNG = encode_png(torch.zeros(3, 32, 32, dtype=torch.uint8))
+TINY = "python:tests.factories:tiny"
+MISSING = "/no/such/place"
+
+# (what is wrong, the changed options; a function makes a file first, and its path replaces {}), the message)
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    # settings
+    ("no encoder", {"encoder": None}, "missing --encoder"),
+    ("no start and no out", {"start": None, "out": None}, "missing --start, --out"),
+    ("negative eps", {"eps": "-1"}, "expected eps >= 0, got -1"),
+    ("eps is a word", {"eps": "big"}, "expected eps as a number, a fraction such as 8/255, or inf, got 'big'"),
+    ("eps divided by zero", {"eps": "8/0"}, "a fraction such as 8/255"),
+    ("eps NaN", {"eps": "nan"}, "expected eps as a number"),
+    ("eps in levels", {"eps": "8", "norm": "linf"}, "got 8: pixels are in [0, 1]; give 8/255"),
+    ("eps twice", {"eps": "1,1.0"}, "expected each eps once"),
+    ("eps list with a hole", {"eps": "1,,2"}, "expected eps as a number"),
+    ("unknown norm", {"norm": "l3"}, "expected norm to be one of l1, l2, linf, got 'l3'"),
+    ("norm in capitals", {"norm": "Linf"}, "did you mean 'linf'?"),
+    ("no steps", {"steps": "0"}, "expected steps as a whole number of at least 1, got 0"),
+    ("no tries", {"restarts": "0"}, "expected restarts as a whole number of at least 1"),
+    ("negative tolerance", {"tolerance": "-0.1"}, "expected tolerance >= 0"),
+    ("step size of zero", {"step-size": "0"}, "expected a positive step_size"),
+    ("unknown method", {"method": "fsat"}, "did you mean 'fast'?"),
+    ("unknown gradient", {"gradient": "numeric"}, "expected gradient 'autograd' or 'spsa', got 'numeric'"),
+    ("negative seed", {"seed": "-1"}, "expected seed as a whole number of at least 0"),
+    ("limit of zero", {"limit": "0"}, "expected limit as a whole number of at least 1"),
+    ("batch of zero", {"batch-size": "0"}, "expected batch_size as a whole number of at least 1"),
+    ("unknown order", {"start-order": "random"}, "expected start_order to be one of cycle, sample"),
+    ("unknown device", {"device": "gpu"}, "expected a device usable here"),
+    ("a device that is not there", {"device": "cuda:77"}, "expected a device usable here"),
+    ("the same start twice", {"start": ["noise", "noise"]}, "expected each start once"),
+    # configuration
+    ("no such config", {"config": MISSING}, "cannot read the settings in /no/such/place"),
+    ("config is no TOML", {"config": write("a.toml", "eps = = 5")}, "expected TOML lines such as eps = 5"),
+    ("unknown key", {"config": write("a.toml", "epz = 5")}, "unknown setting 'epz'; did you mean 'eps'?"),
+    ("key of a wrong kind", {"config": write("a.toml", "seed = 'one'")}, "expected seed as a whole number, got 'one'"),
+    ("number for a switch", {"config": write("a.toml", "strict = 1")}, "expected strict as true or false, got 1"),
+    ("switch for a number", {"config": write("a.toml", "seed = true")}, "expected seed as a whole number, got True"),
+    # encoders
+    ("unknown kind of encoder", {"encoder": "keras:resnet"}, "keras"),
+    ("misspelt torchvision model", {"encoder": "torchvision:resnet81,weights=none"}, "resnet18"),
+    ("unknown option", {"encoder": f"{TINY},wieghts=none"}, "weights"),
+    ("unknown layer", {"encoder": f"{TINY},layer=cnov"}, "conv"),
+    ("no such module", {"encoder": "python:nomodule:tiny"}, "nomodule"),
+    ("no such factory", {"encoder": "python:tests.factories:tni"}, "tiny"),
+    ("a factory of nothing", {"encoder": "python:tests.cli:Outcome"}, "Outcome"),
+    ("no such weights", {"encoder": f"{TINY},weights={MISSING}.pth"}, f"{MISSING}.pth"),
+    ("weights of another model", {"encoder": (torch_file("w.pth", {"a": torch.ones(2)}), f"{TINY},weights={{}}")}, "conv"),
+    ("weights that are text", {"encoder": (write("w.pth", "hello"), f"{TINY},weights={{}}")}, "w.pth"),
+    ("a pickled object", {"encoder": (torch_file("w.pth", {"a": Path("x")}), f"{TINY},weights={{}}")}, "--trust"),
+    ("a program without trust", {"encoder": (write("m.pt2", b"PK\3\4"), "file:{}")}, "--trust"),
+    ("state dict without a network", {"encoder": (torch_file("w.pth", {"a": torch.ones(2)}), "file:{}")}, "factory="),
+    ("a size of zero", {"encoder": f"{TINY},size=0"}, "size"),
+    # x_in
+    ("no such images", {"images": MISSING}, "/no/such/place"),
+    ("an empty folder", {"images": lambda folder: (folder / "empty").mkdir() or folder / "empty"}, "no files at all"),
+    ("a folder without images", {"images": lambda folder: write("t/a.csv", "1")(folder).parent}, "1 other file"),
+    ("a glob without match", {"images": "/no/such/*.png"}, "/no/such/*.png"),
+    ("an empty list", {"images": write("list.txt", "# nothing\n")}, "expected a path of an image in each line"),
+    ("a table without images", {"images": write("a.parquet", b"PAR1nonsensePAR1")}, "a.parquet"),
+    ("misspelt data set", {"images": "torchvision:CIFAR01"}, "CIFAR10"),
+    ("data set not there", {"images": "torchvision:CIFAR10", "data-root": MISSING}, "--download"),
+    ("strict, and a broken image", {"images": (write("p/a.png", b"x"), "{}"), "strict": True}, "a.png"),
+    # starts
+    ("no such start", {"start": "xray.png"}, "xray.png"),
+    ("misspelt start", {"start": "noize"}, "noise"),
+    ("unknown colour", {"start": "solid:grrreen"}, "grrreen"),
+    ("a checkerboard of nothing", {"start": "checkerboard:0x2"}, "checkerboard:0x2"),
+    ("a truncated start", {"start": write("s.png", PNG[:60])}, "s.png"),
+    ("a start that is text", {"start": write("s.jpg", "hello")}, "s.jpg"),
+    # the run directory
+    ("out is a file", {"out": write("out", "x")}, "expected a directory to write to, got the file"),
+    ("out cannot be made", {"out": "/proc/nowhere/run"}, "choose another --out"),
+    ("shards of nobody", {"out": lambda folder: write("r/shards/00000.parquet", "x")(folder).parents[1]}, "no run.json"),
+    ("run.json is broken", {"out": lambda folder: write("r/run.json", "{")(folder).parent}, "cannot read"),
+    ("a run of another format", {"out": lambda folder: write("r/run.json", '{"format": 9}')(folder).parent}, "format 1"),
+]
+
+
+def made(value: Any, folder: Path) -> Any:
+    """The value of an option, with its files made."""
+    if callable(value):
+        return value(folder)
+    if isinstance(value, tuple):
+        make, text = value
+        return text.format(make(folder))
+    return value
+
+
+@pytest.mark.parametrize(("change", "message"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_one_clear_sentence(
+    change: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(PNG)
+    options: dict[str, Any] = {
+        "encoder": TINY,
+        "images": tmp_path / "photos",
+        "start": "noise",
+        "steps": 2,
+        "device": "cpu",
+        "out": tmp_path / "run",
+    }
+    options.update({name: made(value, tmp_path) for name, value in change.items()})
+    arguments: list[object] = []
+    for name, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            arguments += [] if one is None else [f"--{name}"] if one is True else [f"--{name}", one]
+    done = oodattack(capsys, "attack", *arguments)
+    assert done.code == 2, done
+    error = done.err[done.err.index("error: ") :]
+    assert message in error, error
+    assert "Traceback" not in done.err
+    # One sentence or two, on one line: a person reads it, not a program's insides.
+    assert error.count("\n") == 1, error
+    assert len(error) < 700, error
+    assert done.out == ""
+    assert not list(tmp_path.glob("run/shards/*.parquet"))
+
+
+def test_there_are_at_least_forty() -> None:
+    assert len({case[0] for case in CASES}) == len(CASES) >= 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", MISSING), "expected a run directory with a run.json"),
+        (("demo", "--out", "/proc/nowhere"), "choose another --out"),
+        (("demo", "--out", "{}", "--steps", "0"), "expected steps as a whole number of at least 1"),
+    ],
+)
+def test_other_verbs(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = oodattack(capsys, *(argument.format(tmp_path) for argument in arguments))
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_show_names_a_row_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(PNG)
+    run = tmp_path / "run"
+    arguments = ("--encoder", TINY, "--images", tmp_path / "photos", "--start", "noise", "--steps", 2, "--out", run)
+    assert oodattack(capsys, "attack", *arguments, "--quiet").code == 0
+    done = oodattack(capsys, "show", run, "--sample", 5)
+    assert done.code == 2
+    assert "expected rows that" in done.err
+    assert "(0 to 0), got 5" in done.err

@@ -1,0 +1,175 @@
+"""The command line from end to end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from oodattack.images import encode_png
+from oodattack.runs import open_run
+from tests.cli import oodattack
+
+ROOT = Path(__file__).parents[1]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(1)
+    for number in range(3):
+        image = torch.randint(256, (3, 32, 32), generator=generator, dtype=torch.uint8)
+        (folder / f"{number}.png").write_bytes(encode_png(image))
+    return folder
+
+
+def command(photos: Path, out: Path, *more: object) -> list[object]:
+    return [
+        *("attack", "--encoder", "python:tests.factories:tiny", "--images", photos, "--start", "noise"),
+        *("--steps", 10, "--device", "cpu", "--out", out, *more),
+    ]
+
+
+def test_attack_writes_run_pictures_and_table(photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    (photos / "note.jpg").write_text("no image")
+    done = oodattack(capsys, *command(photos, run, "--eps", "0.5,3", "--png", tmp_path / "png"))
+    assert done.code == 0, done.err
+    assert "noise" in done.out
+    assert "1 images could not be decoded" in done.out
+    assert "note.jpg" in done.out
+    assert "z = input of fc, 128 numbers" in done.err
+    assert "127.5 in 0–255" in done.err
+    assert open_run(run).read(["row"]).num_rows == 6
+    for picture in ("grid", "histogram", "convergence", "eps"):
+        with Image.open(run / "figures" / f"{picture}.png") as image:
+            assert min(image.size) > 300
+    assert len(list((tmp_path / "png").glob("*.png"))) == 6
+
+
+def test_json_is_the_whole_of_standard_output(photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    done = oodattack(capsys, *command(photos, tmp_path / "run", "--json", "--quiet"))
+    told = json.loads(done.out)
+    (group,) = told["groups"]
+    assert (group["start"], group["eps"], group["count"]) == ("noise", 5.0, 3)
+    assert 0 < group["median"] < group["before"]
+    assert done.err == ""
+
+
+def test_quiet_prints_nothing(photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert oodattack(capsys, *command(photos, tmp_path / "run", "--quiet")) == (0, "", "")
+
+
+def test_show_draws_chosen_samples_again(photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    oodattack(capsys, *command(photos, run, "--quiet"))
+    one = oodattack(capsys, "show", run, "--sample", 2, "--out", tmp_path / "one")
+    two = oodattack(capsys, "show", run, "--sample", 2, "--sample", 0, "--out", tmp_path / "two")
+    assert (one.code, two.code) == (0, 0)
+    with Image.open(tmp_path / "one" / "grid.png") as a, Image.open(tmp_path / "two" / "grid.png") as b:
+        assert a.size[0] == b.size[0]
+        assert a.size[1] < b.size[1]
+
+
+def test_flags_come_before_the_config_file(photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    config = tmp_path / "attack.toml"
+    config.write_text(
+        f'encoder = "python:tests.factories:tiny"\nimages = "{photos}"\nstart = ["noise", "solid:gray"]\n'
+        f'eps = [1, "8/255"]\nsteps = 4\nseed = 7\nout = "{tmp_path / "run"}"\n'
+    )
+    assert oodattack(capsys, "attack", "--config", config, "--steps", 3, "--quiet").code == 0
+    settings = open_run(tmp_path / "run").header["settings"]
+    assert (settings["steps"], settings["seed"], settings["eps"]) == (3, 7, [1.0, 8 / 255])
+    assert settings["start"] == ["noise", "solid:gray"]
+
+
+def test_an_unfinished_run_is_shown(photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    oodattack(capsys, *command(photos, run, "--quiet", "--batch-size", 1))
+    open_run(run).shard(1).unlink()
+    shown = oodattack(capsys, "show", run, "--json")
+    assert json.loads(shown.out)["groups"][0]["count"] == 2
+
+
+def test_the_same_command_goes_on(photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    oodattack(capsys, *command(photos, run, "--quiet", "--batch-size", 1))
+    open_run(run).shard(1).unlink()
+    again = oodattack(capsys, *command(photos, run))
+    assert "2 of 3 shards are there already" in again.err
+    assert open_run(run).done() == [0, 1, 2]
+
+
+def test_ctrl_c_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [*command(photos, run, "--batch-size", 1), "--eps", ",".join(str(0.1 * n) for n in range(1, 400))]
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "oodattack", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not list(run.glob("shards/*.parquet")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"what is finished is in {run}" in err
+    assert "Give the same command again" in err
+    assert "Traceback" not in err
+    assert 0 < len(open_run(run).done()) < open_run(run).shard_count
+
+
+def test_help_needs_no_torch() -> None:
+    """Half a second for `--help` leaves no room for the import of torch."""
+    code = (
+        "import sys\nsys.argv = ['oodattack', 'attack', '--help']\nfrom oodattack.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'torchvision', 'pyarrow', 'matplotlib', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    assert "Examples" in done.stdout
+
+
+def test_help_shows_every_setting(capsys: Capture) -> None:
+    import dataclasses
+
+    from oodattack.settings import AttackSettings
+
+    shown = oodattack(capsys, "attack", "--help").out
+    for field in dataclasses.fields(AttackSettings):
+        assert f"--{field.name.replace('_', '-')}" in shown
+
+
+def test_version(capsys: Capture) -> None:
+    from oodattack import __version__
+
+    assert oodattack(capsys, "--version").out == f"oodattack {__version__}\n"
+
+
+@pytest.mark.slow
+def test_demo_on_the_packaged_photographs(tmp_path: Path, capsys: Capture) -> None:
+    """The real encoder and the real photographs; few steps."""
+    out = tmp_path / "demo"
+    done = oodattack(capsys, "demo", "--out", out, "--steps", 6)
+    assert done.code == 0, done.err
+    run = open_run(out / "run")
+    rows = run.read(["mape", "mape_before", "class_in", "distance"]).to_pylist()
+    assert all(row["mape"] < row["mape_before"] for row in rows)
+    assert {"Egyptian cat", "espresso"} <= {row["class_in"] for row in rows}
+    assert len(list((out / "x_out").glob("*.png"))) == len(rows)
+    for told in ("grid.png", "histogram.png", "convergence.png", str(out / "x_out")):
+        assert told in done.out

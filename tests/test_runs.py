@@ -1,0 +1,284 @@
+"""What a run leaves on disk: whole shards, resuming, refusing, and other tools reading it."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from oodattack.encoders import load_encoder
+from oodattack.engines import run_attack
+from oodattack.errors import InputError
+from oodattack.images import decode, encode_png
+from oodattack.metrics import mape
+from oodattack.pixels import dequantize
+from oodattack.runs import open_run, start_run, summarize
+from oodattack.settings import AttackSettings
+
+ENCODER = "python:tests.factories:tiny"
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Seven small images, one of which is no image."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(1)
+    for number in range(6):
+        image = torch.randint(256, (3, 40, 36), generator=generator, dtype=torch.uint8)
+        (folder / f"{number}.png").write_bytes(encode_png(image))
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nand no more")
+    return folder
+
+
+def settings(photos: Path, out: Path, **changes: Any) -> AttackSettings:
+    values: dict[str, Any] = {
+        "encoder": ENCODER,
+        "images": str(photos),
+        "start": ("noise", "checkerboard:2x2"),
+        "eps": (1.0, 4.0),
+        "steps": 12,
+        "restarts": 2,
+        "tolerance": 0.01,
+        "batch_size": 5,
+        "device": "cpu",
+        "out": out,
+    }
+    return AttackSettings(**{**values, **changes})
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return list(open_run(out).read().to_pylist())
+
+
+def test_every_readable_image_has_a_row_for_each_start_and_eps(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run"))
+    rows = rows_of(run.path)
+    assert {(r["x_in_name"], r["start_name"], r["eps"]) for r in rows} == {
+        (f"{n}.png", start, eps) for n in range(6) for start in ("noise", "checkerboard:2x2") for eps in (1.0, 4.0)
+    }
+    assert len(rows) == 24
+    assert list(run.skipped()) == ["broken.png"]
+    assert "broken.png" in run.skipped()["broken.png"]
+
+
+def test_what_counts_is_measured_on_the_decoded_png(photos: Path, tmp_path: Path) -> None:
+    rows = rows_of(run_attack(settings(photos, tmp_path / "run")).path)
+    encoder = load_encoder(ENCODER, device="cpu")
+    for row in rows:
+        x_in, start, x_out = (dequantize(decode(row[name]["bytes"]))[None] for name in ("x_in", "start", "image"))
+        with torch.no_grad():
+            z_in, z_out = encoder(x_in), encoder(x_out)
+        assert row["mape"] == pytest.approx(mape(z_out, z_in).item(), rel=1e-3)
+        assert row["distance"] == pytest.approx((x_out.double() - start.double()).norm().item(), rel=1e-9)
+        assert row["distance"] <= row["eps"] * (1 + 1e-6)
+        np.testing.assert_allclose(row["z_out"], z_out[0].numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(row["z_in"], z_in[0].numpy(), rtol=1e-4, atol=1e-5)
+        # The 8-bit figure differs from the float one: it was not copied from it.
+        assert row["mape"] != row["mape_float"]
+        assert row["mape"] < row["mape_before"]
+
+
+def test_a_row_does_not_depend_on_what_else_is_in_the_run(photos: Path, tmp_path: Path) -> None:
+    everything = {(r["x_in_name"], r["start_name"], r["eps"]): r for r in rows_of(run_attack(settings(photos, tmp_path / "a")).path)}
+    few = rows_of(
+        run_attack(settings(photos / "3.png", tmp_path / "b", start=("noise",), eps=(4.0,), batch_size=1)).path
+    )
+    other = everything["3.png", "noise", 4.0]
+    assert few[0]["seed"] == other["seed"]
+    assert few[0]["mape_float"] == pytest.approx(other["mape_float"], rel=1e-2)
+
+
+def test_the_limit_takes_images_evenly_spaced(photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.png").unlink()
+    rows = rows_of(run_attack(settings(photos, tmp_path / "run", limit=3, start=("noise",), eps=(1.0,))).path)
+    assert [row["x_in_name"] for row in rows] == ["0.png", "2.png", "4.png"]
+
+
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+import oodattack.runs.files as files
+from oodattack.engines import run_attack
+from tests.test_runs import settings
+
+calls, real = 0, os.fsync
+def fsync(descriptor):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(descriptor)
+files.os.fsync = fsync
+run_attack(settings(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+# Two syncs a file, of its contents (before it has its name) and of the directory (after); run.json is the first file.
+@pytest.mark.parametrize(("sync", "shards", "partial"), [(5, 1, True), (6, 2, False), (9, 3, True)])
+def test_a_killed_run_goes_on_and_gives_the_rows_of_an_uninterrupted_one(
+    photos: Path, tmp_path: Path, sync: int, shards: int, partial: bool
+) -> None:
+    killed = tmp_path / "killed"
+    process = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", KILLER, str(photos), str(killed), str(sync)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+        capture_output=True,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    assert len(list((killed / "shards").glob("*.parquet"))) == shards
+    assert bool(list((killed / "shards").glob("*.partial"))) == partial
+    kept = {path: path.stat().st_mtime_ns for path in (killed / "shards").glob("*.parquet")}
+
+    run_attack(settings(photos, killed))
+    run_attack(settings(photos, tmp_path / "whole"))
+
+    assert rows_of(killed) == rows_of(tmp_path / "whole")
+    assert not list((killed / "shards").glob("*.partial"))
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_ctrl_c_finishes_the_shard_at_hand(photos: Path, tmp_path: Path) -> None:
+    pressed: list[int] = []
+
+    def interrupt(progress: Any) -> None:
+        if progress.rows_done == 5 and not pressed:
+            pressed.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_attack(settings(photos, tmp_path / "run"), on_progress=interrupt)
+    assert open_run(tmp_path / "run").done() == [0, 1]
+    run_attack(settings(photos, tmp_path / "run"))
+    run_attack(settings(photos, tmp_path / "whole"))
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 13}, r"settings\.steps: the run has 12, you ask for 13"),
+        ({"eps": (1.0, 5.0)}, r"settings\.eps: the run has \[1\.0, 4\.0\], you ask for \[1\.0, 5\.0\]"),
+        ({"encoder": "python:tests.factories:tiny,layer=conv"}, r"inputs\.encoder"),
+        ({"batch_size": 4}, "batch_size: the run has 5, you ask for 4"),
+        ({"seed": 1}, r"settings\.seed"),
+    ],
+)
+def test_a_run_of_other_settings_is_refused(
+    photos: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    run_attack(settings(photos, tmp_path / "run"))
+    with pytest.raises(InputError, match=message):
+        run_attack(settings(photos, tmp_path / "run", **change))
+
+
+def test_changed_images_are_noticed(photos: Path, tmp_path: Path) -> None:
+    run_attack(settings(photos, tmp_path / "run"))
+    (photos / "0.png").write_bytes(encode_png(torch.zeros(3, 50, 50, dtype=torch.uint8)))
+    with pytest.raises(InputError, match=r"inputs\.images"):
+        run_attack(settings(photos, tmp_path / "run"))
+
+
+def test_the_batch_size_of_the_run_is_kept_when_none_is_given(photos: Path, tmp_path: Path) -> None:
+    run_attack(settings(photos, tmp_path / "run"))
+    assert run_attack(settings(photos, tmp_path / "run", batch_size=None)).header["batch_size"] == 5
+
+
+def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
+    header = {"settings": {}, "inputs": {}, "rows": 1, "batch_size": 1, "environment": {}}
+    with start_run(tmp_path, header), pytest.raises(InputError, match="in use by another process"), start_run(tmp_path, header):
+        pass
+
+
+def test_a_shard_without_rows_is_read_by_datasets(photos: Path, tmp_path: Path) -> None:
+    """Rows load with the library, show as images, and decode to the same pixels; also beside an empty shard."""
+    datasets = pytest.importorskip("datasets")
+    for number in range(6):
+        (photos / f"{number}.png").rename(photos / f"z{number}.png")  # the broken one comes first, in a shard of its own
+    run = run_attack(settings(photos, tmp_path / "run", batch_size=4))
+    assert run.read_shard(0).num_rows == 0
+    data = datasets.load_dataset(
+        "parquet", data_dir=str(run.path / "shards"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert len(data) == 24
+    assert isinstance(data.features["image"], datasets.Image)
+    row = data[0]
+    assert isinstance(row["image"], Image.Image)
+    assert row["image"].size == (32, 32)
+    expected = decode(run.read(["image"])["image"][0].as_py()["bytes"])
+    assert torch.equal(torch.from_numpy(np.array(row["image"])).permute(2, 0, 1), expected)
+
+
+def test_pandas_reads_the_shards(photos: Path, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    run = run_attack(settings(photos, tmp_path / "run"))
+    frame = pandas.read_parquet(run.path / "shards")
+    assert len(frame) == 24
+    image = Image.open(io.BytesIO(frame["image"][0]["bytes"]))
+    assert image.size == (32, 32)
+
+
+def test_run_json_says_how_the_run_was_made(photos: Path, tmp_path: Path) -> None:
+    header = json.loads((run_attack(settings(photos, tmp_path / "run")).path / "run.json").read_text())
+    assert header["settings"]["eps"] == [1.0, 4.0]
+    assert header["settings"]["seed"] == 0
+    assert header["environment"]["torch"] == torch.__version__
+    assert header["inputs"]["encoder"] == load_encoder(ENCODER, device="cpu").digest()
+    assert header["inputs"]["layer"] == "input of fc"
+
+
+def test_plain_pngs_are_the_bytes_of_the_run(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run", png=tmp_path / "png"))
+    rows = rows_of(run.path)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "png").iterdir()}
+    assert written == {row["image"]["path"]: row["image"]["bytes"] for row in rows}
+    assert all(name.startswith(f"{row['row']:06d}_") for name, row in zip(sorted(written), rows, strict=True))
+
+
+def test_a_damaged_shard_is_named(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run"))
+    run.shard(1).write_bytes(b"PAR1 nonsense")
+    with pytest.raises(InputError, match=r"cannot read .*00001\.parquet.*delete it"):
+        run.read()
+
+
+def test_an_undefined_mape_is_null_with_a_reason_and_in_no_median(tmp_path: Path, photos: Path) -> None:
+    for number in range(3):
+        (photos / f"{number}.png").write_bytes(encode_png(torch.zeros(3, 32, 32, dtype=torch.uint8)))
+    run = run_attack(settings(photos, tmp_path / "run", encoder="python:tests.factories:dark", eps=(1.0,)))
+    rows = rows_of(run.path)
+    dark = [row for row in rows if row["x_in_name"] in ("0.png", "1.png", "2.png")]
+    assert len(dark) == 6
+    assert all(row["mape"] is None and "all zeros" in row["mape_note"] for row in dark)
+    groups = summarize(run)
+    assert sum(group.undefined for group in groups) == len(dark)
+    assert all(np.isfinite(group.median) for group in groups)
+
+
+def test_summary_against_numpy(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run"))
+    rows = [r for r in rows_of(run.path) if r["start_name"] == "noise" and r["eps"] == 4.0]
+    group = next(g for g in summarize(run) if g.start == "noise" and g.eps == 4.0)
+    values = [row["mape"] for row in rows]
+    assert (group.lower, group.median, group.upper) == pytest.approx(tuple(np.quantile(values, [0.25, 0.5, 0.75])))
+    assert group.below == np.mean(np.array(values) < 0.001)
+    assert group.count == 6
+
+
+def test_shards_hold_one_batch_each(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run"))
+    planned = 7 * 4
+    assert run.shard_count == -(-planned // 5)
+    assert sum(pq.read_metadata(run.shard(n)).num_rows for n in run.done()) == 24
