@@ -90,9 +90,7 @@ PER_PIXEL = pytest.mark.xfail(
 @pytest.mark.parametrize("method", ["plain", pytest.param("fast", marks=PER_PIXEL)])
 def test_a_ball_just_large_enough_is_enough(method: str) -> None:
     problem = Linear()
-    result = attack(
-        problem.f, problem.start, problem.target, eps=1.01 * problem.least_norm, steps=300, method=method
-    )
+    result = attack(problem.f, problem.start, problem.target, eps=1.01 * problem.least_norm, steps=300, method=method)
     assert (result.mape < 0.02 * result.start_mape).all()
     ratio = result.distance / problem.least_norm
     assert ((ratio > 0.99) & (ratio < 1.01 + 1e-9)).all()
@@ -101,9 +99,7 @@ def test_a_ball_just_large_enough_is_enough(method: str) -> None:
 @pytest.mark.parametrize("method", ["fast", "paper", "plain"])
 def test_a_roomy_ball_is_enough_for_every_method(method: str) -> None:
     problem = Linear()
-    result = attack(
-        problem.f, problem.start, problem.target, eps=2 * problem.least_norm, steps=300, method=method
-    )
+    result = attack(problem.f, problem.start, problem.target, eps=2 * problem.least_norm, steps=300, method=method)
     assert (result.mape < 0.01).all()
     assert (result.distance <= 2 * problem.least_norm * (1 + 1e-12)).all()
 
@@ -130,9 +126,7 @@ def test_l2_reaches_the_optimum_of_the_trust_region(method: str, share: float) -
 @pytest.mark.parametrize("method", ["fast", "paper", "plain"])
 def test_linf_reaches_the_optimum_of_bounded_least_squares(method: str, eps: float) -> None:
     problem = Linear()
-    result = attack(
-        problem.f, problem.start, problem.target, eps=eps, norm=math.inf, steps=400, method=method
-    )
+    result = attack(problem.f, problem.start, problem.target, eps=eps, norm=math.inf, steps=400, method=method)
     ratio = problem.loss(result.latent) / problem.optimum(torch.full((3,), eps), math.inf)
     # A sign step of constant size never settles; the other two do.
     assert ((ratio > 1 - 1e-6) & (ratio < (1.03 if method == "plain" else 1.01))).all(), ratio

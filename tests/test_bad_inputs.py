@@ -43,7 +43,11 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("no encoder", {"encoder": None}, "missing --encoder"),
     ("no start and no out", {"start": None, "out": None}, "missing --start, --out"),
     ("negative eps", {"eps": "-1"}, "expected eps >= 0, got -1"),
-    ("eps is a word", {"eps": "big"}, "expected eps as a number, a fraction such as 8/255, or inf, got 'big'"),
+    (
+        "eps is a word",
+        {"eps": "big"},
+        "expected eps as a number, a fraction such as 8/255, or inf, got 'big'",
+    ),
     ("eps divided by zero", {"eps": "8/0"}, "a fraction such as 8/255"),
     ("eps NaN", {"eps": "nan"}, "expected eps as a number"),
     ("eps in levels", {"eps": "8", "norm": "linf"}, "got 8: pixels are in [0, 1]; give 8/255"),
@@ -68,9 +72,21 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("no such config", {"config": MISSING}, "cannot read the settings in /no/such/place"),
     ("config is no TOML", {"config": write("a.toml", "eps = = 5")}, "expected TOML lines such as eps = 5"),
     ("unknown key", {"config": write("a.toml", "epz = 5")}, "unknown setting 'epz'; did you mean 'eps'?"),
-    ("key of a wrong kind", {"config": write("a.toml", "seed = 'one'")}, "expected seed as a whole number, got 'one'"),
-    ("number for a switch", {"config": write("a.toml", "strict = 1")}, "expected strict as true or false, got 1"),
-    ("switch for a number", {"config": write("a.toml", "seed = true")}, "expected seed as a whole number, got True"),
+    (
+        "key of a wrong kind",
+        {"config": write("a.toml", "seed = 'one'")},
+        "expected seed as a whole number, got 'one'",
+    ),
+    (
+        "number for a switch",
+        {"config": write("a.toml", "strict = 1")},
+        "expected strict as true or false, got 1",
+    ),
+    (
+        "switch for a number",
+        {"config": write("a.toml", "seed = true")},
+        "expected seed as a whole number, got True",
+    ),
     # encoders
     ("unknown kind of encoder", {"encoder": "keras:resnet"}, "keras"),
     ("misspelt torchvision model", {"encoder": "torchvision:resnet81,weights=none"}, "resnet18"),
@@ -80,18 +96,42 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("no such factory", {"encoder": "python:tests.factories:tni"}, "tiny"),
     ("a factory of nothing", {"encoder": "python:tests.cli:Outcome"}, "Outcome"),
     ("no such weights", {"encoder": f"{TINY},weights={MISSING}.pth"}, f"{MISSING}.pth"),
-    ("weights of another model", {"encoder": (torch_file("w.pth", {"a": torch.ones(2)}), f"{TINY},weights={{}}")}, "conv"),
+    (
+        "weights of another model",
+        {"encoder": (torch_file("w.pth", {"a": torch.ones(2)}), f"{TINY},weights={{}}")},
+        "conv",
+    ),
     ("weights that are text", {"encoder": (write("w.pth", "hello"), f"{TINY},weights={{}}")}, "w.pth"),
-    ("a pickled object", {"encoder": (torch_file("w.pth", {"a": Path("x")}), f"{TINY},weights={{}}")}, "--trust"),
+    (
+        "a pickled object",
+        {"encoder": (torch_file("w.pth", {"a": Path("x")}), f"{TINY},weights={{}}")},
+        "--trust",
+    ),
     ("a program without trust", {"encoder": (write("m.pt2", b"PK\3\4"), "file:{}")}, "--trust"),
-    ("state dict without a network", {"encoder": (torch_file("w.pth", {"a": torch.ones(2)}), "file:{}")}, "factory="),
+    (
+        "state dict without a network",
+        {"encoder": (torch_file("w.pth", {"a": torch.ones(2)}), "file:{}")},
+        "factory=",
+    ),
     ("a size of zero", {"encoder": f"{TINY},size=0"}, "size"),
     # x_in
     ("no such images", {"images": MISSING}, "/no/such/place"),
-    ("an empty folder", {"images": lambda folder: (folder / "empty").mkdir() or folder / "empty"}, "no files at all"),
-    ("a folder without images", {"images": lambda folder: write("t/a.csv", "1")(folder).parent}, "1 other file"),
+    (
+        "an empty folder",
+        {"images": lambda folder: (folder / "empty").mkdir() or folder / "empty"},
+        "no files at all",
+    ),
+    (
+        "a folder without images",
+        {"images": lambda folder: write("t/a.csv", "1")(folder).parent},
+        "1 other file",
+    ),
     ("a glob without match", {"images": "/no/such/*.png"}, "/no/such/*.png"),
-    ("an empty list", {"images": write("list.txt", "# nothing\n")}, "expected a path of an image in each line"),
+    (
+        "an empty list",
+        {"images": write("list.txt", "# nothing\n")},
+        "expected a path of an image in each line",
+    ),
     ("a table without images", {"images": write("a.parquet", b"PAR1nonsensePAR1")}, "a.parquet"),
     ("misspelt data set", {"images": "torchvision:CIFAR01"}, "CIFAR10"),
     ("data set not there", {"images": "torchvision:CIFAR10", "data-root": MISSING}, "--download"),
@@ -106,9 +146,17 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     # the run directory
     ("out is a file", {"out": write("out", "x")}, "expected a directory to write to, got the file"),
     ("out cannot be made", {"out": "/proc/nowhere/run"}, "choose another --out"),
-    ("shards of nobody", {"out": lambda folder: write("r/shards/00000.parquet", "x")(folder).parents[1]}, "no run.json"),
+    (
+        "shards of nobody",
+        {"out": lambda folder: write("r/shards/00000.parquet", "x")(folder).parents[1]},
+        "no run.json",
+    ),
     ("run.json is broken", {"out": lambda folder: write("r/run.json", "{")(folder).parent}, "cannot read"),
-    ("a run of another format", {"out": lambda folder: write("r/run.json", '{"format": 9}')(folder).parent}, "format 1"),
+    (
+        "a run of another format",
+        {"out": lambda folder: write("r/run.json", '{"format": 9}')(folder).parent},
+        "format 1",
+    ),
 ]
 
 
@@ -178,7 +226,18 @@ def test_show_names_a_row_that_is_not_there(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(PNG)
     run = tmp_path / "run"
-    arguments = ("--encoder", TINY, "--images", tmp_path / "photos", "--start", "noise", "--steps", 2, "--out", run)
+    arguments = (
+        "--encoder",
+        TINY,
+        "--images",
+        tmp_path / "photos",
+        "--start",
+        "noise",
+        "--steps",
+        2,
+        "--out",
+        run,
+    )
     assert oodattack(capsys, "attack", *arguments, "--quiet").code == 0
     done = oodattack(capsys, "show", run, "--sample", 5)
     assert done.code == 2

@@ -108,13 +108,9 @@ def test_project_agrees_with_a_general_solver(norm: float) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("dtype", "relative", "absolute"), [(torch.float64, 1e-9, 1e-14), (torch.float32, 1e-5, 1e-6)]
-)
+@pytest.mark.parametrize(("dtype", "relative", "absolute"), [(torch.float64, 1e-9, 1e-14), (torch.float32, 1e-5, 1e-6)])
 @pytest.mark.parametrize("norm", NORMS)
-def test_project_is_inside_and_stays(
-    norm: float, dtype: torch.dtype, relative: float, absolute: float
-) -> None:
+def test_project_is_inside_and_stays(norm: float, dtype: torch.dtype, relative: float, absolute: float) -> None:
     @given(problem=problems(dtype))
     def check(problem: tuple[Tensor, Tensor, Tensor]) -> None:
         x, center, eps = problem
@@ -137,9 +133,7 @@ def test_project_of_a_sample_ignores_the_batch(norm: float, problem: tuple[Tenso
     together = project(x, center, eps, norm)
     for i in range(len(x)):
         row = slice(i, i + 1)
-        torch.testing.assert_close(
-            together[row], project(x[row], center[row], eps[row], norm), rtol=0, atol=1e-14
-        )
+        torch.testing.assert_close(together[row], project(x[row], center[row], eps[row], norm), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("norm", NORMS)

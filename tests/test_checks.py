@@ -16,9 +16,7 @@ from oodattack.errors import InputError
 def make_model() -> nn.Module:
     """Everything with a flag: dropout, batch norm, a frozen layer, a part already in eval mode."""
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 5)
-    )
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 5))
     model[0].weight.requires_grad_(False)
     model[1].eval()
     return model
@@ -54,9 +52,7 @@ def test_an_attack_leaves_the_model_as_it_was() -> None:
     model = make_model()
     before = flags(model)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    result = attack(
-        model, images(), torch.randn(2, 5, generator=torch.Generator().manual_seed(1)), eps=1.0, steps=5
-    )
+    result = attack(model, images(), torch.randn(2, 5, generator=torch.Generator().manual_seed(1)), eps=1.0, steps=5)
     assert (result.mape < result.start_mape).all()
     assert flags(model) == before
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -110,8 +110,12 @@ def test_the_same_command_goes_on(photos: Path, tmp_path: Path, capsys: Capture)
 
 def test_ctrl_c_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = [*command(photos, run, "--batch-size", 1), "--eps", ",".join(str(0.1 * n) for n in range(1, 400))]
-    process = subprocess.Popen(  # noqa: S603
+    arguments = [
+        *command(photos, run, "--batch-size", 1),
+        "--eps",
+        ",".join(str(0.1 * n) for n in range(1, 400)),
+    ]
+    process = subprocess.Popen(
         [sys.executable, "-m", "oodattack", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -139,7 +143,7 @@ def test_help_needs_no_torch() -> None:
         "heavy = {'torch', 'torchvision', 'pyarrow', 'matplotlib', 'numpy', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Examples" in done.stdout
 

@@ -281,9 +281,7 @@ def test_a_model_without_tensors_is_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 1, 32, 32), (3, 32, 32), (2, 3, 32, 31)])
 def test_images_of_another_shape_are_refused(net: nn.Module, shape: tuple[int, ...]) -> None:
-    with pytest.raises(
-        InputError, match=r"expected images of shape \(B, 3, 32, 32\) for mine, got .* resize"
-    ):
+    with pytest.raises(InputError, match=r"expected images of shape \(B, 3, 32, 32\) for mine, got .* resize"):
         encoder(net)(torch.rand(shape))
 
 

@@ -88,9 +88,7 @@ def test_a_state_dict_comes_back(
     assert g.digest() == f.digest()
 
 
-def test_a_pt2_file_comes_back_with_its_layers_and_size(
-    net: nn.Module, images: Tensor, tmp_path: Path
-) -> None:
+def test_a_pt2_file_comes_back_with_its_layers_and_size(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "a.pt2"
     save_pt2(net, path)
     f = load_encoder(f"file:{path}", trust=True, device="cpu")
@@ -142,9 +140,7 @@ class Touch:
         "torchvision:squeezenet1_1,weights={}",
     ],
 )
-def test_a_malicious_pickle_runs_nothing(
-    tmp_path: Path, save: Callable[[object, Path], None], spec: str
-) -> None:
+def test_a_malicious_pickle_runs_nothing(tmp_path: Path, save: Callable[[object, Path], None], spec: str) -> None:
     harm, path = tmp_path / "harm", tmp_path / "a.pth"
     save({"weight": Touch(harm)}, path)
     with pytest.raises(InputError, match=r"loading it can execute code: .* pass --trust"):
@@ -156,9 +152,7 @@ def test_a_malicious_pickle_runs_nothing(
 
 
 @pytest.mark.parametrize("save", [save_pt2, save_torchscript])
-def test_exported_models_need_trust(
-    net: nn.Module, tmp_path: Path, save: Callable[[nn.Module, Path], None]
-) -> None:
+def test_exported_models_need_trust(net: nn.Module, tmp_path: Path, save: Callable[[nn.Module, Path], None]) -> None:
     path = tmp_path / ("a.pt2" if save is save_pt2 else "a.pth")
     save(net, path)
     with pytest.raises(InputError, match=r"cannot execute code, got the exported model .* pass --trust"):

@@ -92,16 +92,12 @@ def test_an_option_given_in_two_places_is_refused() -> None:
 def test_a_size_the_model_cannot_take_is_one_sentence() -> None:
     with (
         pytest.warns(UserWarning, match="random weights"),
-        pytest.raises(
-            InputError, match=r"batch of 2 images of 64x64, got AssertionError: Wrong image height"
-        ),
+        pytest.raises(InputError, match=r"batch of 2 images of 64x64, got AssertionError: Wrong image height"),
     ):
         load_encoder("torchvision:vit_b_16,weights=none,size=64", device="cpu")
 
 
-def test_a_users_module_is_found_where_the_user_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_users_module_is_found_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_here.py").write_text(
         "from torch import nn\n"
         "from oodattack.encoders import Encoder\n"

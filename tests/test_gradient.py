@@ -73,9 +73,7 @@ def test_autograd_leaves_the_models_grad_alone() -> None:
 def test_autograd_of_a_cut_graph_says_so(grad: bool) -> None:
     """Cut before the weights, the output still requires a gradient: that of the weights."""
     net = make_encoder().requires_grad_(grad)
-    with pytest.raises(
-        InputError, match=r"f gives no gradient: its output does not depend on its input.*spsa"
-    ):
+    with pytest.raises(InputError, match=r"f gives no gradient: its output does not depend on its input.*spsa"):
         Autograd()(lambda x: net(x.detach()), torch.rand(1, 3, 8, 8), lambda z: z.sum(1), [])
 
 
@@ -105,9 +103,7 @@ def test_spsa_errs_less_with_more_directions() -> None:
     true = quadratic.gradient(x)
 
     def error(directions: int) -> float:
-        tries = [
-            Spsa(directions)(flat, x, quadratic.loss, generators(seed)).gradient - true for seed in range(20)
-        ]
+        tries = [Spsa(directions)(flat, x, quadratic.loss, generators(seed)).gradient - true for seed in range(20)]
         return float(torch.stack(tries).square().sum((1, 2, 3, 4)).mean().sqrt())
 
     assert error(16) / error(256) == pytest.approx(4, rel=0.2)

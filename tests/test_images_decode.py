@@ -33,9 +33,7 @@ def pixel(image: Tensor, y: int = 0, x: int = 0) -> tuple[int, ...]:
 
 
 def noise(height: int, width: int) -> Tensor:
-    return torch.randint(
-        0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(
@@ -227,9 +225,7 @@ def test_every_truncation_is_an_input_error_or_an_image(kind: str) -> None:
             decode(data[:end])
 
 
-@given(
-    st.binary(max_size=400), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"P6 "])
-)
+@given(st.binary(max_size=400), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"P6 "]))
 def test_rubbish_never_raises_anything_else(rubbish: bytes, magic: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about broken metadata
@@ -303,7 +299,5 @@ def test_fit_of_a_strip_needs_no_memory_for_what_is_cropped() -> None:
 
 @pytest.mark.parametrize("size", [(0, 5), (5, -1), (5,), (2.0, 2)])
 def test_fit_refuses_a_size_that_is_none(size: Any) -> None:
-    with pytest.raises(
-        InputError, match=r"expected a size \(height, width\) of at least 1 x 1 pixels, got \("
-    ):
+    with pytest.raises(InputError, match=r"expected a size \(height, width\) of at least 1 x 1 pixels, got \("):
         fit(noise(4, 4), size)

@@ -95,8 +95,7 @@ def test_list_of_paths(tmp_path: Path) -> None:
     put(tmp_path, "imgs/a.png", "imgs/with space.png", "c.png")
     listing = tmp_path / "some.TXT"
     listing.write_text(
-        "\ufeff# mine\n\n ./imgs/with space.png \r\nimgs/a.png\nimgs/a.png\nimgs/gone.png\n"
-        f"{tmp_path / 'c.png'}\n",
+        f"\ufeff# mine\n\n ./imgs/with space.png \r\nimgs/a.png\nimgs/a.png\nimgs/gone.png\n{tmp_path / 'c.png'}\n",
         encoding="utf-8",
     )
     source = open_images(listing)

@@ -145,9 +145,7 @@ def test_lots_do_not_depend_on_the_order_of_calls_and_are_even(tmp_path: Path) -
     assert len(counts) == 4
     assert min(counts) > 65
     other = open_starts(folder, size=(2, 2), seed=2, order="sample")
-    assert (
-        60 < sum(other.get(index)[0] == name for index, name in enumerate(names)) < 140
-    )  # a quarter by chance
+    assert 60 < sum(other.get(index)[0] == name for index, name in enumerate(names)) < 140  # a quarter by chance
 
 
 def test_digest_tells_what_would_change_the_starts(tmp_path: Path) -> None:

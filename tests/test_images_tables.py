@@ -151,9 +151,7 @@ def test_columns_that_cannot_be_chosen_are_listed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'image' in .*none.parquet, got none: the columns are label, text"):
         open_images(none)
     several = write(tmp_path / "several.parquet", left=structs(1), right=structs(2), n=[1])
-    with pytest.raises(
-        InputError, match="got several: the columns are left, right, n; rename the one to read"
-    ):
+    with pytest.raises(InputError, match="got several: the columns are left, right, n; rename the one to read"):
         open_images(several)
 
 
@@ -173,9 +171,7 @@ def test_broken_empty_and_mixed_tables_are_refused(tmp_path: Path) -> None:
 def test_images_beside_tables_must_be_told_apart(tmp_path: Path) -> None:
     write(tmp_path / "shard.parquet", image=structs(1))
     (tmp_path / "figure.png").write_bytes(png(2))
-    with pytest.raises(
-        InputError, match=r"images or tables in .*, got both; open .*\*\.png or .*\*\.parquet"
-    ):
+    with pytest.raises(InputError, match=r"images or tables in .*, got both; open .*\*\.png or .*\*\.parquet"):
         open_images(tmp_path)
     assert values_of(open_images(f"{tmp_path}/**/*.parquet")) == [1]
     assert values_of(open_images(f"{tmp_path}/**/*.png")) == [2]

@@ -71,13 +71,15 @@ def test_to_grid_of_a_start_off_the_grid_is_inside_too(norm: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_linf_ball_of_8_levels_holds_8_levels(dtype: torch.dtype) -> None:
+def test_a_linf_ball_of_k_levels_holds_k_levels(dtype: torch.dtype) -> None:
     """108/255 - 100/255 is a little more than 8/255 in floating point; that must not cost a level."""
     start = dequantize(torch.arange(256).repeat(3).view(1, 3, 16, 16).to(torch.uint8), dtype)
-    up = (start + 8 / 255).clamp_max(1)
-    for eps in (torch.tensor([8 / 255], dtype=torch.float64), torch.tensor([8 / 255])):
-        moved = to_grid(up, start, eps, math.inf).int() - quantize(start).int()
-        assert torch.equal(moved, (255 - quantize(start).int()).clamp_max(8))
+    room = 255 - quantize(start).int()
+    for k in range(1, 65):
+        up = (start + k / 255).clamp_max(1)
+        for eps in (torch.tensor([k / 255], dtype=torch.float64), torch.tensor([k / 255]).double()):
+            moved = to_grid(up, start, eps, math.inf).int() - quantize(start).int()
+            assert torch.equal(moved, room.clamp_max(k))
 
 
 @pytest.mark.parametrize("norm", [1, 2])
@@ -100,6 +102,13 @@ def test_the_cheapest_pixels_give_way_first() -> None:
     x = start + torch.tensor([0.9, 0.55, 0.8], dtype=torch.float64).view(1, 3, 1, 1) / LEVELS
     budget = torch.tensor([2.4], dtype=torch.float64) / LEVELS
     assert to_grid(x, start, budget, 1).flatten().tolist() == [101, 100, 101]
+
+
+def test_pixels_rounded_towards_the_start_stay() -> None:
+    """Taking the third pixel from 2.01 to 1 wins back more per error, but is farther than (0, 1, 2)."""
+    start = torch.zeros(1, 3, 1, 1, dtype=torch.float64)
+    x = torch.tensor([0.68, 1.18, 2.01], dtype=torch.float64).view(1, 3, 1, 1) / LEVELS
+    assert to_grid(x, start, distance(x, start, 2), 2).flatten().tolist() == [0, 1, 2]
 
 
 def test_a_start_off_the_grid_with_too_small_a_ball_raises_by_name() -> None:

@@ -90,7 +90,10 @@ def test_what_counts_is_measured_on_the_decoded_png(photos: Path, tmp_path: Path
 
 
 def test_a_row_does_not_depend_on_what_else_is_in_the_run(photos: Path, tmp_path: Path) -> None:
-    everything = {(r["x_in_name"], r["start_name"], r["eps"]): r for r in rows_of(run_attack(settings(photos, tmp_path / "a")).path)}
+    everything = {
+        (r["x_in_name"], r["start_name"], r["eps"]): r
+        for r in rows_of(run_attack(settings(photos, tmp_path / "a")).path)
+    }
     few = rows_of(
         run_attack(settings(photos / "3.png", tmp_path / "b", start=("noise",), eps=(4.0,), batch_size=1)).path
     )
@@ -130,7 +133,7 @@ def test_a_killed_run_goes_on_and_gives_the_rows_of_an_uninterrupted_one(
     photos: Path, tmp_path: Path, sync: int, shards: int, partial: bool
 ) -> None:
     killed = tmp_path / "killed"
-    process = subprocess.run(  # noqa: S603
+    process = subprocess.run(
         [sys.executable, "-c", KILLER, str(photos), str(killed), str(sync)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -176,9 +179,7 @@ def test_ctrl_c_finishes_the_shard_at_hand(photos: Path, tmp_path: Path) -> None
         ({"seed": 1}, r"settings\.seed"),
     ],
 )
-def test_a_run_of_other_settings_is_refused(
-    photos: Path, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_a_run_of_other_settings_is_refused(photos: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     run_attack(settings(photos, tmp_path / "run"))
     with pytest.raises(InputError, match=message):
         run_attack(settings(photos, tmp_path / "run", **change))
@@ -198,7 +199,11 @@ def test_the_batch_size_of_the_run_is_kept_when_none_is_given(photos: Path, tmp_
 
 def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
     header = {"settings": {}, "inputs": {}, "rows": 1, "batch_size": 1, "environment": {}}
-    with start_run(tmp_path, header), pytest.raises(InputError, match="in use by another process"), start_run(tmp_path, header):
+    with (
+        start_run(tmp_path, header),
+        pytest.raises(InputError, match="in use by another process"),
+        start_run(tmp_path, header),
+    ):
         pass
 
 
@@ -206,7 +211,9 @@ def test_a_shard_without_rows_is_read_by_datasets(photos: Path, tmp_path: Path) 
     """Rows load with the library, show as images, and decode to the same pixels; also beside an empty shard."""
     datasets = pytest.importorskip("datasets")
     for number in range(6):
-        (photos / f"{number}.png").rename(photos / f"z{number}.png")  # the broken one comes first, in a shard of its own
+        (photos / f"{number}.png").rename(
+            photos / f"z{number}.png"
+        )  # the broken one comes first, in a shard of its own
     run = run_attack(settings(photos, tmp_path / "run", batch_size=4))
     assert run.read_shard(0).num_rows == 0
     data = datasets.load_dataset(

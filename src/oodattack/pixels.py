@@ -103,9 +103,8 @@ def _shrink(x: Tensor, x0: Tensor, nearest: Tensor, budget: float, norm: float) 
     One sample, all in units of levels.
     """
     home = x0.round()
-    # What was rounded away from the start goes one level back, never beyond the start's own nearest level.
-    inward = torch.where(nearest > x0, torch.maximum(nearest - 1, home), torch.minimum(nearest + 1, home))
-    inward = torch.where((nearest - x0).abs() > (x - x0).abs(), inward, nearest)
+    # What was rounded away from the start goes one level back.
+    inward = torch.where((nearest - x0).abs() > (x - x0).abs(), nearest - (nearest - x0).sign(), nearest)
     levels = nearest
     for closer in (inward, home):
         before, after = (levels - x0).abs(), (closer - x0).abs()

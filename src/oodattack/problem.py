@@ -66,8 +66,7 @@ def make_problem(
         raise TypeError(f"expected target as a tensor, got {type(target).__name__}")
     if target.shape != start_latent.shape:
         raise InputError(
-            f"expected target of shape {tuple(start_latent.shape)}, which f gives for start,"
-            f" got {tuple(target.shape)}"
+            f"expected target of shape {tuple(start_latent.shape)}, which f gives for start, got {tuple(target.shape)}"
         )
     if not bool(target.isfinite().all()):
         raise InputError("expected a finite target, got NaN or infinity; look at f(x_in)")

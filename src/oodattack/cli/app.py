@@ -31,7 +31,7 @@ def _version(wanted: bool) -> None:
     " on; 1 an error in the program itself."
 )
 def program(
-    version: Annotated[  # noqa: ARG001 -- typer calls its callback
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
     ] = False,
 ) -> None:

@@ -46,7 +46,8 @@ def attack(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="directory of the run; the same command goes on with it")] = None,
     eps: Annotated[
-        Text, typer.Option(help="radius of the ball, pixels in [0, 1]: 5, 8/255, inf, or several: 1,5,10 (default: 5)")
+        Text,
+        typer.Option(help="radius of the ball, pixels in [0, 1]: 5, 8/255, inf, or several: 1,5,10 (default: 5)"),
     ] = None,
     norm: Annotated[Text, typer.Option(help="l1 | l2 | linf (default: l2)")] = None,
     steps: Annotated[int | None, typer.Option(help="gradient evaluations per try (default: 300)")] = None,

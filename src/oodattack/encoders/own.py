@@ -77,9 +77,7 @@ def _from_program(file: Path) -> Source:
         # Unflattened, the layers are modules again and can be read.
         model = torch.export.unflatten(program)
     except Exception as error:
-        raise InputError(
-            f"expected a file of torch.export.save in {str(file)!r}, got {reason(error)}"
-        ) from error
+        raise InputError(f"expected a file of torch.export.save in {str(file)!r}, got {reason(error)}") from error
     example = program.example_inputs[0] if program.example_inputs else ()
     return Source(model, parse_size(example[0].shape[-2:]) if example else None)
 
@@ -92,9 +90,7 @@ def _load_torchscript(file: Path) -> nn.Module:
         try:
             model: nn.Module = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
         except RuntimeError as error:
-            raise InputError(
-                f"expected a TorchScript archive in {str(file)!r}, got {reason(error)}"
-            ) from error
+            raise InputError(f"expected a TorchScript archive in {str(file)!r}, got {reason(error)}") from error
     return model
 
 

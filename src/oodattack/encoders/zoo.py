@@ -93,9 +93,7 @@ def from_timm(name: str, weights: str | None, *, trust: bool) -> Source:
     return Source(model, (height, width), tuple(config["mean"]), tuple(config["std"]), classes)
 
 
-def _build(
-    make: Callable[[], nn.Module], name: str, weights: str, published: list[str], *, trust: bool
-) -> nn.Module:
+def _build(make: Callable[[], nn.Module], name: str, weights: str, published: list[str], *, trust: bool) -> nn.Module:
     """The architecture with random weights (`none`) or those of a file."""
     if weights != "none" and not Path(weights).is_file():
         known = ", ".join(["none", *published])

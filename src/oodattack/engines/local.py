@@ -14,9 +14,8 @@ import torch
 
 from oodattack._version import __version__
 from oodattack.checks import check_health
-from oodattack.encoders import Encoder, load_encoder, pick_device
+from oodattack.encoders import Encoder, load_encoder, pick_device, prepare
 from oodattack.engines.batch import Plan, attack_rows
-from oodattack.errors import InputError
 from oodattack.gradient import get_gradient
 from oodattack.images import open_images, open_starts
 from oodattack.methods import get_method
@@ -90,9 +89,7 @@ def run_attack(
         for index in plan.chosen:
             images.read(index)
     _, first = starts[0].get(0)
-    check_health(
-        encoder, dequantize(first[None]).to(device), gradient=get_gradient(settings.gradient).passes > 0
-    )
+    check_health(encoder, dequantize(first[None]).to(device), gradient=get_gradient(settings.gradient).passes > 0)
     header = {
         "settings": _identity(settings),
         "inputs": {
@@ -110,7 +107,7 @@ def run_attack(
     with start_run(settings.out, header) as run, _finish_first() as stop:
         if on_ready is not None:
             on_ready(encoder, run)
-        _run_shards(run, plan, encoder, device, on_progress, stop)
+        _run_shards(run, plan, encoder, on_progress, stop)
     return run
 
 
@@ -118,11 +115,11 @@ def _run_shards(
     run: Run,
     plan: Plan,
     encoder: Encoder,
-    device: torch.device,
     on_progress: Callable[[Progress], None] | None,
     stop: threading.Event,
 ) -> None:
     done = set(run.done())
+    fast = prepare(encoder)
     rows_done = sum(len(run.shard_rows(number)) for number in done)
     for number in range(run.shard_count):
         rows = run.shard_rows(number)
@@ -133,7 +130,7 @@ def _run_shards(
                     share = step / plan.settings.steps
                     on_progress(Progress(rows_done, run.header["rows"], running, share))
 
-            table, skipped = attack_rows(plan, encoder, device, rows, on_step)
+            table, skipped = attack_rows(plan, encoder, fast, rows, on_step)
             run.write_shard(number, table, skipped)
             rows_done += len(rows)
         if plan.settings.png is not None:
@@ -165,7 +162,18 @@ def _finish_first() -> Iterator[threading.Event]:
 def _identity(settings: AttackSettings) -> dict[str, Any]:
     """The settings that decide a run's rows, as JSON holds them."""
     names = (
-        *("encoder", "images", "start", "eps", "norm", "steps", "method", "step_size", "restarts", "tolerance"),
+        *(
+            "encoder",
+            "images",
+            "start",
+            "eps",
+            "norm",
+            "steps",
+            "method",
+            "step_size",
+            "restarts",
+            "tolerance",
+        ),
         *("gradient", "seed", "limit", "start_order"),
     )
     values = {name: getattr(settings, name) for name in names}

@@ -35,9 +35,7 @@ class FileSource:
             "\n".join(self.names).encode()
         except UnicodeEncodeError as error:  # Linux allows any bytes in a name; tables and JSON do not
             name = error.object[: error.end].rpartition("\n")[2]
-            raise InputError(
-                f"expected file names in UTF-8, got one that starts with {name!a}; rename it"
-            ) from error
+            raise InputError(f"expected file names in UTF-8, got one that starts with {name!a}; rename it") from error
 
     def __len__(self) -> int:
         return len(self.names)

@@ -87,7 +87,5 @@ def _solid(option: str, size: tuple[int, int]) -> Tensor:
     try:
         colour = ImageColor.getcolor(option, "RGB")
     except ValueError as error:
-        raise InputError(
-            f"expected a colour as in solid:gray or solid:#ff8000, got 'solid:{option}'"
-        ) from error
+        raise InputError(f"expected a colour as in solid:gray or solid:#ff8000, got 'solid:{option}'") from error
     return torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, *size).clone()

@@ -84,9 +84,7 @@ def open_public(spec: str, root: Path, *, download: bool) -> PublicSource:
             raise InputError(
                 f"downloading {spec} to {root} failed: {reason(error)}; check the network, or put them there"
             ) from error
-        raise InputError(
-            f"{spec} was not found in {root} ({reason(error)}); pass --download or --data-root"
-        ) from error
+        raise InputError(f"{spec} was not found in {root} ({reason(error)}); pass --download or --data-root") from error
     return PublicSource(spec, tuple(numbered(name.lower(), len(dataset))), dataset)
 
 

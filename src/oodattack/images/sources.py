@@ -95,9 +95,7 @@ def _open_many(spec: str, root: Path, found: list[str]) -> ImageSource:
     if images:
         return files.FileSource(spec, tuple(images), root)
     what = f"{len(found)} other files" if found else "no files at all"
-    raise InputError(
-        f"expected images in {spec}, got {what}; read are {' '.join((*files.SUFFIXES, *tables.SUFFIXES))}"
-    )
+    raise InputError(f"expected images in {spec}, got {what}; read are {' '.join((*files.SUFFIXES, *tables.SUFFIXES))}")
 
 
 def _is_table(name: str) -> bool:

@@ -105,9 +105,7 @@ def open_starts(
     if image is not None:
         return OneStart(text, _slug(text), text, image)
     path = Path(text)
-    if isinstance(spec, str) and not (
-        text.startswith(PREFIX) or is_pattern(text) or size_in_bytes(path) >= 0
-    ):
+    if isinstance(spec, str) and not (text.startswith(PREFIX) or is_pattern(text) or size_in_bytes(path) >= 0):
         raise InputError(_unknown(text))
     source = open_images(spec)
     name = _slug(path.stem if path.is_file() else path.resolve().name if path.is_dir() else text)
@@ -122,8 +120,6 @@ def _slug(text: str) -> str:
 
 def _unknown(spec: str) -> str:
     kinds = {kind.partition(":")[0]: kind for kind in KINDS}
-    hints = [kinds[key] for key in difflib.get_close_matches(spec.partition(":")[0].lower(), kinds)] + near(
-        Path(spec)
-    )
+    hints = [kinds[key] for key in difflib.get_close_matches(spec.partition(":")[0].lower(), kinds)] + near(Path(spec))
     hint = f"did you mean {' or '.join(hints)}? " if hints else ""
     return f"expected a file, folder or generated start, got {spec!r}; {hint}Generated are {', '.join(KINDS)}"

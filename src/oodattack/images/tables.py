@@ -89,9 +89,7 @@ def open_tables(spec: str, root: Path, files: Sequence[str]) -> TableSource:
         InputError: if a file is broken, has no image column or several, or there are no rows.
     """
     if len({Path(file).suffix.lower() for file in files}) > 1:
-        raise InputError(
-            f"expected one format in {spec}, got .parquet and .arrow files; name one by a pattern"
-        )
+        raise InputError(f"expected one format in {spec}, got .parquet and .arrow files; name one by a pattern")
     names: list[str] = []
     chunks: list[Chunk] = []
     for file in sorted(files):

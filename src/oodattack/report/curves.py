@@ -31,7 +31,7 @@ def convergence(run: Run) -> Figure | None:
         values = np.stack([np.pad(history, (0, longest - len(history)), mode="edge") for history in histories])
         _band(axes, np.arange(longest), values, COLOURS[number], _label(key, len(values)))
     axes.set_xlabel("gradient evaluations of the winning try", fontsize=11)
-    _finish(figure, axes, run, f"Convergence: MAPE of the image at hand, median and quartiles{_left_out(groups)}")
+    _finish(axes, run, f"Convergence: MAPE of the image at hand, median and quartiles{_left_out(groups)}")
     return figure
 
 
@@ -60,7 +60,7 @@ def mape_against_eps(run: Run) -> Figure | None:
     axes.minorticks_off()
     axes.set_xticks(radii if numbers else range(len(radii)), [eps_label(eps) for eps in radii])
     axes.set_xlabel("eps, radius of the ball (pixels in [0, 1])", fontsize=11)
-    _finish(figure, axes, run, f"MAPE of the decoded PNG against eps, median and quartiles{_left_out(starts)}")
+    _finish(axes, run, f"MAPE of the decoded PNG against eps, median and quartiles{_left_out(starts)}")
     return figure
 
 
@@ -70,7 +70,7 @@ def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str
     axes.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
 
 
-def _finish(figure: Figure, axes: Axes, run: Run, title: str) -> None:
+def _finish(axes: Axes, run: Run, title: str) -> None:
     drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines] or [np.ones(1)])
     if not log_if_decades(axes, "y", drawn):
         axes.set_ylim(bottom=0)

@@ -28,8 +28,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
-            f"cannot write {path}: {reason}; what was written before is kept. Mend that and give the same command"
-            " again"
+            f"cannot write {path}: {reason}; what was written before is kept. Mend that and give the same command again"
         ) from error
 
 

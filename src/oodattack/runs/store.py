@@ -110,7 +110,9 @@ def open_run(path: Path) -> Run:
         header = json.loads(file.read_text())
         version = header["format"]
     except FileNotFoundError as error:
-        raise InputError(f"expected a run directory with a run.json, got {path}; `oodattack attack` makes one") from error
+        raise InputError(
+            f"expected a run directory with a run.json, got {path}; `oodattack attack` makes one"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot read {file}: {error}; give the directory of another run") from error
     if version != FORMAT:

@@ -1,0 +1,85 @@
+"""The prepared encoder: the same function, and the original untouched."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodattack.encoders import Encoder, load_encoder, prepare
+from tests.factories import resnet20
+
+
+def trained_looking(model: nn.Module) -> nn.Module:
+    """Batch norms with statistics of their own: with fresh ones a wrong fold would not show."""
+    generator = torch.Generator().manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low in ((module.running_mean, -0.5), (module.running_var, 0.5)):
+                assert tensor is not None
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + low)
+            with torch.no_grad():
+                module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
+                module.bias.copy_(torch.rand(module.bias.shape, generator=generator) - 0.5)
+    return model
+
+
+def norms(module: nn.Module) -> int:
+    return sum(isinstance(child, nn.BatchNorm2d) for child in module.modules())
+
+
+class _Reused(nn.Module):
+    """The convolution's output goes around the batch norm as well: folding would change the function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return F.relu(y + self.bn(y)).mean((2, 3))
+
+
+class _Stubborn(nn.Module):
+    """No copy can be had of it."""
+
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        raise RuntimeError("not copied")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("spec", ["embedded", "torchvision:densenet121,weights=none,size=64"])
+@pytest.mark.filterwarnings("ignore:.*random weights")
+def test_known_models_give_the_same_latents_and_gradients(spec: str) -> None:
+    encoder = load_encoder(spec, device="cpu")
+    prepared = prepare(encoder)
+    x = torch.rand(2, 3, *encoder.input_size, generator=torch.Generator().manual_seed(5)).requires_grad_(True)
+    z, fast = encoder(x), prepared(x)
+    torch.testing.assert_close(fast, z, rtol=1e-4, atol=1e-4 * float(z.detach().abs().max()))
+    (slope,), (fast_slope,) = torch.autograd.grad(z.sum(), x), torch.autograd.grad(fast.sum(), x)
+    assert F.cosine_similarity(slope.flatten(), fast_slope.flatten(), dim=0) > 0.9999
+
+
+def test_every_batch_norm_behind_a_convolution_is_folded() -> None:
+    encoder = Encoder(trained_looking(resnet20()), name="resnet20", input_size=(32, 32))
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    prepared = prepare(encoder)
+    assert norms(encoder) == 19
+    assert norms(prepared) == 0
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    x = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(prepared(x), encoder(x), rtol=1e-3, atol=1e-4)
+
+
+def test_a_fold_that_changes_the_function_is_not_used() -> None:
+    encoder = Encoder(trained_looking(_Reused()), name="reused", input_size=(16, 16), layer="output")
+    with pytest.warns(UserWarning, match="its latents differ from the original's"):
+        assert prepare(encoder) is encoder
+
+
+def test_a_model_that_cannot_be_copied_is_attacked_as_it_is() -> None:
+    encoder = Encoder(_Stubborn(), name="stubborn", input_size=(16, 16), layer="output")
+    with pytest.warns(UserWarning, match="without preparation for speed: RuntimeError: not copied"):
+        assert prepare(encoder) is encoder

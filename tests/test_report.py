@@ -1,0 +1,105 @@
+"""The pictures: what is drawn is what the run holds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.collections import PathCollection
+
+from oodattack.engines import run_attack
+from oodattack.report import draw_run
+from oodattack.report.curves import convergence, mape_against_eps
+from oodattack.report.grid import grid, typical_rows
+from oodattack.report.histogram import histogram
+from oodattack.runs import Run
+from oodattack.settings import AttackSettings
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_attack(
+        AttackSettings(
+            encoder="python:tests.factories:tiny",
+            images="torchvision:FakeData",
+            limit=7,
+            start=("noise", "spiral"),
+            eps=(0.2, 1.0, 8.0),
+            steps=15,
+            device="cpu",
+            out=tmp_path_factory.mktemp("report") / "run",
+        )
+    )
+
+
+def test_the_typical_row_has_the_median_mape(run: Run) -> None:
+    rows = run.read(["row", "start_name", "eps", "mape"]).to_pylist()
+    chosen = typical_rows(run)
+    assert len(chosen) == 6
+    for number in chosen:
+        row = rows[number]
+        group = [r["mape"] for r in rows if (r["start_name"], r["eps"]) == (row["start_name"], row["eps"])]
+        assert row["mape"] == np.median(group)
+
+
+def test_the_grid_plots_the_latents_and_prints_their_mape(run: Run) -> None:
+    rows = run.read(["mape", "mape_before", "z_in", "z_start", "z_out"]).to_pylist()
+    axes = grid(run, [4]).axes
+    assert len(axes) == 6
+    for place, latents in ((1, ["z_in"]), (3, ["z_in", "z_start"]), (5, ["z_in", "z_out"])):
+        drawn = [c for c in axes[place].collections if isinstance(c, PathCollection)]
+        for collection, name in zip(drawn, latents, strict=True):
+            np.testing.assert_allclose(np.asarray(collection.get_offsets())[:, 1], rows[4][name], rtol=1e-6)
+    for place, name in ((3, "mape_before"), (5, "mape")):
+        (text,) = axes[place].texts
+        assert text.get_text() == f"MAPE {100 * rows[4][name]:.3g} %"
+
+
+def test_the_histogram_counts_every_image(run: Run) -> None:
+    figure = histogram(run)
+    assert len(figure.axes) == 2 * 3
+    for axes in figure.axes:
+        heights = [patch.get_height() for patch in axes.patches]  # type: ignore[attr-defined]
+        assert sum(heights) == 2 * 7
+        assert axes.get_xscale() == "log"
+
+
+def test_convergence_is_the_median_of_the_histories(run: Run) -> None:
+    (axes,) = convergence(run).axes  # type: ignore[union-attr]
+    rows = run.read(["start_name", "eps", "history"]).to_pylist()
+    first = [r["history"] for r in rows if (r["start_name"], r["eps"]) == ("noise", 0.2)]
+    np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata()), 100 * np.median(first, axis=0), rtol=1e-6)
+
+
+def test_mape_falls_with_eps(run: Run) -> None:
+    (axes,) = mape_against_eps(run).axes  # type: ignore[union-attr]
+    for line in axes.lines[:2]:
+        np.testing.assert_allclose(np.asarray(line.get_xdata()), [0.2, 1.0, 8.0])
+        medians = np.asarray(line.get_ydata(), dtype=float)
+        assert medians[0] > medians[1] > medians[2]
+
+
+def test_pictures_appear_whole(run: Run, tmp_path: Path) -> None:
+    drawn = draw_run(run, tmp_path / "pictures")
+    assert sorted(path.name for path in drawn) == ["convergence.png", "eps.png", "grid.png", "histogram.png"]
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted(path.name for path in drawn)
+
+
+def test_zero_and_infinite_eps_stand_side_by_side(tmp_path: Path) -> None:
+    run = run_attack(
+        AttackSettings(
+            encoder="python:tests.factories:tiny",
+            images="torchvision:FakeData",
+            limit=2,
+            start=("noise",),
+            eps=(0.0, 1.0, float("inf")),
+            steps=5,
+            device="cpu",
+            out=tmp_path / "run",
+        )
+    )
+    figure = mape_against_eps(run)
+    assert figure is not None
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1", "inf"]
+    zero = [row for row in run.read(["eps", "image", "start", "mape", "mape_before"]).to_pylist() if row["eps"] == 0]
+    assert all(row["image"]["bytes"] == row["start"]["bytes"] for row in zero)
+    assert all(row["mape"] == pytest.approx(row["mape_before"], rel=1e-3) for row in zero)
