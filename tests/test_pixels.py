@@ -77,7 +77,8 @@ def test_a_linf_ball_of_k_levels_holds_k_levels(dtype: torch.dtype) -> None:
     room = 255 - quantize(start).int()
     for k in range(1, 65):
         up = (start + k / 255).clamp_max(1)
-        for eps in (torch.tensor([k / 255], dtype=torch.float64), torch.tensor([k / 255]).double()):
+        for radius in (k / 255, k * (1 / 255)):
+            eps = torch.tensor([radius], dtype=torch.float64)
             moved = to_grid(up, start, eps, math.inf).int() - quantize(start).int()
             assert torch.equal(moved, room.clamp_max(k))
 

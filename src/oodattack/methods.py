@@ -81,7 +81,7 @@ def _fast_step_size(eps: Tensor, pixels: int, norm: float) -> Tensor:
     one eps shrinks with the image.
     """
     per_pixel = {1.0: eps / math.sqrt(pixels), 2.0: eps / math.sqrt(pixels), math.inf: eps}[norm]
-    return (0.25 * per_pixel).clamp_max(0.03)
+    return (0.6 * per_pixel).clamp_max(0.03)
 
 
 def _plain_step_size(eps: Tensor, pixels: int, norm: float) -> Tensor:

@@ -8,6 +8,15 @@ import typer
 from oodattack.cli.running import run_and_tell
 from oodattack.settings import AttackSettings
 
+SHOWN = """
+What they show
+  {out}/x_out/ holds the images x_out. Each looks like its start: noise, a CT slice,
+  a fundus photograph. Each has the latent vector of a photograph: in
+  {figures}/grid.png the red circles sit on the blue dots.
+  histogram.png is the MAPE before and after for each start; convergence.png, how
+  fast it gets there. Any OOD detector that looks at this latent vector scores x_out
+  like the photograph. Next: oodattack attack --help"""
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="directory to write to")] = Path("oodattack-demo"),
@@ -34,13 +43,4 @@ def demo(
     )
     run_and_tell(settings, as_json=json, quiet=quiet)
     if not (quiet or json):
-        typer.echo(
-            f"""
-What the pictures show
-  {out}/x_out/            the images x_out. Each looks like its start (noise, CT slice, fundus photograph) ...
-  {settings.out}/figures/grid.png         ... and has the latent vector of a photograph: the red circles sit on the blue dots.
-  {settings.out}/figures/histogram.png    MAPE before and after, for each start.
-  {settings.out}/figures/convergence.png  how fast it gets there.
-Any OOD detector that looks at this latent vector scores x_out like the photograph.
-Next: oodattack attack --help"""
-        )
+        typer.echo(SHOWN.format(out=out, figures=settings.out / "figures"))

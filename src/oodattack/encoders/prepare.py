@@ -17,7 +17,7 @@ class Prepared(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.encoder = encoder.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """The encoder's z, (B, K), of images (B, 3, H, W)."""

@@ -68,7 +68,7 @@ def run_attack(
     >>> from oodattack.runs import summarize
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = run_attack(AttackSettings(
-    ...         encoder="torchvision:squeezenet1_1,weights=none,layer=features.3,size=32", images="torchvision:FakeData", limit=1,
+    ...         encoder="python:torch.nn:Flatten,size=8,layer=output", images="torchvision:FakeData", limit=1,
     ...         start=("noise",), steps=5, out=pathlib.Path(folder) / "run"))
     ...     [group.count for group in summarize(run)]
     [1]

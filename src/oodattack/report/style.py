@@ -16,7 +16,8 @@ NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "Linf"}
 def describe(header: Mapping[str, Any]) -> str:
     """One line that says what was attacked and how.
 
-    >>> describe({"settings": {"encoder": "embedded", "method": "fast", "norm": "l2", "steps": 9}, "inputs": {"layer": "fc"}})
+    >>> settings = {"encoder": "embedded", "method": "fast", "norm": "l2", "steps": 9}
+    >>> describe({"settings": settings, "inputs": {"layer": "fc"}})
     'embedded (z = fc), method fast, L2 ball, 9 steps'
     """
     settings = header["settings"]
