@@ -435,7 +435,7 @@ def test_a_method_of_ones_own_is_a_value() -> None:
         calls.append("clip")
         return FAST.clip(x, center, eps, norm)
 
-    def direction(gradient: Tensor, norm: float) -> Tensor:
+    def direction(gradient: Tensor, x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
         calls.append("direction")
         return gradient.sign()
 

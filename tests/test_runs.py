@@ -81,7 +81,7 @@ def test_what_counts_is_measured_on_the_decoded_png(photos: Path, tmp_path: Path
             z_in, z_out = encoder(x_in), encoder(x_out)
         assert row["mape"] == pytest.approx(mape(z_out, z_in).item(), rel=1e-3)
         assert row["distance"] == pytest.approx((x_out.double() - start.double()).norm().item(), rel=1e-9)
-        assert row["distance"] <= row["eps"] * (1 + 1e-6)
+        assert row["distance"] <= row["eps"]
         np.testing.assert_allclose(row["z_out"], z_out[0].numpy(), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(row["z_in"], z_in[0].numpy(), rtol=1e-4, atol=1e-5)
         # The 8-bit figure differs from the float one: it was not copied from it.

@@ -211,7 +211,8 @@ class _Tries:
                 rule.keep(stay)
             if len(rows) == 0:
                 break
-            step = rule.step(method.direction(slope, self.norm))  # alpha * h(J')
+            h = method.direction(slope, x, now.start, now.eps, self.norm)
+            step = rule.step(h)  # alpha * h(J'), with the rule's momentum
             x = method.clip(x - step, now.start, now.eps, self.norm)  # line 5
             if self.callback is not None:
                 self.callback(n + 1, best.mape.clone())

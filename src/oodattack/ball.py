@@ -1,7 +1,7 @@
 """The set of allowed images: ``{x : ‖x - x0‖_p <= eps}``, alone or within the pixel box ``[0, 1]``.
 
 Three operations and their inverse questions: how far (`distance`), draw from it (`sample`), go back to it
-(`project`), and the direction that the paper calls h (`steepest`). Everything is per sample: ``eps`` has one
+(`project`), the direction that the paper calls h (`steepest`), and what of it stays on the surface (`tangent`). Everything is per sample: ``eps`` has one
 entry per image, and no image sees another.
 """
 
@@ -159,6 +159,51 @@ def steepest(gradient: Tensor, norm: float) -> Tensor:
         return gradient.sign()
     length = torch.linalg.vector_norm(gradient.flatten(1), dim=1).view((-1,) + (1,) * (gradient.ndim - 1))
     return gradient / torch.where(length > 0, length, 1)
+
+
+def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
+    """What of a direction of ascent h is left for a step that follows the surface of an L1 or L2 ball.
+
+    A step along -h from a point on the sphere leaves the ball, and the projection takes the outward part back. With
+    a rule that scales every pixel by itself (Adam), what the projection takes is not what the step gave, and the
+    fixed point is not the optimum. Without its outward part, h vanishes exactly where the optimality conditions
+    hold: for L2 where -h is normal to the sphere; for L1 where ``-h = t * sign(x - center)`` on the pixels that have
+    moved and ``|h| <= t`` on the others. For Linf, and inside a ball, h comes back as it is.
+
+    Args:
+        h: (B, ...) directions of ascent.
+        x: (B, ...) points in ball and pixel box.
+        center: (B, ...) centres of the balls.
+        eps: (B,) radii.
+        norm: 1, 2 or infinity.
+
+    Returns:
+        (B, ...) directions of ascent, no longer than h.
+
+    >>> h, x = torch.tensor([[-1.0, -1.0]]), torch.tensor([[0.5, 0.0]])
+    >>> tangent(h, x, torch.zeros(1, 2), torch.tensor([0.5]), norm=2).tolist()
+    [[0.0, -1.0]]
+    """
+    if norm == math.inf:
+        return h
+    bound = distance(x, center, norm) >= eps * (1 - 1e-5)
+    if not bool(bound.any()):
+        return h
+    shape = (-1,) + (1,) * (x.ndim - 1)
+    down, delta = -h.flatten(1), (x - center).flatten(1)
+    # A pixel at the wall of the box cannot follow: it takes no part in the balance.
+    wall = ((x <= 0) & (h > 0) | (x >= 1) & (h < 0)).flatten(1)
+    down, delta = torch.where(wall, 0, down), torch.where(wall, 0, delta)
+    if norm == 2:
+        outward = (down * delta).sum(1, keepdim=True) / delta.square().sum(1, keepdim=True).clamp_min(1e-30)
+        along = down - outward.clamp_min(0) * delta
+    else:
+        moved = delta != 0
+        pull = down * delta.sign()
+        outward = (pull.sum(1, keepdim=True) / moved.sum(1, keepdim=True).clamp_min(1)).clamp_min(0)
+        still = down.sign() * (down.abs() - outward).clamp_min(0)
+        along = torch.where(moved, down - outward * delta.sign(), still)
+    return torch.where(bound.view(shape), -along.view_as(h), h)
 
 
 def _l2_scale(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:

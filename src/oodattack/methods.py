@@ -11,9 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oodattack.ball import project, sample, steepest
+from oodattack.ball import project, sample, steepest, tangent
 from oodattack.errors import InputError
 from oodattack.steps import Adamax, CosineAdam, Plain, StepRule
+
+
+def published_h(gradient: Tensor, x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:  # noqa: ARG001
+    """The paper's h, which looks at the gradient alone."""
+    return steepest(gradient, norm)
+
+
+def _fast_h(gradient: Tensor, x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
+    """The normalised gradient, whatever the norm, without the part that only pushes against the ball."""
+    return tangent(steepest(gradient, 2), x, start, eps, norm)
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Method:
         step_size: (eps (B,), pixels per image, norm) -> the default alpha (B,).
         draw: (start, eps, norm, one generator per sample) -> random start (B, 3, H, W).
         clip: (x, start, eps, norm) -> x inside ball and pixel box.
-        direction: (gradient, norm) -> h(J').
+        direction: (gradient, x, start, eps, norm) -> h(J'), the direction of ascent that the rule is given.
         random_first: whether the first try starts from a random point too, or from the start itself.
         keep_best: whether the best image of a try counts, or its last.
     """
@@ -34,7 +44,7 @@ class Method:
     step_size: Callable[[Tensor, int, float], Tensor]
     draw: Callable[[Tensor, Tensor, float, Sequence[torch.Generator]], Tensor] = sample
     clip: Callable[[Tensor, Tensor, Tensor, float], Tensor] = project
-    direction: Callable[[Tensor, float], Tensor] = steepest
+    direction: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor] = published_h
     random_first: bool = False
     keep_best: bool = True
 
@@ -104,8 +114,8 @@ PAPER = Method(
 )
 """Algorithm 1 as published: random start, Adamax on the perturbation with alpha = eps / 100, the last image."""
 
-FAST = Method(rule=CosineAdam, step_size=_fast_step_size)
-"""Adam on the normalised gradient with a cosine schedule, from the start itself, the best image kept."""
+FAST = Method(rule=CosineAdam, step_size=_fast_step_size, direction=_fast_h)
+"""Adam with a cosine schedule on the normalised gradient along the ball, from the start itself, the best image kept."""
 
 PLAIN = Method(rule=lambda step_size, _steps: Plain(step_size), step_size=_plain_step_size)
 """Projected gradient descent without memory, the usual baseline."""

@@ -13,6 +13,7 @@ from oodattack.ball import check_norm, distance
 from oodattack.errors import InputError
 
 LEVELS = 255
+ROUNDING = 1e-6  # relative, what float32 does to a distance
 
 
 def quantize(x: Tensor) -> Tensor:
@@ -59,7 +60,9 @@ def to_grid(x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
     """
     norm = check_norm(norm)
     check_grid(start, eps, norm)
-    x, x0, budget = _levels(x), _levels(start), _budget(eps)
+    x, x0 = _levels(x), _levels(start)
+    # For Linf 8/255 must not be robbed of its eighth level; for L1 and L2 the decoded float32 image must be inside.
+    budget = eps * LEVELS * (1 + ROUNDING if norm == math.inf else 1 - ROUNDING)
     nearest = x.round().clamp(0, LEVELS)
     for i in (distance(nearest, x0, norm) > budget).nonzero().flatten().tolist():
         nearest[i] = _shrink(x[i], x0[i], nearest[i], float(budget[i]), norm)
@@ -77,7 +80,7 @@ def check_grid(start: Tensor, eps: Tensor, norm: float) -> None:
     >>> check_grid(torch.full((1, 3, 1, 1), 0.5), torch.tensor([0.1]), norm=2)
     """
     x0 = _levels(start)
-    missed = distance(x0.round(), x0, norm) > _budget(eps)
+    missed = distance(x0.round(), x0, norm) > eps * LEVELS * (1 + ROUNDING)
     if bool(missed.any()):
         i = int(missed.nonzero()[0])
         raise InputError(
@@ -90,11 +93,6 @@ def _levels(pixels: Tensor) -> Tensor:
     """Pixels in units of levels; one that is on the grid but for float rounding comes out whole."""
     levels = pixels.to(torch.float32 if pixels.device.type == "mps" else torch.float64) * LEVELS
     return torch.where((levels - levels.round()).abs() < 1e-4, levels.round(), levels)
-
-
-def _budget(eps: Tensor) -> Tensor:
-    """Radii in units of levels; the 1e-6 is float rounding, which must not cost 8/255 its eighth level."""
-    return eps * LEVELS * (1 + 1e-6)
 
 
 def _shrink(x: Tensor, x0: Tensor, nearest: Tensor, budget: float, norm: float) -> Tensor:
