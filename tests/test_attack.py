@@ -374,6 +374,17 @@ def test_parts_keep_the_large_from_drowning_the_small() -> None:
     assert (first_part > 5 * weighted.part_mape[:, 0]).all()
 
 
+def test_the_worst_part_decides_when_a_sample_is_finished() -> None:
+    """A small part that is far off hides in the MAPE of the whole: the sample goes on all the same."""
+    start = make_images(3, 1)
+    target = two_scales(start)
+    target[:, :2] = two_scales(make_images(3, 2))[:, :2]
+    assert (mape(two_scales(start), target) < 0.01).all()
+    result = attack(two_scales, start, target, eps=3.0, steps=80, parts=[2, 3], tolerance=0.01)
+    assert (result.gradient_evaluations > 1).all()
+    assert (result.part_mape < 0.01).all()
+
+
 def test_a_part_whose_target_is_zero_is_still_reached() -> None:
     """The forbidden part of a latent: its target is 0, its scale is that of its first error."""
     start, target = make_images(2, 1), two_scales(make_images(2, 2))

@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.optimize import brentq, minimize
 from torch import Tensor
 
-from oodattack.ball import check_norm, distance, project, sample, steepest
+from oodattack.ball import check_norm, distance, project, sample, steepest, tangent
 from oodattack.errors import InputError
 
 NORMS = [1.0, 2.0, math.inf]
@@ -237,3 +237,62 @@ def test_steepest_of_linf_is_the_sign() -> None:
 def test_other_norms_are_refused(norm: Any) -> None:
     with pytest.raises(InputError, match=f"expected a norm of 1, 2 or inf, got {norm!r}"):
         check_norm(norm)
+
+
+def on_sphere(norm: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Points on the spheres of four balls that the pixel box does not touch."""
+    rng = torch.Generator().manual_seed(11)
+    center = torch.full((4, 3, 4, 4), 0.5, dtype=torch.float64)
+    delta = torch.randn(center.shape, generator=rng, dtype=torch.float64)
+    if norm == 1:
+        delta = delta * (torch.rand(center.shape, generator=rng) < 0.3)
+    eps = torch.tensor([0.1, 0.2, 0.05, 0.3], dtype=torch.float64)
+    length = distance(delta, torch.zeros_like(delta), norm)
+    return center + delta * (eps / length).view(-1, 1, 1, 1), center, eps
+
+
+def test_tangent_of_l2_is_orthogonal_to_the_radius_and_no_longer() -> None:
+    x, center, eps = on_sphere(2)
+    h = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    h[:2] = h[:2].abs() * (center - x)[:2].sign()  # two that push outwards; the sign of the others is by chance
+    along = tangent(h, x, center, eps, 2)
+    radial = (along * (x - center)).flatten(1).sum(1)
+    pushes = (h * (x - center)).flatten(1).sum(1) < 0
+    assert pushes[:2].all()
+    assert (radial[pushes].abs() < 1e-12).all()
+    assert torch.equal(along[~pushes], h[~pushes])
+    assert (along.flatten(1).norm(dim=1) <= h.flatten(1).norm(dim=1) + 1e-12).all()
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_tangent_vanishes_exactly_at_the_optimum(norm: float) -> None:
+    """At the optimality conditions nothing is left; pushed off them, something is."""
+    x, center, eps = on_sphere(norm)
+    delta = x - center
+    if norm == 2:
+        optimal = -3 * delta
+    else:
+        rest = torch.rand(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64) - 0.5
+        optimal = torch.where(delta != 0, -0.5 * delta.sign(), rest)  # |rest| <= 0.5
+    assert tangent(optimal, x, center, eps, norm).abs().max() < 1e-12
+    off = optimal.clone()
+    off[:, 0, 0, 0] += 1.5
+    assert (tangent(off, x, center, eps, norm).flatten(1).abs().amax(1) > 0.1).all()
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_tangent_leaves_directions_inside_the_ball_alone(norm: float) -> None:
+    x, center, eps = on_sphere(2 if norm == math.inf else norm)
+    h = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    assert torch.equal(tangent(h, x, center, 2 * eps, norm), h)
+    some = tangent(h, x, center, eps * torch.tensor([1.0, 2.0, 1.0, 2.0], dtype=torch.float64), norm)
+    assert torch.equal(some[1::2], h[1::2])
+
+
+def test_tangent_does_not_count_pixels_at_the_wall() -> None:
+    """Pixels at the wall of the box cannot follow: they are no part of the balance between the others."""
+    center = torch.tensor([[0.9, 0.5, 0.5]], dtype=torch.float64)
+    x = torch.tensor([[1.0, 0.7, 0.5]], dtype=torch.float64)
+    h = torch.tensor([[-9.0, -1.0, -1.0]], dtype=torch.float64)  # all three want to grow, the first cannot
+    along = tangent(h, x, center, distance(x, center, 2), 2)
+    torch.testing.assert_close(along, torch.tensor([[0.0, 0.0, -1.0]], dtype=torch.float64))

@@ -1,7 +1,6 @@
 """The command line from end to end."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -118,7 +117,6 @@ def test_ctrl_c_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "oodattack", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -19,11 +19,12 @@ from oodattack.gradient import Gradient, get_gradient
 from oodattack.methods import Method, get_method
 from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
 from oodattack.pixels import check_grid, dequantize, to_grid
-from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii
+from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii, sample_seeds
 from oodattack.result import AttackResult
 
 Callback = Callable[[int, Tensor], None]
-"""Called after every step with the steps done in this try and each sample's MAPE so far, (B,)."""
+"""Called after every step with the steps done in this try, and the MAPE (B,) of each sample's image that counts so
+far: the best that was looked at, for `paper` that of an earlier try or the start."""
 
 
 def attack(
@@ -63,7 +64,8 @@ def attack(
         step_size: alpha, in pixels of [0, 1]; by default the method's own, from eps and the image size.
         restarts: number of tries in all. After the first, only samples above the tolerance run again, from a
             random point of the ball; the best try of each sample is kept.
-        tolerance: MAPE (a fraction) at which a sample is finished and leaves the batch. 0 uses all steps.
+        tolerance: MAPE (a fraction) at which a sample is finished and leaves the batch; of several parts, the
+            worst counts. 0 uses all steps.
         seed: one seed, used for every sample alike, or one per sample.
         pixels: 256 ends on the 8-bit grid, inside the ball, and measures there; None stays in floating point.
         gradient: "autograd", "spsa", or a `Spsa` with its own settings.
@@ -108,14 +110,15 @@ def attack(
         with torch.no_grad():
             start_latent = f(start)
         lengths = part_lengths(parts, as_matrix(start_latent).shape[1])
-        problem = make_problem(start, start_latent, target, eps, lengths, seed)
+        problem = make_problem(start, start_latent, target, eps, lengths)
         alpha = chosen.step_size(eps, start[0].numel(), norm)
         if step_size is not None:
             alpha = torch.full_like(alpha, step_size)
         best = _Best.of(problem, mape(as_matrix(start_latent), problem.target), steps)
-        tries = _Tries(f, problem, chosen, derivative, norm, steps, alpha, float(tolerance), callback, best)
+        seeds = sample_seeds(seed, len(start))
+        tries = _Tries(f, problem, seeds, chosen, derivative, norm, steps, alpha, float(tolerance), callback, best)
         for attempt in range(restarts):
-            rows = (~(best.mape <= tolerance) | best.loss.isinf()).nonzero().flatten()
+            rows = (~best.arrived).nonzero().flatten()
             if len(rows):
                 tries.algorithm_1(rows, attempt)
         image = best.image
@@ -152,6 +155,7 @@ class _Best:
     image: Tensor
     loss: Tensor
     mape: Tensor
+    arrived: Tensor  # whether it is within the tolerance
     restart: Tensor
     history: Tensor
     calls: Tensor  # gradients asked for
@@ -165,6 +169,7 @@ class _Best:
             image=problem.start.clone(),
             loss=torch.full_like(start_mape, math.inf),
             mape=start_mape,
+            arrived=torch.zeros_like(start_mape, dtype=torch.bool),
             restart=zeros,
             history=start_mape.new_full((len(zeros), steps + 1), math.nan),
             calls=zeros.clone(),
@@ -178,6 +183,7 @@ class _Tries:
 
     f: Callable[[Tensor], Tensor]
     problem: Problem
+    seeds: tuple[int, ...]
     method: Method
     gradient: Gradient
     norm: float
@@ -191,7 +197,7 @@ class _Tries:
         """One try for the samples ``rows``; what it finds goes to ``best``."""
         method, best = self.method, self.best
         now = self.problem.rows(rows)
-        generators = {i: _generator(self.problem.seeds[i], attempt) for i in rows.tolist()}
+        generators = {i: _generator(self.seeds[i], attempt) for i in rows.tolist()}
         rule = method.rule(self.step_size[rows], self.steps)
         trace = torch.full_like(best.history, math.nan)
 
@@ -239,7 +245,8 @@ class _Tries:
         best = self.best
         error = mape(latent, now.target)
         trace[rows, n] = error
-        arrived = error <= self.tolerance
+        # The worst part decides; one that is undefined never arrives.
+        arrived = part_mape(latent, now.target, now.parts).amax(1) <= self.tolerance
         better = loss < best.loss[rows]
         if not self.method.keep_best and n < self.steps:
             better = torch.zeros_like(arrived)  # as published: the last image counts
@@ -247,6 +254,7 @@ class _Tries:
         place = rows[better]
         best.image[place], best.loss[place], best.mape[place] = x[better], loss[better], error[better]
         best.restart[place] = attempt
+        best.arrived[rows[arrived]] = True
         return arrived
 
 

@@ -1,8 +1,8 @@
 """The set of allowed images: ``{x : ‖x - x0‖_p <= eps}``, alone or within the pixel box ``[0, 1]``.
 
-Three operations and their inverse questions: how far (`distance`), draw from it (`sample`), go back to it
-(`project`), the direction that the paper calls h (`steepest`), and what of it stays on the surface (`tangent`). Everything is per sample: ``eps`` has one
-entry per image, and no image sees another.
+How far a point is (`distance`), draw one (`sample`), go back to the set (`project`), the direction that the paper calls
+h (`steepest`), and what of it stays on the surface (`tangent`). Everything is per sample: ``eps`` has one entry per
+image, and no image sees another.
 """
 
 import math
@@ -182,7 +182,7 @@ def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> T
 
     >>> h, x = torch.tensor([[-1.0, -1.0]]), torch.tensor([[0.5, 0.0]])
     >>> tangent(h, x, torch.zeros(1, 2), torch.tensor([0.5]), norm=2).tolist()
-    [[0.0, -1.0]]
+    [[-0.0, -1.0]]
     """
     if norm == math.inf:
         return h

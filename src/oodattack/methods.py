@@ -80,8 +80,12 @@ def _paper_clip(x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
 
 
 def _paper_step_size(eps: Tensor, pixels: int, norm: float) -> Tensor:
-    """The authors' alpha = eps / 100; for an infinite eps, as for one that reaches across the pixel box."""
-    return eps.clamp_max(_widest(pixels, norm)) / 100
+    """The authors' alpha = eps / 100; for an infinite eps, as for one that reaches across the pixel box.
+
+    Adamax moves every pixel by alpha; in L1, which the paper leaves open, eps / 100 of it would be far too much,
+    and eps / sqrt(pixels) takes its place.
+    """
+    return (eps / math.sqrt(pixels) if norm == 1 else eps).clamp_max(_widest(pixels, norm)) / 100
 
 
 def _fast_step_size(eps: Tensor, pixels: int, norm: float) -> Tensor:

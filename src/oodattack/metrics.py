@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from oodattack.errors import InputError
+
 UNDEFINED_MAPE = "z_in is all zeros: MAPE divides by max|z_in|"
 
 
@@ -18,11 +20,18 @@ def mape(latent: Tensor, target: Tensor) -> Tensor:
     Returns:
         (B,) fractions (0.01 is 1 %); NaN where z_in is all zeros, for there the measure is undefined.
 
+    Raises:
+        InputError: if the shapes differ.
+
     >>> mape(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])).item()
     0.25
     >>> mape(torch.ones(1, 2), torch.zeros(1, 2)).item()
     nan
     """
+    if latent.shape != target.shape:
+        raise InputError(
+            f"expected latent and target of one shape, got {tuple(latent.shape)} and {tuple(target.shape)}"
+        )
     latent, target = as_matrix(latent), as_matrix(target)
     largest = target.abs().amax(1)
     error = (latent - target).abs().mean(1)

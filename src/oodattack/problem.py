@@ -1,4 +1,4 @@
-"""The question that an attack answers: starts, targets, balls and seeds of a batch, checked and brought to one form."""
+"""The question that an attack answers: starts, targets and balls of a batch, checked and brought to one form."""
 
 import math
 from collections.abc import Sequence
@@ -20,24 +20,18 @@ class Problem:
         target: (B, K) latents to reach.
         weight: (B, K) weights of the errors.
         eps: (B,) radii.
-        seeds: (B,) seeds of the random draws.
+        parts: lengths of the parts of a latent, the same for all.
     """
 
     start: Tensor
     target: Tensor
     weight: Tensor
     eps: Tensor
-    seeds: tuple[int, ...]
+    parts: tuple[int, ...]
 
     def rows(self, rows: Tensor) -> "Problem":
         """The problems of some samples."""
-        return Problem(
-            self.start[rows],
-            self.target[rows],
-            self.weight[rows],
-            self.eps[rows],
-            tuple(self.seeds[i] for i in rows.tolist()),
-        )
+        return Problem(self.start[rows], self.target[rows], self.weight[rows], self.eps[rows], self.parts)
 
     def loss(self, latent: Tensor) -> Tensor:
         """J = ‖f(x) - t‖^2 (Algorithm 1, line 3) of each sample, each part of the latent on its own scale.
@@ -53,14 +47,13 @@ def make_problem(
     start_latent: Tensor,
     target: Tensor,
     eps: Tensor,
-    parts: Sequence[int],
-    seed: int | Sequence[int],
+    parts: tuple[int, ...],
 ) -> Problem:
     """Bring the arguments of an attack to one form.
 
     Raises:
         TypeError: if the target is not a tensor.
-        InputError: if the target or the number of seeds does not fit, or the target is not finite.
+        InputError: if the target does not fit, or is not finite.
     """
     if not isinstance(target, Tensor):
         raise TypeError(f"expected target as a tensor, got {type(target).__name__}")
@@ -71,10 +64,22 @@ def make_problem(
     if not bool(target.isfinite().all()):
         raise InputError("expected a finite target, got NaN or infinity; look at f(x_in)")
     flat = as_matrix(target.detach().to(start_latent))
-    seeds = (seed,) * len(start) if isinstance(seed, int) else tuple(int(s) for s in seed)
-    if len(seeds) != len(start):
-        raise InputError(f"expected one seed, or one per sample ({len(start)}), got {len(seeds)}")
-    return Problem(start, flat, _weights(flat, as_matrix(start_latent), parts), eps, seeds)
+    return Problem(start, flat, _weights(flat, as_matrix(start_latent), parts), eps, parts)
+
+
+def sample_seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """One seed per sample; a single one serves them all.
+
+    Raises:
+        InputError: if the number of seeds is not that of the samples.
+
+    >>> sample_seeds(7, 2), sample_seeds([1, 2], 2)
+    ((7, 7), (1, 2))
+    """
+    seeds = (seed,) * count if isinstance(seed, int) else tuple(int(s) for s in seed)
+    if len(seeds) != count:
+        raise InputError(f"expected one seed, or one per sample ({count}), got {len(seeds)}")
+    return seeds
 
 
 def radii(eps: float | Sequence[float] | Tensor, start: Tensor) -> Tensor:
