@@ -1,8 +1,11 @@
 """Small networks for the tests, built by name: `python:tests.factories:tiny`."""
 
+import io
 from typing import cast
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,6 +57,25 @@ class _CifarResNet(nn.Module):
 def resnet20() -> nn.Module:
     """CIFAR-10 ResNet-20, with random weights."""
     return _CifarResNet(blocks=3)
+
+
+class _JpegResNet(_CifarResNet):
+    """The same behind what a camera or an upload does: 8 bits, JPEG; no gradient passes through."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        decoded = []
+        for image in (x.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy():
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "JPEG", quality=90)
+            decoded.append(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))
+        pixels = torch.stack(decoded).to(x) / 255
+        mean, std = pixels.new_tensor([0.485, 0.456, 0.406]), pixels.new_tensor([0.229, 0.224, 0.225])
+        return super().forward((pixels - mean[:, None, None]) / std[:, None, None])
+
+
+def jpeg_resnet20() -> nn.Module:
+    """CIFAR-10 ResNet-20 behind JPEG compression, with its normalisation, random weights."""
+    return _JpegResNet(blocks=3)
 
 
 class _Tiny(nn.Module):
