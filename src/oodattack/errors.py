@@ -1,4 +1,7 @@
-"""The one exception for input that a person can correct."""
+"""The one exception for input that a person can correct, and the hint that its messages share."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -11,3 +14,13 @@ class InputError(ValueError):
         ...
     oodattack.errors.InputError: expected eps >= 0, got -1.0
     """
+
+
+def did_you_mean(wrong: str, names: Iterable[str]) -> str:
+    """The end of a message about a misspelt name; empty where no name is like it.
+
+    >>> did_you_mean("fsat", ["fast", "paper"]), did_you_mean("xyz", ["fast"])
+    ("; did you mean 'fast'?", '')
+    """
+    near = difflib.get_close_matches(wrong, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -3,7 +3,6 @@
 `paper` is Algorithm 1 as published, the reference; `fast` is ours; `plain` is projected gradient descent.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from oodattack.ball import project, sample, steepest, tangent
-from oodattack.errors import InputError
+from oodattack.errors import InputError, did_you_mean
 from oodattack.steps import Adamax, CosineAdam, Plain, StepRule
 
 
@@ -38,6 +37,10 @@ class Method:
         direction: (gradient, x, start, eps, norm) -> h(J'), the direction of ascent that the rule is given.
         random_first: whether the first try starts from a random point too, or from the start itself.
         keep_best: whether the best image of a try counts, or its last.
+
+    >>> mine = Method(rule=CosineAdam, step_size=lambda eps, pixels, norm: eps / 50, random_first=True)
+    >>> mine.step_size(torch.tensor([5.0]), 3072, 2.0)
+    tensor([0.1000])
     """
 
     rule: Callable[[Tensor, int], StepRule]
@@ -62,8 +65,7 @@ def get_method(method: "str | Method") -> Method:
         return method
     methods = {"fast": FAST, "paper": PAPER, "plain": PLAIN}
     if method not in methods:
-        near = difflib.get_close_matches(str(method), methods, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(str(method), methods)
         raise InputError(f"expected method 'fast', 'paper' or 'plain', got {method!r}{hint}")
     return methods[method]
 

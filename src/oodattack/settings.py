@@ -4,7 +4,6 @@ Needs no torch, so that wrong settings are told at once.
 """
 
 import dataclasses
-import difflib
 import math
 import tomllib
 import typing
@@ -13,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oodattack.errors import InputError
+from oodattack.errors import InputError, did_you_mean
 
 NORMS = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
+NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "Linf"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +116,8 @@ class AttackSettings:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in values:
             if name not in fields:
-                near = difflib.get_close_matches(name, fields, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}"
-                raise InputError(f"unknown setting {name!r}; {hint}")
+                hint = did_you_mean(name, fields) or f"; there are {', '.join(fields)}"
+                raise InputError(f"unknown setting {name!r}{hint}")
         missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and values.get(n) in (None, "", ())]
         if missing:
             flags = ", ".join(f"--{name}" for name in missing)
@@ -150,6 +149,12 @@ def load_config(path: Path) -> dict[str, Any]:
 
     Raises:
         InputError: if it cannot be read.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "attack.toml").write_text("eps = [1, '8/255']")
+    ...     load_config(Path(folder, "attack.toml"))
+    {'eps': [1, '8/255']}
     """
     try:
         return tomllib.loads(Path(path).read_text())
@@ -187,8 +192,7 @@ def _split(value: Any) -> Sequence[Any]:
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(str(value), allowed)
         raise InputError(f"expected {name} to be one of {', '.join(allowed)}, got {value!r}{hint}")
 
 

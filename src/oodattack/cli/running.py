@@ -23,13 +23,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from oodattack.settings import AttackSettings
+from oodattack.settings import NORM_NAMES, AttackSettings
 
 if TYPE_CHECKING:
     from oodattack.encoders import Encoder
     from oodattack.runs import Group, Run
 
-NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "Linf"}
 INTERRUPTED = 130
 LEGEND = """\
 n samples; medians of the MAPE before the attack, after it (float), and of the

@@ -28,6 +28,17 @@ def draw_run(run: Run, folder: Path, *, samples: Sequence[int] | None = None) ->
 
     Raises:
         InputError: for a row that the run does not have, or a folder that cannot be written.
+
+    >>> import tempfile
+    >>> from oodattack.engines import run_attack
+    >>> from oodattack.settings import AttackSettings
+    >>> f = "python:torch.nn:Flatten,size=8,layer=output"
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     settings = AttackSettings(
+    ...         encoder=f, images="torchvision:FakeData", limit=2, start=("noise",), steps=3, out=Path(out) / "run"
+    ...     )
+    ...     [path.name for path in draw_run(run_attack(settings), Path(out) / "figures")]
+    ['grid.png', 'histogram.png', 'convergence.png']
     """
     there = set(run.read(["row"])["row"].to_pylist())
     missing = [row for row in samples or [] if row not in there]

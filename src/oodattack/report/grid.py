@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from oodattack.report.style import IN, NORM_NAMES, OUT, describe, eps_label, percent_label
+from oodattack.report.style import IN, OUT, describe, eps_label, percent_label
 from oodattack.runs import Run
+from oodattack.settings import NORM_NAMES
 
 COLUMNS = [
     *("row", "x_in_name", "start_name", "eps", "norm", "x_in", "start", "image", "z_in", "z_start", "z_out"),

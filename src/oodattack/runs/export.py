@@ -17,6 +17,17 @@ def export_pngs(run: Run, folder: Path, shards: list[int] | None = None) -> list
 
     Returns:
         The files, one per row.
+
+    >>> import tempfile
+    >>> from oodattack.engines import run_attack
+    >>> from oodattack.settings import AttackSettings
+    >>> f = "python:torch.nn:Flatten,size=8,layer=output"
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     settings = AttackSettings(
+    ...         encoder=f, images="torchvision:FakeData", limit=2, start=("noise",), steps=3, out=Path(out) / "run"
+    ...     )
+    ...     [path.name for path in export_pngs(run_attack(settings), Path(out) / "png")]
+    ['000000_fakedata-00000_noise_l2-5.png', '000001_fakedata-00500_noise_l2-5.png']
     """
     files = []
     for number in run.done() if shards is None else shards:

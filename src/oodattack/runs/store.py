@@ -104,6 +104,11 @@ def open_run(path: Path) -> Run:
 
     Raises:
         InputError: if it is none, or one of another format.
+
+    >>> open_run(Path("no/such/run"))
+    Traceback (most recent call last):
+        ...
+    oodattack.errors.InputError: expected a run directory with a run.json, got no/such/run; `oodattack attack` makes one
     """
     file = Path(path) / "run.json"
     try:
@@ -131,6 +136,12 @@ def start_run(path: Path, header: Mapping[str, Any]) -> Iterator[Run]:
 
     Raises:
         InputError: if the directory holds a run of other settings, or files that are no run, or is in use.
+
+    >>> import tempfile
+    >>> header = {"settings": {}, "inputs": {}, "rows": 10, "batch_size": 4, "environment": {}}
+    >>> with tempfile.TemporaryDirectory() as folder, start_run(Path(folder), header) as run:
+    ...     run.shard_count, list(run.shard_rows(2)), run.done()
+    (3, [8, 9], [])
     """
     path = Path(path)
     if path.exists() and not path.is_dir():

@@ -31,7 +31,20 @@ class Group:
 
 
 def summarize(run: Run) -> list[Group]:
-    """Group a run's rows by start and eps, in the order of the run."""
+    """Group a run's rows by start and eps, in the order of the run.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from oodattack.engines import run_attack
+    >>> from oodattack.settings import AttackSettings
+    >>> f = "python:torch.nn:Flatten,size=8,layer=output"
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     settings = AttackSettings(
+    ...         encoder=f, images="torchvision:FakeData", limit=2, start=("noise",), steps=3, out=Path(out) / "run"
+    ...     )
+    ...     [(group.start, group.eps, group.count) for group in summarize(run_attack(settings))]
+    [('noise', 5.0, 2)]
+    """
     columns = [
         *("start_name", "eps", "mape", "mape_float", "mape_before", "distance", "gradient_evaluations"),
         *("class_in", "class_out"),
