@@ -288,3 +288,17 @@ def test_shards_hold_one_batch_each(photos: Path, tmp_path: Path) -> None:
     planned = 7 * 4
     assert run.shard_count == -(-planned // 5)
     assert sum(pq.read_metadata(run.shard(n)).num_rows for n in run.done()) == 24
+
+
+def test_a_start_that_cannot_be_decoded_is_skipped_like_an_image(photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.png").rename(photos / "0.png")
+    run = run_attack(settings(photos / "5.png", tmp_path / "run", start=(str(photos), "noise"), eps=(1.0,)))
+    assert [row["start_name"] for row in rows_of(run.path)] == ["noise"]
+    assert [reason for reason in run.skipped().values() if "0.png" in reason]
+
+
+def test_a_run_of_nothing_but_broken_images_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"got none that can be decoded; the first: .*a\.png"):
+        run_attack(settings(tmp_path / "broken", tmp_path / "run"))

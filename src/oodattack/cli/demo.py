@@ -20,7 +20,7 @@ What they show
 
 def demo(
     out: Annotated[Path, typer.Option(help="directory to write to")] = Path("oodattack-demo"),
-    steps: Annotated[int, typer.Option(help="gradient evaluations per sample")] = 60,
+    steps: Annotated[int, typer.Option(help="gradient evaluations per sample")] = 100,
     json: Annotated[bool, typer.Option("--json", help="print the summary as JSON on standard output")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
 ) -> None:

@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from oodattack.settings import NORM_NAMES, AttackSettings
 
 if TYPE_CHECKING:
     from oodattack.encoders import Encoder
+    from oodattack.engines import Progress as RunProgress
     from oodattack.runs import Group, Run
 
 INTERRUPTED = 130
@@ -154,10 +155,10 @@ def _announce(console: Console, settings: AttackSettings, encoder: "Encoder", ru
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Any]:
+def _progress(console: Console) -> "Iterator[Callable[[RunProgress], None]]":
     """A progress bar on standard error, only on a terminal; yields what the engine calls."""
     columns = [
-        TextColumn("attacking"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("samples"),
@@ -167,11 +168,12 @@ def _progress(console: Console) -> Iterator[Any]:
         TextColumn("left"),
     ]
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("attack", total=None)
+        task = progress.add_task("attacking", total=None)
 
-        def update(now: Any) -> None:
+        def update(now: "RunProgress") -> None:
             done = now.rows_done + min(now.share, 1) * now.running
-            progress.update(task, total=now.rows, completed=int(done))
+            what = "finishing this batch (Ctrl-C again stops at once)" if now.stopping else "attacking"
+            progress.update(task, total=now.rows, completed=int(done), description=what)
 
         yield update
 

@@ -127,7 +127,7 @@ def attack_rows(
 def _read(
     plan: Plan, size: tuple[int, int], rows: range
 ) -> tuple[list[dict[str, Any]], list[Tensor], list[Tensor], dict[str, str]]:
-    """Read the images of some rows; those that cannot be decoded are left out, with the reason."""
+    """Read the images of some rows; what cannot be decoded, x_in or start, is left out, with the reason."""
     samples: list[dict[str, Any]] = []
     x_in: list[Tensor] = []
     starts: list[Tensor] = []
@@ -144,7 +144,11 @@ def _read(
             skipped[name] = str(error)
         if name in skipped:
             continue
-        start_name, start = source.get(place)
+        try:
+            start_name, start = source.get(place)
+        except InputError as error:
+            skipped[f"start {place} of {source.spec}"] = str(error)
+            continue
         seed = _seed(plan.settings.seed, name, start_name, eps)
         samples.append({"row": row, "x_in_name": name, "start_name": start_name, "eps": eps, "seed": seed})
         x_in.append(read[index])

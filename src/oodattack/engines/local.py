@@ -5,19 +5,21 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from oodattack._version import __version__
 from oodattack.checks import check_health
 from oodattack.encoders import Encoder, load_encoder, pick_device, prepare
 from oodattack.engines.batch import Plan, attack_rows
+from oodattack.errors import InputError
 from oodattack.gradient import get_gradient
-from oodattack.images import open_images, open_starts
+from oodattack.images import StartSource, open_images, open_starts
 from oodattack.methods import get_method
 from oodattack.pixels import dequantize
 from oodattack.runs import Run, export_pngs, open_run, start_run
@@ -33,12 +35,14 @@ class Progress:
         rows: rows of the run.
         running: rows of the batch at hand.
         share: share of that batch's steps, 0 to 1.
+        stopping: whether the run stops after that batch, because of Ctrl-C.
     """
 
     rows_done: int
     rows: int
     running: int
     share: float
+    stopping: bool
 
 
 def run_attack(
@@ -88,7 +92,7 @@ def run_attack(
     if settings.strict:
         for index in plan.chosen:
             images.read(index)
-    _, first = starts[0].get(0)
+    first = _first_readable(starts, len(plan.chosen))
     check_health(encoder, dequantize(first[None]).to(device), gradient=get_gradient(settings.gradient).passes > 0)
     header = {
         "settings": _identity(settings),
@@ -108,6 +112,9 @@ def run_attack(
         if on_ready is not None:
             on_ready(encoder, run)
         _run_shards(run, plan, encoder, on_progress, stop)
+    if run.read(["row"]).num_rows == 0:
+        some = next(iter(run.skipped().values()))
+        raise InputError(f"expected images in {settings.images}, got none that can be decoded; the first: {some}")
     return run
 
 
@@ -128,7 +135,7 @@ def _run_shards(
             def on_step(step: int, rows_done: int = rows_done, running: int = len(rows)) -> None:
                 if on_progress is not None:
                     share = step / plan.settings.steps
-                    on_progress(Progress(rows_done, run.header["rows"], running, share))
+                    on_progress(Progress(rows_done, run.header["rows"], running, share, stop.is_set()))
 
             table, skipped = attack_rows(plan, encoder, fast, rows, on_step)
             run.write_shard(number, table, skipped)
@@ -137,6 +144,22 @@ def _run_shards(
             export_pngs(run, plan.settings.png, [number])
         if stop.is_set():
             raise KeyboardInterrupt
+
+
+def _first_readable(starts: Sequence[StartSource], count: int) -> Tensor:
+    """The first start image that can be decoded.
+
+    Raises:
+        InputError: the first reason, if there is none.
+    """
+    failures = []
+    for place in range(count):
+        for source in starts:
+            try:
+                return source.get(place)[1]
+            except InputError as error:
+                failures.append(error)
+    raise failures[0]
 
 
 @contextmanager
