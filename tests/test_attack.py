@@ -554,3 +554,17 @@ def test_every_bad_argument_has_its_message(change: dict[str, Any], error: type[
     }
     with pytest.raises(error, match=message):
         attack(make_encoder(), make_images(2, 1), **arguments)
+
+
+def test_tries_are_judged_by_the_8_bit_image() -> None:
+    """Whether one more try is due, and which is the best, is decided by the image that counts."""
+    f, start, target = make_encoder(), make_images(4, 1), make_encoder()(make_images(4, 2))
+    start = dequantize(quantize(start), torch.float64)
+    once = attack(f, start, target, eps=2.0, steps=60, pixels=256)
+    between = float((once.float_mape.max() + once.mape.min()) / 2)
+    assert (once.float_mape < between).all()
+    assert (once.mape > between).any()
+    more = attack(f, start, target, eps=2.0, steps=60, pixels=256, restarts=3, tolerance=between)
+    missed = once.mape > between
+    assert (more.gradient_evaluations[missed] > 60).any()
+    assert (more.mape <= once.mape + 1e-12)[missed].all()

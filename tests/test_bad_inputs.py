@@ -57,7 +57,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("norm in capitals", {"norm": "Linf"}, "did you mean 'linf'?"),
     ("no steps", {"steps": "0"}, "expected steps as a whole number of at least 1, got 0"),
     ("no tries", {"restarts": "0"}, "expected restarts as a whole number of at least 1"),
-    ("negative tolerance", {"tolerance": "-0.1"}, "expected tolerance >= 0"),
+    ("negative tolerance", {"tolerance": "-0.1"}, "expected a finite tolerance >= 0"),
     ("step size of zero", {"step-size": "0"}, "expected a positive step_size"),
     ("unknown method", {"method": "fsat"}, "did you mean 'fast'?"),
     ("unknown gradient", {"gradient": "numeric"}, "expected gradient 'autograd' or 'spsa', got 'numeric'"),
@@ -149,7 +149,20 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (
         "shards of nobody",
         {"out": lambda folder: write("r/shards/00000.parquet", "x")(folder).parents[1]},
-        "no run.json",
+        "with shards and no run.json",
+    ),
+    (
+        "out is full of other files",
+        {"out": lambda folder: write("d/thesis.tex", "x")(folder).parent},
+        "with thesis.tex and no run.json",
+    ),
+    ("a seed too large", {"seed": str(2**63)}, "expected seed below 2^63"),
+    ("a tolerance without end", {"tolerance": "inf"}, "expected a finite tolerance"),
+    ("a start that is a number", {"config": write("a.toml", "start = 5"), "start": None}, "expected start as a text"),
+    (
+        "a run of nothing",
+        {"out": lambda folder: write("r/run.json", '{"format": 1}')(folder).parent},
+        "cannot read",
     ),
     ("run.json is broken", {"out": lambda folder: write("r/run.json", "{")(folder).parent}, "cannot read"),
     (

@@ -302,3 +302,72 @@ def test_a_run_of_nothing_but_broken_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "broken" / "a.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"got none that can be decoded; the first: .*a\.png"):
         run_attack(settings(tmp_path / "broken", tmp_path / "run"))
+
+
+def test_other_peoples_partial_files_are_left_alone(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "downloads").mkdir()
+    other = tmp_path / "downloads" / "film.mp4.partial"
+    other.write_bytes(b"half")
+    with pytest.raises(InputError, match=r"film\.mp4\.partial and no run\.json"):
+        run_attack(settings(photos, tmp_path / "downloads"))
+    assert other.read_bytes() == b"half"
+
+
+def test_two_starts_of_one_file_name_are_two_groups(photos: Path, tmp_path: Path) -> None:
+    for folder, level in (("a", 0), ("b", 255)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").write_bytes(encode_png(torch.full((3, 32, 32), level, dtype=torch.uint8)))
+    starts = (str(tmp_path / "a" / "x.png"), str(tmp_path / "b" / "x.png"))
+    groups = summarize(run_attack(settings(photos, tmp_path / "run", start=starts, eps=(1.0,))))
+    assert [group.start for group in groups] == list(starts)
+
+
+def test_a_folder_of_starts_is_one_group(photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.png").unlink()
+    run = run_attack(settings(photos, tmp_path / "run", start=(str(photos),), eps=(1.0,)))
+    assert [group.count for group in summarize(run)] == [6]
+    assert len({row["start_name"] for row in rows_of(run.path)}) == 6
+
+
+def test_pngs_of_another_run_are_replaced(photos: Path, tmp_path: Path) -> None:
+    run_attack(settings(photos, tmp_path / "a", png=tmp_path / "png"))
+    run = run_attack(settings(photos, tmp_path / "b", png=tmp_path / "png", steps=3))
+    assert {path.read_bytes() for path in (tmp_path / "png").iterdir()} == {
+        row["image"]["bytes"] for row in rows_of(run.path)
+    }
+
+
+def test_every_layer_has_a_mape_of_its_own(photos: Path, tmp_path: Path) -> None:
+    spec = f"{ENCODER},layer=conv+input of fc"
+    run = run_attack(settings(photos, tmp_path / "run", encoder=spec, start=("noise",), eps=(4.0,)))
+    encoder = load_encoder(spec, device="cpu")
+    row = rows_of(run.path)[0]
+    z_in, z_out = (torch.tensor(row[name])[None].split(encoder.parts, 1) for name in ("z_in", "z_out"))
+    expected = [mape(a, b).item() for a, b in zip(z_out, z_in, strict=True)]
+    assert len(expected) == 2
+    assert row["mape_parts"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_begun_elsewhere_warns(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run"))
+    header = json.loads((run.path / "run.json").read_text())
+    header["environment"]["torch"] = "1.0"
+    (run.path / "run.json").write_text(json.dumps(header))
+    with pytest.warns(UserWarning, match=r"begun elsewhere \(torch '1\.0', now"):
+        run_attack(settings(photos, tmp_path / "run"))
+
+
+def test_names_that_are_formulas_markup_or_long(photos: Path, tmp_path: Path) -> None:
+    """File names end in pictures, tables and file names; they are names there too."""
+    from oodattack.report import draw_run
+
+    names = ["a$5_and_$6.png", "[red]b[", "猫" * 70 + ".png"]
+    folder = tmp_path / "names"
+    folder.mkdir()
+    for number, name in enumerate(names):
+        (folder / name).write_bytes((photos / f"{number}.png").read_bytes())
+    spec = str(folder / "*")
+    run = run_attack(settings(photos / "5.png", tmp_path / "run", start=(spec,), png=tmp_path / "png", eps=(1.0,)))
+    run = run_attack(settings(folder, tmp_path / "run2", start=("noise",), png=tmp_path / "png", eps=(1.0,)))
+    assert run.read(["row"]).num_rows == 2  # the one without a suffix is no image
+    assert len(draw_run(run, tmp_path / "figures")) == 3

@@ -63,7 +63,8 @@ def attack(
         method: "fast", "paper" (Algorithm 1 as published), "plain", or a `Method`.
         step_size: alpha, in pixels of [0, 1]; by default the method's own, from eps and the image size.
         restarts: number of tries in all. After the first, only samples above the tolerance run again, from a
-            random point of the ball; the best try of each sample is kept.
+            random point of the ball; the best try of each sample is kept. With ``pixels=256`` both are decided by
+            the 8-bit image.
         tolerance: MAPE (a fraction) at which a sample is finished and leaves the batch; of several parts, the
             worst counts. 0 uses all steps.
         seed: one seed, used for every sample alike, or one per sample.
@@ -114,13 +115,19 @@ def attack(
         alpha = chosen.step_size(eps, start[0].numel(), norm)
         if step_size is not None:
             alpha = torch.full_like(alpha, step_size)
-        best = _Best.of(problem, mape(as_matrix(start_latent), problem.target), steps)
+        start_mape = mape(as_matrix(start_latent), problem.target)
         seeds = sample_seeds(seed, len(start))
-        tries = _Tries(f, problem, seeds, chosen, derivative, norm, steps, alpha, float(tolerance), callback, best)
+        tries = _Tries(f, problem, seeds, chosen, derivative, norm, steps, alpha, float(tolerance), callback)
+        best = _Best.of(problem, start_mape, steps)
         for attempt in range(restarts):
             rows = (~best.arrived).nonzero().flatten()
-            if len(rows):
-                tries.algorithm_1(rows, attempt)
+            if len(rows) == 0:
+                break
+            found = _Best.of(problem, start_mape, steps)
+            tries.algorithm_1(found, rows, attempt)
+            if pixels is not None and restarts > 1:  # which try is the best, and whether one more is due
+                tries.judge_rounded(found, rows)
+            best.take(found, rows)
         image = best.image
         if pixels is not None:
             image = dequantize(to_grid(best.image, start, eps, norm), start.dtype)
@@ -142,10 +149,17 @@ def attack(
         restart=best.restart,
         history=best.history,
         start_latent=start_latent,
-        start_mape=mape(as_matrix(start_latent), problem.target),
+        start_mape=start_mape,
         start_distance=torch.zeros_like(eps),
-        notes=tuple("" if any_ else UNDEFINED_MAPE for any_ in problem.target.any(1).tolist()),
+        notes=tuple(map(_note, problem.target.any(1).tolist(), flat.isfinite().all(1).tolist())),
     )
+
+
+def _note(target_is_defined: bool, latent_is_finite: bool) -> str:
+    """Why a MAPE is undefined, or nothing."""
+    if not latent_is_finite:
+        return "f(x_out) is NaN or infinite"
+    return "" if target_is_defined else UNDEFINED_MAPE
 
 
 @dataclass
@@ -168,13 +182,22 @@ class _Best:
         return cls(
             image=problem.start.clone(),
             loss=torch.full_like(start_mape, math.inf),
-            mape=start_mape,
+            mape=start_mape.clone(),
             arrived=torch.zeros_like(start_mape, dtype=torch.bool),
             restart=zeros,
             history=start_mape.new_full((len(zeros), steps + 1), math.nan),
             calls=zeros.clone(),
             looks=zeros.clone(),
         )
+
+    def take(self, found: "_Best", rows: Tensor) -> None:
+        """Take over what another try found for ``rows``, where it is better, and add up the work."""
+        self.calls += found.calls
+        self.looks += found.looks
+        rows = rows[found.loss[rows] < self.loss[rows]]
+        self.image[rows], self.loss[rows], self.mape[rows] = found.image[rows], found.loss[rows], found.mape[rows]
+        self.restart[rows], self.history[rows] = found.restart[rows], found.history[rows]
+        self.arrived[rows] = found.arrived[rows]
 
 
 @dataclass(frozen=True)
@@ -191,15 +214,14 @@ class _Tries:
     step_size: Tensor
     tolerance: float
     callback: Callback | None
-    best: _Best
 
-    def algorithm_1(self, rows: Tensor, attempt: int) -> None:
+    def algorithm_1(self, best: _Best, rows: Tensor, attempt: int) -> None:
         """One try for the samples ``rows``; what it finds goes to ``best``."""
-        method, best = self.method, self.best
+        method = self.method
+        best.restart[rows] = attempt
         now = self.problem.rows(rows)
         generators = {i: _generator(self.seeds[i], attempt) for i in rows.tolist()}
         rule = method.rule(self.step_size[rows], self.steps)
-        trace = torch.full_like(best.history, math.nan)
 
         x = now.start
         if attempt > 0 or method.random_first:
@@ -209,7 +231,7 @@ class _Tries:
             draws = [generators[i] for i in rows.tolist()]
             latent, loss, slope = self.gradient(self.f, x, now.loss, draws)  # line 3, and J' for line 5
             best.calls[rows] += 1
-            arrived = self._record(rows, n, attempt, x, latent, loss, now, trace)
+            arrived = self._record(best, rows, n, x, latent, loss, now)
             # A sample that has arrived leaves the batch, and so does one that has fallen off the numbers.
             stay = (~arrived & slope.flatten(1).isfinite().all(1)).nonzero().flatten()
             if len(stay) < len(rows):
@@ -226,25 +248,24 @@ class _Tries:
             with torch.no_grad():
                 latent = as_matrix(self.f(x))
             best.looks[rows] += 1
-            self._record(rows, self.steps, attempt, x, latent, now.loss(latent), now, trace)
-        won = best.restart == attempt
-        best.history[won] = trace[won]
+            self._record(best, rows, self.steps, x, latent, now.loss(latent), now)
+
+    def judge_rounded(self, best: _Best, rows: Tensor) -> None:
+        """Put the loss and the arrival of the 8-bit image in place of those of the float image."""
+        now = self.problem.rows(rows)
+        with torch.no_grad():
+            rounded = dequantize(to_grid(best.image[rows], now.start, now.eps, self.norm), now.start.dtype)
+            latent = as_matrix(self.f(rounded))
+        best.looks[rows] += 1
+        best.loss[rows] = torch.where(best.loss[rows].isfinite(), now.loss(latent), best.loss[rows])
+        best.arrived[rows] = part_mape(latent, now.target, now.parts).amax(1) <= self.tolerance
 
     def _record(
-        self,
-        rows: Tensor,
-        n: int,
-        attempt: int,
-        x: Tensor,
-        latent: Tensor,
-        loss: Tensor,
-        now: Problem,
-        trace: Tensor,
+        self, best: _Best, rows: Tensor, n: int, x: Tensor, latent: Tensor, loss: Tensor, now: Problem
     ) -> Tensor:
         """Note the images after n steps, keep the better ones; returns which samples have arrived."""
-        best = self.best
         error = mape(latent, now.target)
-        trace[rows, n] = error
+        best.history[rows, n] = error
         # The worst part decides; one that is undefined never arrives.
         arrived = part_mape(latent, now.target, now.parts).amax(1) <= self.tolerance
         better = loss < best.loss[rows]
@@ -253,7 +274,6 @@ class _Tries:
         better |= arrived  # J is quadratic and MAPE is not: an image can arrive without the least J so far
         place = rows[better]
         best.image[place], best.loss[place], best.mape[place] = x[better], loss[better], error[better]
-        best.restart[place] = attempt
         best.arrived[rows[arrived]] = True
         return arrived
 

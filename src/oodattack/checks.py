@@ -97,8 +97,8 @@ def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool
     with evaluation_mode(f), torch.no_grad():
         try:
             once, again = f(x), f(x)
-            # The neighbour differs from x in every pixel. An f of fixed batch size 1 is good enough for one image.
-            pair = f(torch.cat([x, 1 - x.round()])) if len(start) > 1 else once
+            # The neighbour differs from x in every pixel.
+            pair = _beside_another(f, x, once, needed=len(start) > 1)
         except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
@@ -124,6 +124,16 @@ def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool
             )
     if gradient:
         _check_gradient(f, x)
+
+
+def _beside_another(f: Callable[[Tensor], Tensor], x: Tensor, alone: Tensor, *, needed: bool) -> Tensor:
+    """f(x) in a batch of two; an f that takes one image at a time is good enough where no batch is needed."""
+    try:
+        return f(torch.cat([x, 1 - x.round()]))
+    except (RuntimeError, ValueError, TypeError):
+        if needed:
+            raise
+        return alone
 
 
 def _check_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> None:

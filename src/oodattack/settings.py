@@ -20,7 +20,7 @@ NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "Linf"}
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSettings:
-    """What `oodattack attack` is told. Building one checks every value that can be checked without loading a model.
+    """What `oodattack attack` is told. Building one checks the values, but for names that torch's side knows.
 
     Attributes:
         encoder: f, as one string (see `oodattack.encoders.load_encoder`).
@@ -77,6 +77,9 @@ class AttackSettings:
     png: Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("start", "eps", "out"):  # one start for a tuple of them, a text for a path
+            field = next(field for field in dataclasses.fields(self) if field.name == name)
+            object.__setattr__(self, name, _convert(field, getattr(self, name)))
         _one_of("norm", self.norm, tuple(NORMS))
         _one_of("start_order", self.start_order, ("cycle", "sample"))
         for name, values in (("start", self.start), ("eps", self.eps)):
@@ -98,8 +101,10 @@ class AttackSettings:
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         _at_least("seed", self.seed, 0)
-        if not self.tolerance >= 0:
-            raise InputError(f"expected tolerance >= 0 (a MAPE: 0.001 is 0.1 %), got {self.tolerance:g}")
+        if self.seed >= 2**63:
+            raise InputError(f"expected seed below 2^63, got {self.seed}")
+        if not 0 <= self.tolerance < math.inf:
+            raise InputError(f"expected a finite tolerance >= 0 (a MAPE: 0.001 is 0.1 %), got {self.tolerance:g}")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise InputError(f"expected a positive step_size, got {self.step_size:g}")
 
@@ -167,7 +172,10 @@ def _convert(field: "dataclasses.Field[Any]", value: Any) -> Any:
     if field.name == "eps":
         return tuple(parse_eps(eps) for eps in _split(value))
     if field.name == "start":
-        return tuple(str(start) for start in ([value] if isinstance(value, str | Path) else value))
+        starts = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(start, str | Path) for start in starts):
+            raise InputError(f"expected start as a text or a list of them, got {value!r}")
+        return tuple(map(str, starts))
     kind = next((kind for kind in _KIND_NAMES if kind is field.type or kind in typing.get_args(field.type)), str)
     accepted = {float: (int, float), Path: (str, Path), str: (str, Path)}.get(kind, (kind,))
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):

@@ -7,6 +7,7 @@ import typer
 
 from oodattack._version import __version__
 from oodattack.cli import attack, demo, show
+from oodattack.cli.running import printable
 from oodattack.errors import InputError
 
 BAD_INPUT = 2
@@ -51,5 +52,5 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         sys.exit(BAD_INPUT)

@@ -35,7 +35,7 @@ LEGEND = """\
 n samples; medians of the MAPE before the attack, after it (float), and of the
 decoded 8-bit PNG, the figure that counts; share of PNGs below 0.1 %; median
 distance to the start; mean gradient evaluations per sample; class: share of
-x_out whose top-1 class is that of x_in.
+x_out whose top-1 class is that of x_in; worst layer: the largest MAPE of a layer.
 """
 
 
@@ -44,7 +44,7 @@ def run_and_tell(settings: AttackSettings, *, as_json: bool, quiet: bool) -> "Ru
 
     Progress and remarks go to standard error, the table or the JSON to standard output.
     """
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     with _plain_warnings(console):
         console.print("loading torch and the encoder …", style="dim")
         from oodattack.engines import run_attack
@@ -83,7 +83,7 @@ def tell(run: "Run", pictures: list[Path], *, as_json: bool, quiet: bool) -> Non
         return
     if quiet:
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(_table(run, groups), LEGEND, soft_wrap=False)
     undefined = sum(group.undefined for group in groups)
     if undefined:
@@ -91,12 +91,21 @@ def tell(run: "Run", pictures: list[Path], *, as_json: bool, quiet: bool) -> Non
     if skipped:
         console.print(f"{len(skipped)} images could not be decoded and were skipped:")
         for reason in list(skipped.values())[:10]:
-            console.print(f"  {reason}", markup=False)
+            console.print(f"  {printable(reason)}")
         if len(skipped) > 10:
             console.print(f"  … and {len(skipped) - 10} more")
     console.print(f"run       {run.path}/run.json, {run.path}/shards/*.parquet (pandas, datasets, DuckDB read them)")
     for picture in pictures:
         console.print(f"picture   {picture}")
+
+
+def printable(text: str) -> str:
+    r"""Text from outside (file names, messages) without the control characters that a terminal would obey.
+
+    >>> printable("a\x1b[2Jb")
+    'a?[2Jb'
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def percent(fraction: float) -> str:
@@ -117,12 +126,13 @@ def _table(run: "Run", groups: "list[Group]") -> Table:
     )
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     with_classes = any(group.class_taken is not None for group in groups)
+    with_layers = len(run.header["inputs"].get("parts", [])) > 1
     headings = ["start", "eps", "n", "before", "float", "8-bit", "<0.1 %", "distance", "evals"]
-    for heading in headings + ["class"] * with_classes:
+    for heading in headings + ["worst layer"] * with_layers + ["class"] * with_classes:
         table.add_column(heading, justify="left" if heading == "start" else "right", overflow="fold")
     for group in groups:
         cells = [
-            *(group.start, f"{group.eps:.4g}", str(group.count)),
+            *(printable(group.start), f"{group.eps:.4g}", str(group.count)),
             *(
                 percent(group.before),
                 percent(group.float_median),
@@ -131,6 +141,8 @@ def _table(run: "Run", groups: "list[Group]") -> Table:
             ),
             *(f"{group.distance:.4g}", f"{group.gradient_evaluations:.4g}"),
         ]
+        if with_layers:
+            cells.append(percent(group.worst_part))
         if with_classes:
             cells.append("–" if group.class_taken is None else percent(group.class_taken))
         table.add_row(*cells)

@@ -4,7 +4,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -61,7 +61,8 @@ def from_file(path: str, factory: str | None, *, trust: bool) -> Source:
         return _from_program(file) if exported else Source(_load_torchscript(file))
     if factory is not None:
         return from_python(factory, path, trust=trust)
-    with _here_importable():
+    # Without trust nothing of the working directory is imported: a `safetensors.py` beside the file is code too.
+    with _here_importable() if trust else nullcontext():
         content = load_file(file, trust=trust)
     if not isinstance(content, nn.Module):
         raise InputError(

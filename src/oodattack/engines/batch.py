@@ -17,6 +17,7 @@ from oodattack.errors import InputError
 from oodattack.images import ImageSource, StartSource, decode, encode_png, fit
 from oodattack.metrics import mape
 from oodattack.pixels import dequantize, quantize
+from oodattack.problem import part_mape
 from oodattack.runs.rows import image_cell, png_name
 from oodattack.settings import NORMS, AttackSettings
 
@@ -39,9 +40,13 @@ class Plan:
         image, start = divmod(rest, len(self.starts))
         return image, self.starts[start], self.settings.eps[eps]
 
+    def label(self, source: StartSource) -> str:
+        """A source's short name, or all that the user wrote where two short names are the same."""
+        return source.name if [s.name for s in self.starts].count(source.name) == 1 else source.spec
+
 
 def attack_rows(
-    plan: Plan, encoder: Encoder, fast: nn.Module, rows: range, on_step: Callable[[int], None]
+    plan: Plan, encoder: Encoder, fast: nn.Module, rows: range, on_step: Callable[[], None]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Attack some rows of a plan.
 
@@ -53,21 +58,28 @@ def attack_rows(
         encoder: f, as it was loaded.
         fast: the same function prepared for speed, for the attack itself.
         rows: which rows.
-        on_step: called with the number of steps done.
+        on_step: called after every step.
 
     Returns:
         The rows as a shard takes them, and the images that could not be decoded, with the reason.
     """
     settings, device = plan.settings, encoder.mean.device
     samples, x_in, starts, skipped = _read(plan, encoder.input_size, rows)
+    if samples:
+        with evaluation_mode(encoder), torch.no_grad():
+            z_in = encoder(dequantize(torch.stack(x_in)).to(device))
+        finite = z_in.isfinite().all(1)
+        for i in (~finite).nonzero().flatten().tolist():
+            skipped[samples[i]["x_in_name"]] = f"{samples[i]['x_in_name']}: its latent is NaN or infinite"
+        kept = finite.nonzero().flatten().tolist()
+        samples, x_in, starts = ([rows[i] for i in kept] for rows in (samples, x_in, starts))
+        z_in = z_in[finite]
     if not samples:
         return [], skipped
     originals = dequantize(torch.stack(x_in)).to(device)
     start = dequantize(torch.stack(starts)).to(device)
     eps = torch.tensor([sample["eps"] for sample in samples], dtype=torch.float64)
     norm = NORMS[settings.norm]
-    with evaluation_mode(encoder), torch.no_grad():
-        z_in = encoder(originals)
     result = attack(
         fast,
         start,
@@ -84,17 +96,17 @@ def attack_rows(
         gradient=settings.gradient,
         parts=encoder.parts,
         check=False,  # asked once for the run
-        callback=lambda step, _: on_step(step),
+        callback=lambda _step, _mape: on_step(),
     )
     pngs = [encode_png(image) for image in quantize(result.image).cpu()]
     x_out = dequantize(torch.stack([decode(png) for png in pngs])).to(device)
     with evaluation_mode(encoder), torch.no_grad():
-        z_out = encoder(x_out)
+        z_start, z_out = encoder(start), encoder(x_out)
         classes = [_top_1(encoder, images) for images in (originals, start, x_out)]
     measures = {
         "mape": mape(z_out, z_in),
         "mape_float": result.float_mape,
-        "mape_before": result.start_mape,
+        "mape_before": mape(z_start, z_in),
         "distance": distance(x_out, start, norm),
         "distance_float": result.float_distance,
         "distance_before": result.start_distance,
@@ -105,14 +117,16 @@ def attack_rows(
     columns = {name: [_or_none(v) for v in values.tolist()] for name, values in measures.items()}
     vectors = {
         "z_in": z_in.cpu().numpy(),
-        "z_start": result.start_latent.cpu().numpy(),
+        "z_start": z_start.cpu().numpy(),
         "z_out": z_out.cpu().numpy(),
         # NaN, after a sample has stopped, is equal to nothing, and no figure needs it.
         "history": [history[~history.isnan()].numpy() for history in result.history.cpu()],
     }
+    parts = part_mape(z_out, z_in, encoder.parts).tolist()
     table = []
     for i, sample in enumerate(samples):
         row = {**sample, "norm": settings.norm, "mape_note": result.notes[i]}
+        row["mape_parts"] = [_or_none(part) for part in parts[i]]
         row["image"] = image_cell(pngs[i], png_name(row))
         row["x_in"] = image_cell(encode_png(x_in[i]), sample["x_in_name"])
         row["start"] = image_cell(encode_png(starts[i]), sample["start_name"])
@@ -147,10 +161,13 @@ def _read(
         try:
             start_name, start = source.get(place)
         except InputError as error:
-            skipped[f"start {place} of {source.spec}"] = str(error)
+            skipped[str(error)] = str(error)  # the message names the file, which may serve many x_in
             continue
         seed = _seed(plan.settings.seed, name, start_name, eps)
-        samples.append({"row": row, "x_in_name": name, "start_name": start_name, "eps": eps, "seed": seed})
+        label = plan.label(source)
+        samples.append(
+            {"row": row, "x_in_name": name, "start_source": label, "start_name": start_name, "eps": eps, "seed": seed}
+        )
         x_in.append(read[index])
         starts.append(start)
     return samples, x_in, starts, skipped

@@ -6,8 +6,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -81,19 +82,22 @@ def run_attack(
     get_gradient(settings.gradient)
     device = pick_device(settings.device)
     images = open_images(settings.images, data_root=settings.data_root, download=settings.download)
-    count = len(images)
-    limit = min(settings.limit or count, count)
+    there = len(images)
+    limit = min(settings.limit or there, there)
     encoder = load_encoder(settings.encoder, trust=settings.trust, device=settings.device)
     starts = [
         open_starts(spec, size=encoder.input_size, seed=settings.seed, order=settings.start_order)
         for spec in settings.start
     ]
-    plan = Plan(settings, images, starts, [i * count // limit for i in range(limit)])
+    plan = Plan(settings, images, starts, [i * there // limit for i in range(limit)])
     if settings.strict:
-        for index in plan.chosen:
+        for place, index in enumerate(plan.chosen):
             images.read(index)
+            for source in starts:
+                source.get(place)
     first = _first_readable(starts, len(plan.chosen))
-    check_health(encoder, dequantize(first[None]).to(device), gradient=get_gradient(settings.gradient).passes > 0)
+    pair = dequantize(torch.stack([first, first])).to(device)
+    check_health(encoder, pair, gradient=get_gradient(settings.gradient).passes > 0)
     header = {
         "settings": _identity(settings),
         "inputs": {
@@ -101,6 +105,7 @@ def run_attack(
             "layer": encoder.layer,
             "input_size": list(encoder.input_size),
             "latent_dim": encoder.latent_dim,
+            "parts": list(encoder.parts),
             "images": images.digest(),
             "starts": [start.digest() for start in starts],
         },
@@ -108,7 +113,7 @@ def run_attack(
         "batch_size": settings.batch_size or _batch_size(settings, encoder, device),
         "environment": _environment(device),
     }
-    with start_run(settings.out, header) as run, _finish_first() as stop:
+    with start_run(settings.out, header) as run, _finish_first() as stop, _exact():
         if on_ready is not None:
             on_ready(encoder, run)
         _run_shards(run, plan, encoder, on_progress, stop)
@@ -131,35 +136,50 @@ def _run_shards(
     for number in range(run.shard_count):
         rows = run.shard_rows(number)
         if number not in done:
+            steps = count(1)
 
-            def on_step(step: int, rows_done: int = rows_done, running: int = len(rows)) -> None:
+            def on_step(rows_done: int = rows_done, running: int = len(rows), steps: Iterator[int] = steps) -> None:
                 if on_progress is not None:
-                    share = step / plan.settings.steps
+                    share = next(steps) / (plan.settings.steps * plan.settings.restarts)
                     on_progress(Progress(rows_done, run.header["rows"], running, share, stop.is_set()))
 
-            table, skipped = attack_rows(plan, encoder, fast, rows, on_step)
+            try:
+                table, skipped = attack_rows(plan, encoder, fast, rows, on_step)
+            except torch.OutOfMemoryError as error:
+                raise InputError(
+                    f"a batch of {len(rows)} does not fit into the memory of {encoder.mean.device}; give a smaller"
+                    " --batch-size (and another --out, if shards are there already)"
+                ) from error
             run.write_shard(number, table, skipped)
             rows_done += len(rows)
         if plan.settings.png is not None:
             export_pngs(run, plan.settings.png, [number])
-        if stop.is_set():
+        if stop.is_set() and len(run.done()) < run.shard_count:
             raise KeyboardInterrupt
 
 
-def _first_readable(starts: Sequence[StartSource], count: int) -> Tensor:
+def _first_readable(starts: Sequence[StartSource], places: int) -> Tensor:
     """The first start image that can be decoded.
 
     Raises:
         InputError: the first reason, if there is none.
     """
     failures = []
-    for place in range(count):
+    for place in range(places):
         for source in starts:
             try:
                 return source.get(place)[1]
             except InputError as error:
                 failures.append(error)
     raise failures[0]
+
+
+def _exact() -> AbstractContextManager[None]:
+    """Full float32 in cuDNN's convolutions, by algorithms that give the same every time; nothing elsewhere."""
+    exact: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return exact
 
 
 @contextmanager

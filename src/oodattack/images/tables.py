@@ -66,7 +66,10 @@ class TableSource:
         if data is not None:
             return decode(data, name=name)
         if path is not None:
-            return decode(chunk.path.parent / path, name=name)
+            file = (chunk.path.parent / path).resolve()
+            if not file.is_relative_to(chunk.path.parent.resolve()) or not file.is_file():
+                raise InputError(f"cannot decode {name}: expected a file beside the table, got {path!r}")
+            return decode(file, name=name)
         raise InputError(f"cannot decode {name}: the row has no image")
 
     def digest(self) -> str:

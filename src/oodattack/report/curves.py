@@ -13,15 +13,15 @@ Key = tuple[str, float]
 
 
 def convergence(run: Run) -> Figure | None:
-    """MAPE of the image at hand (float) after n gradient evaluations: median and quartiles over the samples.
+    """MAPE of the image at hand (float) after n steps: median and quartiles over the samples.
 
     A sample that has stopped keeps its last value. None where every MAPE is undefined.
     """
     groups: dict[Key, list[np.ndarray]] = {}
-    for row in run.read(["start_name", "eps", "history"]).to_pylist():
+    for row in run.read(["start_source", "eps", "history"]).to_pylist():
         history = 100 * np.asarray(row["history"], dtype=np.float64)
         if len(history):
-            groups.setdefault((row["start_name"], row["eps"]), []).append(history)
+            groups.setdefault((row["start_source"], row["eps"]), []).append(history)
     if not groups:  # every MAPE is undefined
         return None
     figure = Figure(figsize=(9, 5.2), layout="constrained")
@@ -30,7 +30,9 @@ def convergence(run: Run) -> Figure | None:
         longest = max(map(len, histories))
         values = np.stack([np.pad(history, (0, longest - len(history)), mode="edge") for history in histories])
         _band(axes, np.arange(longest), values, COLOURS[number], _label(key, len(values)))
-    axes.set_xlabel("gradient evaluations of the winning try", fontsize=11)
+    spsa = run.header["settings"]["gradient"] == "spsa"
+    what = "steps" if spsa else "gradient evaluations"
+    axes.set_xlabel(f"{what} of the winning try", fontsize=11)
     _finish(axes, run, f"Convergence: MAPE of the image at hand, median and quartiles{_left_out(groups)}")
     return figure
 
@@ -38,9 +40,9 @@ def convergence(run: Run) -> Figure | None:
 def mape_against_eps(run: Run) -> Figure | None:
     """MAPE of the decoded PNG against eps: median and quartiles; None for a run of one eps."""
     groups: dict[Key, list[float]] = {}
-    for row in run.read(["start_name", "eps", "mape"]).to_pylist():
+    for row in run.read(["start_source", "eps", "mape"]).to_pylist():
         if row["mape"] is not None:
-            groups.setdefault((row["start_name"], row["eps"]), []).append(100 * row["mape"])
+            groups.setdefault((row["start_source"], row["eps"]), []).append(100 * row["mape"])
     radii = sorted({eps for _, eps in groups})
     if len(radii) < 2:
         return None

@@ -1,8 +1,10 @@
 """The pictures of a run: which there are, and where they go."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -46,13 +48,16 @@ def draw_run(run: Run, folder: Path, *, samples: Sequence[int] | None = None) ->
         raise InputError(f"expected rows that {run.path} has ({_span(there)}), got {missing[0]}")
     if not there:
         return []
-    figures = {
-        "grid": grid(run, samples or typical_rows(run)),
-        "histogram": histogram(run),
-        "convergence": convergence(run),
-        "eps": mape_against_eps(run),
-    }
-    return [_save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items() if figure is not None]
+    # A file's name with two $ in it is no formula, and one in a script that the font lacks is drawn as boxes.
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        figures = {
+            "grid": grid(run, samples or typical_rows(run)),
+            "histogram": histogram(run),
+            "convergence": convergence(run),
+            "eps": mape_against_eps(run),
+        }
+        return [_save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items() if figure is not None]
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -23,8 +23,8 @@ COLUMNS = [
 def typical_rows(run: Run, most: int = 6) -> list[int]:
     """For each start and eps the row whose MAPE is the median: neither the best nor the worst."""
     groups: dict[tuple[str, float], list[tuple[float, int]]] = {}
-    for row in run.read(["row", "start_name", "eps", "mape"]).to_pylist():
-        key = (row["start_name"], row["eps"])
+    for row in run.read(["row", "start_source", "eps", "mape"]).to_pylist():
+        key = (row["start_source"], row["eps"])
         groups.setdefault(key, []).append((float("inf") if row["mape"] is None else row["mape"], row["row"]))
     return [sorted(rows)[(len(rows) - 1) // 2][1] for rows in list(groups.values())[:most]]
 
@@ -42,6 +42,7 @@ def grid(run: Run, rows: Sequence[int]) -> Figure:
         _image(line[4], sample["image"], f"x_out, eps {eps}", _top_1(sample, "out"))
         # One range for the three, so that the eye compares like with like.
         everything = np.concatenate([sample["z_in"], sample["z_start"], sample["z_out"]])
+        everything = everything[np.isfinite(everything)]
         margin = 0.06 * (everything.max() - everything.min() + 1e-12)
         limits = (everything.min() - margin, everything.max() + margin)
         _scatter(line[1], sample["z_in"], None, "z_in", None, limits)

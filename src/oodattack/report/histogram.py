@@ -12,8 +12,8 @@ from oodattack.runs import Run
 
 def histogram(run: Run) -> Figure:
     """One panel per start and eps: MAPE of x'_out and of the decoded x_out, on one axis, in per cent."""
-    table = run.read(["start_name", "eps", "mape", "mape_before"]).to_pylist()
-    starts = list(dict.fromkeys(row["start_name"] for row in table))
+    table = run.read(["start_source", "eps", "mape", "mape_before"]).to_pylist()
+    starts = list(dict.fromkeys(row["start_source"] for row in table))
     radii = list(dict.fromkeys(row["eps"] for row in table))
     # Many starts (a folder of them) are one panel: the question is then how the attack fares over all.
     panels = [(start,) for start in starts] if len(starts) <= 6 else [tuple(starts)]
@@ -24,7 +24,7 @@ def histogram(run: Run) -> Figure:
     bins = _bins(everything)
     for line, eps in zip(grid, radii, strict=True):
         for axes, names in zip(line, panels, strict=True):
-            rows = [row for row in table if row["eps"] == eps and row["start_name"] in names]
+            rows = [row for row in table if row["eps"] == eps and row["start_source"] in names]
             before, after = _percents(rows, "mape_before"), _percents(rows, "mape")
             axes.hist(before, bins=bins, color=BEFORE, label=f"before, median {_median(before)}")
             axes.hist(after, bins=bins, color=OUT, alpha=0.85, label=f"after (8-bit PNG), median {_median(after)}")

@@ -8,7 +8,7 @@ from oodattack.runs.store import Run
 
 
 def export_pngs(run: Run, folder: Path, shards: list[int] | None = None) -> list[Path]:
-    """Write the x_out of every row, byte for byte as in the run; files that are there already are left.
+    """Write the x_out of every row, byte for byte as in the run.
 
     Args:
         run: the run.
@@ -33,7 +33,7 @@ def export_pngs(run: Run, folder: Path, shards: list[int] | None = None) -> list
     for number in run.done() if shards is None else shards:
         for row in run.read_shard(number, ["row", "x_in_name", "start_name", "norm", "eps", "image"]).to_pylist():
             path = Path(folder) / png_name(row)
-            if not path.exists():
+            if not path.exists() or path.read_bytes() != row["image"]["bytes"]:
                 write_bytes(path, row["image"]["bytes"])
             files.append(path)
     return files

@@ -17,6 +17,7 @@ _VECTOR = pa.list_(pa.float32())
 _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("row", pa.int64()),  # place in the run
     ("x_in_name", pa.string()),
+    ("start_source", pa.string()),  # which --start; rows of one source and eps belong together
     ("start_name", pa.string()),
     ("eps", pa.float64()),  # radius of the ball, pixels in [0, 1]
     ("norm", pa.string()),
@@ -28,6 +29,7 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("mape_float", pa.float64()),  # before rounding to 8 bits
     ("mape_before", pa.float64()),  # of the start
     ("mape_note", pa.string()),  # why it is undefined, or ""
+    ("mape_parts", pa.list_(pa.float64())),  # of each layer, where z is made of several; null where undefined
     ("distance", pa.float64()),  # of the decoded PNG to the start, in the norm
     ("distance_float", pa.float64()),
     ("distance_before", pa.float64()),
@@ -51,8 +53,8 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     """The name of a column's type in `datasets`."""
     if kind == _IMAGE:
         return {"_type": "Image"}
-    if kind == _VECTOR:
-        return {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "Sequence"}
     return {"dtype": {"double": "float64", "float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
 
 
@@ -78,4 +80,4 @@ def png_name(row: Mapping[str, Any]) -> str:
     """
     x_in = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", row["x_in_name"])
     parts = [f"{row['row']:06d}", x_in, row["start_name"], f"{row['norm']}-{row['eps']:.6g}"]
-    return "_".join(re.sub(r"[^\w.+-]+", "-", part)[-80:] for part in parts) + ".png"
+    return "_".join(re.sub(r"[^\w.+-]+", "-", part).encode()[-60:].decode(errors="ignore") for part in parts) + ".png"

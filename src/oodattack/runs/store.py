@@ -5,6 +5,7 @@ whole. What a run has done is what shards it has: nothing else is kept, so nothi
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from oodattack.runs.files import PARTIAL, write_text, write_whole
 from oodattack.runs.rows import SCHEMA
 
 FORMAT = 1
+SECTIONS = ("settings", "inputs", "environment")
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ def open_run(path: Path) -> Run:
     try:
         header = json.loads(file.read_text())
         version = header["format"]
+        if version == FORMAT and not (header["rows"] > 0 and header["batch_size"] > 0):
+            raise ValueError("it has no rows")
+        if version == FORMAT and not all(isinstance(header[key], dict) for key in SECTIONS):
+            raise ValueError("its settings are missing")
     except FileNotFoundError as error:
         raise InputError(
             f"expected a run directory with a run.json, got {path}; `oodattack attack` makes one"
@@ -162,12 +168,16 @@ def start_run(path: Path, header: Mapping[str, Any]) -> Iterator[Run]:
 
 
 def _start(path: Path, header: Mapping[str, Any]) -> Run:
-    for left_over in [*path.glob(f"*{PARTIAL}"), *path.glob(f"shards/*{PARTIAL}")]:
+    is_run = (path / "run.json").exists()
+    strangers = sorted({p.name for p in path.iterdir()} - {".lock", "run.json" + PARTIAL})
+    if strangers and not is_run:
+        raise InputError(
+            f"expected a new or empty directory, or a run, got {path} with {strangers[0]} and no run.json;"
+            " choose another --out"
+        )
+    for left_over in [path / ("run.json" + PARTIAL), *path.glob(f"shards/*.parquet{PARTIAL}")]:
         left_over.unlink(missing_ok=True)
-    if not (path / "run.json").exists():
-        strangers = sorted(p.name for p in path.iterdir() if p.name != ".lock")
-        if "shards" in strangers:
-            raise InputError(f"{path} has shards but no run.json to tell what they are; choose another --out")
+    if not any(path.glob("shards/*.parquet")):  # nothing is lost by other settings
         write_text(path / "run.json", json.dumps(header, indent=2) + "\n")
         return Run(path, header)
     run = open_run(path)
@@ -176,6 +186,14 @@ def _start(path: Path, header: Mapping[str, Any]) -> Run:
     if differing:
         what = "; ".join(f"{key}: the run has {theirs.get(key)!r}, you ask for {ours.get(key)!r}" for key in differing)
         raise InputError(f"{path} holds a run of other settings ({what}); choose another --out or the run's settings")
+    then, now = run.header["environment"], header["environment"]
+    changed = [f"{key} {then.get(key)!r}, now {now.get(key)!r}" for key in now if then.get(key) != now.get(key)]
+    if changed:
+        warnings.warn(
+            f"{path} was begun elsewhere ({'; '.join(changed)}): its rows may differ in the last digits from those"
+            " of an uninterrupted run",
+            stacklevel=2,
+        )
     return run
 
 

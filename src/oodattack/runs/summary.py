@@ -13,7 +13,7 @@ ARRIVED = 0.001  # 0.1 %, below which the paper calls a MAPE small (Section III-
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one start and one eps. MAPE figures are fractions; undefined MAPEs are in none of them."""
+    """The rows of one source of starts and one eps. MAPE figures are fractions; undefined MAPEs are in none of them."""
 
     start: str
     eps: float
@@ -24,6 +24,7 @@ class Group:
     median: float  # median of the decoded PNG, and its quartiles
     lower: float
     upper: float
+    worst_part: float  # median over the decoded PNGs of their worst layer's MAPE
     below: float  # share of decoded PNGs with a MAPE below 0.1 %
     distance: float  # median distance of the decoded PNG to its start
     gradient_evaluations: float  # mean per sample
@@ -46,13 +47,13 @@ def summarize(run: Run) -> list[Group]:
     [('noise', 5.0, 2)]
     """
     columns = [
-        *("start_name", "eps", "mape", "mape_float", "mape_before", "distance", "gradient_evaluations"),
-        *("class_in", "class_out"),
+        *("start_source", "eps", "mape", "mape_float", "mape_before", "distance", "gradient_evaluations"),
+        *("class_in", "class_out", "mape_parts"),
     ]
     rows = run.read(columns).to_pylist()
     groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["start_name"], row["eps"]), []).append(row)
+        groups.setdefault((row["start_source"], row["eps"]), []).append(row)
     return [_group(start, eps, rows) for (start, eps), rows in groups.items()]
 
 
@@ -72,6 +73,7 @@ def _group(start: str, eps: float, rows: list[Mapping[str, Any]]) -> Group:
         median=_quantile(mape, 0.5),
         lower=_quantile(mape, 0.25),
         upper=_quantile(mape, 0.75),
+        worst_part=_quantile(np.array([_worst(row) for row in rows if row["mape"] is not None]), 0.5),
         below=float((mape < ARRIVED).mean()) if len(mape) else float("nan"),
         distance=_quantile(values("distance"), 0.5),
         gradient_evaluations=float(values("gradient_evaluations").mean()),
@@ -79,6 +81,10 @@ def _group(start: str, eps: float, rows: list[Mapping[str, Any]]) -> Group:
             sum(row["class_in"] == row["class_out"] for row in classified) / len(classified) if classified else None
         ),
     )
+
+
+def _worst(row: Mapping[str, Any]) -> float:
+    return max((part for part in row["mape_parts"] if part is not None), default=float("nan"))
 
 
 def _quantile(values: np.ndarray, q: float) -> float:
