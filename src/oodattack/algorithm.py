@@ -21,6 +21,7 @@ from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
 from oodattack.pixels import check_grid, dequantize, to_grid
 from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii, sample_seeds
 from oodattack.result import AttackResult
+from oodattack.steps import polyak_cap
 
 Callback = Callable[[int, Tensor], None]
 """Called after every step with the steps done in this try, and the MAPE (B,) of each sample's image that counts so
@@ -235,12 +236,14 @@ class _Tries:
             # A sample that has arrived leaves the batch, and so does one that has fallen off the numbers.
             stay = (~arrived & slope.flatten(1).isfinite().all(1)).nonzero().flatten()
             if len(stay) < len(rows):
-                rows, now, x, slope = rows[stay], now.rows(stay), x[stay], slope[stay]
+                rows, now, x, slope, loss = rows[stay], now.rows(stay), x[stay], slope[stay], loss[stay]
                 rule.keep(stay)
             if len(rows) == 0:
                 break
             h = method.direction(slope, x, now.start, now.eps, self.norm)
             step = rule.step(h)  # alpha * h(J'), with the rule's momentum
+            if method.polyak:
+                step = polyak_cap(step, loss, slope)
             x = method.clip(x - step, now.start, now.eps, self.norm)  # line 5
             if self.callback is not None:
                 self.callback(n + 1, best.mape.clone())

@@ -37,6 +37,7 @@ class Method:
         direction: (gradient, x, start, eps, norm) -> h(J'), the direction of ascent that the rule is given.
         random_first: whether the first try starts from a random point too, or from the start itself.
         keep_best: whether the best image of a try counts, or its last.
+        polyak: whether a step is cut where the loss would reach zero (`polyak_cap`).
 
     >>> mine = Method(rule=CosineAdam, step_size=lambda eps, pixels, norm: eps / 50, random_first=True)
     >>> mine.step_size(torch.tensor([5.0]), 3072, 2.0)
@@ -50,6 +51,7 @@ class Method:
     direction: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor] = published_h
     random_first: bool = False
     keep_best: bool = True
+    polyak: bool = False
 
 
 def get_method(method: "str | Method") -> Method:
@@ -120,8 +122,9 @@ PAPER = Method(
 )
 """Algorithm 1 as published: random start, Adamax on the perturbation with alpha = eps / 100, the last image."""
 
-FAST = Method(rule=CosineAdam, step_size=_fast_step_size, direction=_fast_h)
-"""Adam with a cosine schedule on the normalised gradient along the ball, from the start itself, the best image kept."""
+FAST = Method(rule=CosineAdam, step_size=_fast_step_size, direction=_fast_h, polyak=True)
+"""Adam with a cosine schedule on the normalised gradient along the ball, no step longer than Polyak's, from the start
+itself, the best image kept."""
 
 PLAIN = Method(rule=lambda step_size, _steps: Plain(step_size), step_size=_plain_step_size)
 """Projected gradient descent without memory, the usual baseline."""

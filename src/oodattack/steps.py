@@ -103,5 +103,28 @@ class Plain:
         self.step_size = self.step_size[rows]
 
 
+def polyak_cap(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+    """Shorten each step to Polyak's length, where the loss, if it were linear along it, would reach zero.
+
+    The least loss is known, ‖f(x) - t‖^2 = 0 (Polyak 1987, Section 5.3): a step that is longer than
+    ``loss / <gradient, step>`` times itself overshoots. Close to the target the step follows the loss down, and far
+    from it the rule's own schedule holds; the image stays much nearer to its start.
+
+    Args:
+        step: (B, ...) displacements to subtract.
+        loss: (B,) losses.
+        gradient: (B, ...) gradients of the loss.
+
+    Returns:
+        (B, ...) the steps, none longer than before.
+
+    >>> polyak_cap(torch.tensor([[4.0], [0.5]]), torch.tensor([1.0, 1.0]), torch.tensor([[1.0], [1.0]])).flatten()
+    tensor([1.0000, 0.5000])
+    """
+    descent = (gradient * step).flatten(1).sum(1)
+    share = torch.where(descent > loss, loss / descent, 1.0)
+    return _per_sample(share, step) * step
+
+
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like).view((-1,) + (1,) * (like.ndim - 1))

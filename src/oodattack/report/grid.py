@@ -101,5 +101,5 @@ def _top_1(sample: dict[str, Any], who: str) -> str:
     return "" if name is None else f"{_short(name)} ({100 * probability:.0f} %)"
 
 
-def _short(name: str, most: int = 24) -> str:
+def _short(name: str, most: int = 20) -> str:
     return name if len(name) <= most else "…" + name[-most + 1 :]
