@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.steps import Adamax, CosineAdam, Plain, StepRule
+from oodattack.steps import Adamax, CosineAdam, Plain, StepRule, polyak_cap
 
 STEPS = 25
 
@@ -100,3 +100,15 @@ def test_the_cosine_goes_from_the_whole_step_to_nearly_nothing() -> None:
 def test_no_direction_no_step(name: str) -> None:
     rule = rules(torch.tensor([0.1]))[name]
     assert torch.equal(rule.step(torch.zeros(1, 3, 2, 2)), torch.zeros(1, 3, 2, 2))
+
+
+def test_a_step_is_cut_where_a_linear_loss_would_reach_zero() -> None:
+    """And only there: shorter steps, and steps that do not descend, stay as they are."""
+    rng = torch.Generator().manual_seed(0)
+    gradient = torch.randn(3, 3, 4, 4, generator=rng, dtype=torch.float64)
+    step = gradient * torch.tensor([1.0, 1e-3, -1.0], dtype=torch.float64).view(3, 1, 1, 1)
+    loss = torch.full((3,), 2.0, dtype=torch.float64)
+    cut = polyak_cap(step, loss, gradient)
+    assert (gradient * cut)[0].sum().item() == pytest.approx(2.0)
+    assert torch.equal(cut[1:], step[1:])
+    assert torch.allclose(cut[0] / cut[0].norm(), step[0] / step[0].norm())

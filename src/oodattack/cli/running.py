@@ -35,7 +35,7 @@ LEGEND = """\
 n samples; medians of the MAPE before the attack, after it (float), and of the
 decoded 8-bit PNG, the figure that counts; share of PNGs below 0.1 %; median
 distance to the start; mean gradient evaluations per sample; class: share of
-x_out whose top-1 class is that of x_in; worst layer: the largest MAPE of a layer.
+x_out whose top-1 class is that of x_in; worst layer: the largest MAPE of one.
 """
 
 
