@@ -59,22 +59,20 @@ def prepare(encoder: Encoder) -> nn.Module:
 
 
 def _fold(encoder: Encoder, images: Tensor) -> None:
-    """Fold each batch norm that is called once, on the very tensor that a convolution gave, into that convolution.
+    """Fold each batch norm that is given the very tensor that a convolution gave into that convolution.
 
-    Whether that tensor is used elsewhere too cannot be seen from here; the comparison with the original tells.
+    Whether that tensor, or that convolution, is used elsewhere too cannot be seen from here; the comparison with the
+    original tells.
     """
-    calls: dict[nn.Module, int] = {}
     makers: dict[int, nn.Module] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     alive: list[Tensor] = []  # so that no identity is given out twice
 
     def after_convolution(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls[module] = calls.get(module, 0) + 1
         makers[id(output)] = module
         alive.append(output)
 
     def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        calls[module] = calls.get(module, 0) + 1
         maker = makers.get(id(inputs[0]))
         if isinstance(maker, nn.Conv2d) and type(module) is nn.BatchNorm2d:  # subclasses may do more than a norm
             pairs.append((maker, module))
@@ -92,9 +90,8 @@ def _fold(encoder: Encoder, images: Tensor) -> None:
             hook.remove()
     folded: dict[nn.Module, nn.Module] = {}
     for convolution, norm in pairs:
-        if calls[convolution] == calls[norm] == 1:
-            folded[convolution] = fuse_conv_bn_eval(convolution, norm).requires_grad_(False)
-            folded[norm] = nn.Identity()
+        folded[convolution] = fuse_conv_bn_eval(convolution, norm).requires_grad_(False)
+        folded[norm] = nn.Identity()
     for parent in encoder.modules():
         for name, child in parent.named_children():
             if child in folded:

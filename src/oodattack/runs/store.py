@@ -175,8 +175,6 @@ def _start(path: Path, header: Mapping[str, Any]) -> Run:
             f"expected a new or empty directory, or a run, got {path} with {strangers[0]} and no run.json;"
             " choose another --out"
         )
-    for left_over in [path / ("run.json" + PARTIAL), *path.glob(f"shards/*.parquet{PARTIAL}")]:
-        left_over.unlink(missing_ok=True)
     if not any(path.glob("shards/*.parquet")):  # nothing is lost by other settings
         write_text(path / "run.json", json.dumps(header, indent=2) + "\n")
         return Run(path, header)
