@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -570,3 +571,14 @@ def test_tries_are_judged_by_the_8_bit_image() -> None:
     assert first.float_mape <= between < first.mape  # the float image has arrived, its PNG has not
     assert more.gradient_evaluations > first.gradient_evaluations
     assert more.mape <= first.mape
+
+
+def test_an_estimated_slope_does_not_cut_the_steps() -> None:
+    """An SPSA gradient is several times too long: cut to Polyak's length by it, the steps would go nowhere."""
+    f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
+    spsa = Spsa(directions=4)
+    free = attack(f, start, target, eps=2.0, steps=20, gradient=spsa, method=replace(FAST, polyak=False))
+    assert torch.equal(attack(f, start, target, eps=2.0, steps=20, gradient=spsa).float_image, free.float_image)
+    exact = attack(f, start, target, eps=2.0, steps=20)
+    uncut = attack(f, start, target, eps=2.0, steps=20, method=replace(FAST, polyak=False))
+    assert not torch.equal(exact.float_image, uncut.float_image)

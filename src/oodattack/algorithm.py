@@ -242,7 +242,7 @@ class _Tries:
                 break
             h = method.direction(slope, x, now.start, now.eps, self.norm)
             step = rule.step(h)  # alpha * h(J'), with the rule's momentum
-            if method.polyak:
+            if method.polyak and self.gradient.passes:  # an estimated slope is mostly noise: too steep for Polyak
                 step = polyak_cap(step, loss, slope)
             x = method.clip(x - step, now.start, now.eps, self.norm)  # line 5
             if self.callback is not None:

@@ -37,7 +37,7 @@ class Method:
         direction: (gradient, x, start, eps, norm) -> h(J'), the direction of ascent that the rule is given.
         random_first: whether the first try starts from a random point too, or from the start itself.
         keep_best: whether the best image of a try counts, or its last.
-        polyak: whether a step is cut where the loss would reach zero (`polyak_cap`).
+        polyak: whether a step is cut where the loss would reach zero (`polyak_cap`); not with estimated gradients.
 
     >>> mine = Method(rule=CosineAdam, step_size=lambda eps, pixels, norm: eps / 50, random_first=True)
     >>> mine.step_size(torch.tensor([5.0]), 3072, 2.0)
