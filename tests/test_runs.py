@@ -22,6 +22,7 @@ from oodattack.images import decode, encode_png
 from oodattack.metrics import mape
 from oodattack.pixels import dequantize
 from oodattack.runs import open_run, start_run, summarize
+from oodattack.runs.files import write_whole
 from oodattack.settings import AttackSettings
 
 ENCODER = "python:tests.factories:tiny"
@@ -372,3 +373,15 @@ def test_names_that_are_formulas_markup_or_long(photos: Path, tmp_path: Path) ->
     run = run_attack(settings(folder, tmp_path / "run2", start=("noise",), png=tmp_path / "png", eps=(1.0,)))
     assert run.read(["row"]).num_rows == 2  # the one without a suffix is no image
     assert len(draw_run(run, tmp_path / "figures")) == 3
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    def half(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(InputError, match=r"cannot write .*a: No space left on device; what was written before is kept"):
+        write_whole(tmp_path / "a", half)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"

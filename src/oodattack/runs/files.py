@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from oodattack.errors import InputError
@@ -26,6 +27,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         partial.replace(path)
         _sync_directory(path.parent)
     except OSError as error:
+        with suppress(OSError):  # half a file on a full disk is of no use
+            partial.unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise InputError(
             f"cannot write {path}: {reason}; what was written before is kept. Mend that and give the same command again"
