@@ -66,17 +66,17 @@ def attack_rows(
     settings, device = plan.settings, encoder.mean.device
     samples, x_in, starts, skipped = _read(plan, encoder.input_size, rows)
     if samples:
+        originals = dequantize(torch.stack(x_in)).to(device)
         with evaluation_mode(encoder), torch.no_grad():
-            z_in = encoder(dequantize(torch.stack(x_in)).to(device))
+            z_in = encoder(originals)
         finite = z_in.isfinite().all(1)
         for i in (~finite).nonzero().flatten().tolist():
             skipped[samples[i]["x_in_name"]] = f"{samples[i]['x_in_name']}: its latent is NaN or infinite"
         kept = finite.nonzero().flatten().tolist()
-        samples, x_in, starts = ([rows[i] for i in kept] for rows in (samples, x_in, starts))
-        z_in = z_in[finite]
+        samples, x_in, starts = ([column[i] for i in kept] for column in (samples, x_in, starts))
+        originals, z_in = originals[finite], z_in[finite]
     if not samples:
         return [], skipped
-    originals = dequantize(torch.stack(x_in)).to(device)
     start = dequantize(torch.stack(starts)).to(device)
     eps = torch.tensor([sample["eps"] for sample in samples], dtype=torch.float64)
     norm = NORMS[settings.norm]

@@ -79,7 +79,7 @@ def run_attack(
     [1]
     """
     get_method(settings.method)
-    get_gradient(settings.gradient)
+    derivative = get_gradient(settings.gradient)
     device = pick_device(settings.device)
     images = open_images(settings.images, data_root=settings.data_root, download=settings.download)
     there = len(images)
@@ -97,7 +97,7 @@ def run_attack(
                 source.get(place)
     first = _first_readable(starts, len(plan.chosen))
     pair = dequantize(torch.stack([first, first])).to(device)
-    check_health(encoder, pair, gradient=get_gradient(settings.gradient).passes > 0)
+    check_health(encoder, pair, gradient=derivative.passes > 0)
     header = {
         "settings": _identity(settings),
         "inputs": {
