@@ -1,9 +1,12 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands do everything on a fresh machine: `make demo` and `make test`. `make benchmark` compares methods, for about
+# a quarter of an hour; give it other arguments by BENCHMARK="--encoder ... --start ... --out ...".
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test clean
+BENCHMARK ?= --encoder embedded --start noise --eps 20 --steps 10,30,100 --out runs/benchmark
+
+.PHONY: demo test benchmark clean
 
 demo: $(VENV)/.demo
 	$(RUN)/oodattack demo
@@ -14,6 +17,9 @@ test: $(VENV)/.dev
 	$(RUN)/mypy
 	$(RUN)/pytest
 
+benchmark: $(VENV)/.benchmark
+	$(RUN)/python -m benchmarks.compare $(BENCHMARK)
+
 # The stamps: an environment is made again when what it should hold has changed.
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +29,11 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.benchmark: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet -c constraints.txt -e '.[benchmark]'
 	touch $@
 
 clean:

@@ -6,7 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodattack.encoders import Encoder, load_encoder, prepare
-from tests.factories import resnet20
+from oodattack.encoders.prepare import Prepared
+from oodattack.encoders.stem import Stem, is_stem
+from tests.factories import jpeg_resnet20, resnet20
 
 
 def trained_looking(model: nn.Module) -> nn.Module:
@@ -37,6 +39,18 @@ class _Reused(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
         return F.relu(y + self.bn(y)).mean((2, 3))
+
+
+class _HalfGradient(nn.Module):
+    """In channels-last memory its latents are right, and its gradient is half of what it should be."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(x - 0.5)
+        return (y if x.is_contiguous() else 0.5 * y + 0.5 * y.detach()).mean((2, 3))
+
+
+class _Subclass(nn.Conv2d):
+    """May do more than a convolution."""
 
 
 class _Stubborn(nn.Module):
@@ -83,3 +97,59 @@ def test_a_model_that_cannot_be_copied_is_attacked_as_it_is() -> None:
     encoder = Encoder(_Stubborn(), name="stubborn", input_size=(16, 16), layer="output")
     with pytest.warns(UserWarning, match="without preparation for speed: RuntimeError: not copied"):
         assert prepare(encoder) is encoder
+
+
+def test_a_copy_with_another_gradient_is_not_used() -> None:
+    encoder = Encoder(_HalfGradient(), name="half", input_size=(16, 16), layer="output")
+    with pytest.warns(UserWarning, match="its gradients differ from the original's"):
+        assert prepare(encoder) is encoder
+
+
+def test_a_model_without_a_gradient_is_prepared_for_forward_passes() -> None:
+    assert isinstance(prepare(Encoder(jpeg_resnet20(), name="jpeg", input_size=(32, 32))), Prepared)
+
+
+@pytest.mark.filterwarnings("ignore:.*random weights")
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:densenet121"])
+def test_the_first_convolution_of_known_models_is_rewritten(name: str) -> None:
+    prepared = prepare(load_encoder(f"{name},weights=none,size=64", device="cpu"))
+    assert [type(module) for module in prepared.modules() if isinstance(module, Stem)] == [Stem]
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (31, 38), (33, 40)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(7, 2, 3), (3, 2, 1), (4, 4, 0), (16, 16, 0), (11, 4, 2), (2, 3, 1), (5, 3, 4)]
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_stem_is_its_convolution(kernel: int, stride: int, padding: int, bias: bool, height: int, width: int) -> None:
+    """Also where the stride leaves pixels over, or the kernel is smaller than the stride."""
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 5, kernel, stride, padding, bias=bias).double()
+    assert is_stem(convolution) == (padding < kernel)
+    x = torch.rand(2, 3, height, width, dtype=torch.float64, requires_grad=True)
+    expected, got = convolution(x), Stem(convolution)(x)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    weight = torch.rand_like(expected)
+    (slope,), (expected_slope,) = (torch.autograd.grad(y, x, weight) for y in (got, expected))
+    torch.testing.assert_close(slope, expected_slope, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        _Subclass(3, 8, 3, 2),
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(3, 9, 3, 2, groups=3),
+        nn.Conv2d(3, 8, 3, 2, dilation=2),
+        nn.Conv2d(3, 8, 3, (2, 1)),
+        nn.Conv2d(3, 8, (3, 5), 2),
+        nn.Conv2d(3, 8, 3, 2, (1, 0)),
+        nn.Conv2d(3, 8, 3, 2, padding_mode="circular", padding=1),
+        nn.Conv2d(3, 8, 3, 2, padding="valid"),
+        nn.Conv2d(16, 8, 3, 2),
+        nn.Linear(3, 3),
+    ],
+    ids=repr,
+)
+def test_other_layers_are_no_stem(module: nn.Module) -> None:
+    assert not is_stem(module)

@@ -16,12 +16,14 @@ from oodattack.ball import check_norm, distance
 from oodattack.checks import check_health, check_pixels, evaluation_mode
 from oodattack.errors import InputError
 from oodattack.gradient import Gradient, get_gradient
+from oodattack.grid import descend
 from oodattack.methods import Method, get_method
 from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
 from oodattack.pixels import check_grid, dequantize, to_grid
 from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii, sample_seeds
 from oodattack.result import AttackResult
 from oodattack.steps import polyak_cap
+from oodattack.whitening import Whitening
 
 Callback = Callable[[int, Tensor], None]
 """Called after every step with the steps done in this try, and the MAPE (B,) of each sample's image that counts so
@@ -42,6 +44,7 @@ def attack(
     tolerance: float = 0.0,
     seed: int | Sequence[int] = 0,
     pixels: int | None = None,
+    grid_steps: int | None = None,
     gradient: str | Gradient = "autograd",
     parts: Sequence[int] | None = None,
     check: bool = True,
@@ -70,6 +73,9 @@ def attack(
             worst counts. 0 uses all steps.
         seed: one seed, used for every sample alike, or one per sample.
         pixels: 256 ends on the 8-bit grid, inside the ball, and measures there; None stays in floating point.
+        grid_steps: with ``pixels=256``, gradient evaluations per try that search on the grid, after the N in floating
+            point (`oodattack.grid.descend`); 0 rounds and is done. By default the method's own: `fast` takes half
+            of N, at most 50, the others none. SPSA rounds.
         gradient: "autograd", "spsa", or a `Spsa` with its own settings.
         parts: lengths of the parts of the latent, when f concatenates several layers. Each part's squared error
             is divided by its length and its squared max|t|, so that none drowns the others.
@@ -96,6 +102,8 @@ def attack(
     check_pixels(start, "start")
     check_count("steps", steps, least=1)
     check_count("restarts", restarts, least=1)
+    if grid_steps is not None:
+        check_count("grid_steps", grid_steps, least=0)
     if not tolerance >= 0:
         raise InputError(f"expected a tolerance >= 0 (a MAPE: 0.001 is 0.1 %), got {tolerance!r}")
     if pixels not in (None, 256):
@@ -118,7 +126,8 @@ def attack(
             alpha = torch.full_like(alpha, step_size)
         start_mape = mape(as_matrix(start_latent), problem.target)
         seeds = sample_seeds(seed, len(start))
-        tries = _Tries(f, problem, seeds, chosen, derivative, norm, steps, alpha, float(tolerance), callback)
+        grid = (chosen.grid_steps(steps) if grid_steps is None else grid_steps) if pixels is not None else 0
+        tries = _Tries(f, problem, seeds, chosen, derivative, norm, steps, alpha, float(tolerance), grid, callback)
         best = _Best.of(problem, start_mape, steps)
         for attempt in range(restarts):
             rows = (~best.arrived).nonzero().flatten()
@@ -126,12 +135,10 @@ def attack(
                 break
             found = _Best.of(problem, start_mape, steps)
             tries.algorithm_1(found, rows, attempt)
-            if pixels is not None and restarts > 1:  # which try is the best, and whether one more is due
-                tries.judge_rounded(found, rows)
+            if pixels is not None:
+                tries.to_grid(found, rows)
             best.take(found, rows)
-        image = best.image
-        if pixels is not None:
-            image = dequantize(to_grid(best.image, start, eps, norm), start.dtype)
+        image = best.image if pixels is None else best.saved
         with torch.no_grad():
             latent = f(image)
     flat = as_matrix(latent)
@@ -170,6 +177,7 @@ class _Best:
     image: Tensor
     loss: Tensor
     mape: Tensor
+    saved: Tensor  # the same on the 8-bit grid, where that is asked for
     arrived: Tensor  # whether it is within the tolerance
     restart: Tensor
     history: Tensor
@@ -184,6 +192,7 @@ class _Best:
             image=problem.start.clone(),
             loss=torch.full_like(start_mape, math.inf),
             mape=start_mape.clone(),
+            saved=problem.start.clone(),
             arrived=torch.zeros_like(start_mape, dtype=torch.bool),
             restart=zeros,
             history=start_mape.new_full((len(zeros), steps + 1), math.nan),
@@ -198,7 +207,7 @@ class _Best:
         rows = rows[found.loss[rows] < self.loss[rows]]
         self.image[rows], self.loss[rows], self.mape[rows] = found.image[rows], found.loss[rows], found.mape[rows]
         self.restart[rows], self.history[rows] = found.restart[rows], found.history[rows]
-        self.arrived[rows] = found.arrived[rows]
+        self.saved[rows], self.arrived[rows] = found.saved[rows], found.arrived[rows]
 
 
 @dataclass(frozen=True)
@@ -214,6 +223,7 @@ class _Tries:
     steps: int
     step_size: Tensor
     tolerance: float
+    grid_steps: int
     callback: Callback | None
 
     def algorithm_1(self, best: _Best, rows: Tensor, attempt: int) -> None:
@@ -223,6 +233,8 @@ class _Tries:
         now = self.problem.rows(rows)
         generators = {i: _generator(self.seeds[i], attempt) for i in rows.tolist()}
         rule = method.rule(self.step_size[rows], self.steps)
+        # Of an estimated gradient's path, most is the estimate's noise.
+        whitening = Whitening() if method.whiten and self.gradient.passes else None
 
         x = now.start
         if attempt > 0 or method.random_first:
@@ -230,20 +242,26 @@ class _Tries:
             x = method.clip(xi, now.start, now.eps, self.norm)  # line 2
         for n in range(self.steps):  # line 4
             draws = [generators[i] for i in rows.tolist()]
-            latent, loss, slope = self.gradient(self.f, x, now.loss, draws)  # line 3, and J' for line 5
+            latent, pullback = self.gradient(self.f, x, draws)
+            error = now.error(latent)  # line 3: J is the sum of its squares
+            push = error if whitening is None else whitening(error)
+            slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             best.calls[rows] += 1
-            arrived = self._record(best, rows, n, x, latent, loss, now)
+            arrived = self._record(best, rows, n, x, latent, now)
             # A sample that has arrived leaves the batch, and so does one that has fallen off the numbers.
             stay = (~arrived & slope.flatten(1).isfinite().all(1)).nonzero().flatten()
             if len(stay) < len(rows):
-                rows, now, x, slope, loss = rows[stay], now.rows(stay), x[stay], slope[stay], loss[stay]
+                rows, now, x, slope = rows[stay], now.rows(stay), x[stay], slope[stay]
+                error, push = error[stay], push[stay]
                 rule.keep(stay)
+                if whitening is not None:
+                    whitening.keep(stay)
             if len(rows) == 0:
                 break
             h = method.direction(slope, x, now.start, now.eps, self.norm)
             step = rule.step(h)  # alpha * h(J'), with the rule's momentum
             if method.polyak and self.gradient.passes:  # an estimated slope is mostly noise: too steep for Polyak
-                step = polyak_cap(step, loss, slope)
+                step = polyak_cap(step, (push * error).sum(1), slope)
             x = method.clip(x - step, now.start, now.eps, self.norm)  # line 5
             if self.callback is not None:
                 self.callback(n + 1, best.mape.clone())
@@ -251,26 +269,25 @@ class _Tries:
             with torch.no_grad():
                 latent = as_matrix(self.f(x))
             best.looks[rows] += 1
-            self._record(best, rows, self.steps, x, latent, now.loss(latent), now)
+            self._record(best, rows, self.steps, x, latent, now)
 
-    def judge_rounded(self, best: _Best, rows: Tensor) -> None:
-        """Put the loss and the arrival of the 8-bit image in place of those of the float image."""
+    def to_grid(self, best: _Best, rows: Tensor) -> None:
+        """End on the 8-bit grid; from here on its image decides on loss and arrival."""
         now = self.problem.rows(rows)
-        with torch.no_grad():
-            rounded = dequantize(to_grid(best.image[rows], now.start, now.eps, self.norm), now.start.dtype)
-            latent = as_matrix(self.f(rounded))
-        best.looks[rows] += 1
-        best.loss[rows] = torch.where(best.loss[rows].isfinite(), now.loss(latent), best.loss[rows])
-        best.arrived[rows] = part_mape(latent, now.target, now.parts).amax(1) <= self.tolerance
+        levels = to_grid(best.image[rows], now.start, now.eps, self.norm)
+        steps = self.grid_steps if self.gradient.passes else 0
+        found = descend(self.f, now, levels, self.norm, steps, self.tolerance, self.gradient)
+        best.calls[rows] += found.calls
+        best.looks[rows] += found.looks
+        best.saved[rows] = dequantize(found.levels, now.start.dtype)
+        best.loss[rows] = torch.where(best.loss[rows].isfinite(), found.loss, best.loss[rows])
+        best.arrived[rows] = found.arrived
 
-    def _record(
-        self, best: _Best, rows: Tensor, n: int, x: Tensor, latent: Tensor, loss: Tensor, now: Problem
-    ) -> Tensor:
+    def _record(self, best: _Best, rows: Tensor, n: int, x: Tensor, latent: Tensor, now: Problem) -> Tensor:
         """Note the images after n steps, keep the better ones; returns which samples have arrived."""
-        error = mape(latent, now.target)
+        loss, error = now.error(latent).square().sum(1), mape(latent, now.target)
         best.history[rows, n] = error
-        # The worst part decides; one that is undefined never arrives.
-        arrived = part_mape(latent, now.target, now.parts).amax(1) <= self.tolerance
+        arrived = now.arrived(latent, self.tolerance)
         better = loss < best.loss[rows]
         if not self.method.keep_best and n < self.steps:
             better = torch.zeros_like(arrived)  # as published: the last image counts

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from oodattack.errors import InputError
 
@@ -72,32 +73,29 @@ def project(
     >>> x.flatten().tolist()
     [0.5, 0.5, 0.5, 0.5]
     """
-    if box is not None:
-        inside = x.clamp(*box)
-        outside_ball = distance(inside, center, norm) > eps
-        if not bool(outside_ball.any()):
-            return inside
-    else:
-        inside = x
-        outside_ball = distance(x, center, norm) > eps
+    inside = x if box is None else x.clamp(*box)
     shape = (-1,) + (1,) * (x.ndim - 1)
-    delta = x - center
-    room = torch.full_like(delta, math.inf)
-    if box is not None:
-        room = torch.where(delta > 0, box[1] - center, center - box[0])
-    size = delta.abs()
     if norm == math.inf:
-        shrunk = torch.minimum(size, eps.to(x.dtype).view(shape))
-    elif norm == 2:
-        scale = _l2_scale(size.flatten(1), room.flatten(1), eps)
-        shrunk = size * scale.to(x.dtype).view(shape)
+        reach = eps.to(x.dtype).view(shape)
+        return inside.clamp(center - reach, center + reach)
+    move = (inside - center).flatten(1)
+    outside_ball = _length(move, norm) > eps
+    if not bool(outside_ball.any()):
+        return inside
+    delta = (x - center).flatten(1)
+    if norm == 2:
+        scale = _l2_scale(delta, move, eps).to(x.dtype).view(shape)
+        projected = torch.addcmul(center, delta.view_as(x), scale)
     else:
-        threshold = _l1_threshold(size.flatten(1), room.flatten(1), eps)
-        shrunk = (size - threshold.to(x.dtype).view(shape)).clamp_min(0)
-    projected = center + torch.minimum(shrunk, room) * delta.sign()
+        size = delta.abs()
+        room = torch.full_like(delta, math.inf)
+        if box is not None:
+            room = torch.where(delta > 0, (box[1] - center).flatten(1), (center - box[0]).flatten(1))
+        shrunk = (size - _l1_threshold(size, room, eps).to(x.dtype)[:, None]).clamp_min(0)
+        projected = center + (torch.minimum(shrunk, room) * delta.sign()).view_as(x)
     if box is not None:
-        projected = projected.clamp(*box)  # center + (1 - center) can round to just above 1
-    return torch.where(outside_ball.view(shape), projected, inside)
+        projected = projected.clamp(*box)  # pixels that the scale leaves beyond the box, and rounding
+    return projected if bool(outside_ball.all()) else torch.where(outside_ball.view(shape), projected, inside)
 
 
 def sample(center: Tensor, eps: Tensor, norm: float, generators: Sequence[torch.Generator]) -> Tensor:
@@ -182,46 +180,58 @@ def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> T
 
     >>> h, x = torch.tensor([[-1.0, -1.0]]), torch.tensor([[0.5, 0.0]])
     >>> tangent(h, x, torch.zeros(1, 2), torch.tensor([0.5]), norm=2).tolist()
-    [[-0.0, -1.0]]
+    [[0.0, -1.0]]
     """
     if norm == math.inf:
         return h
-    bound = distance(x, center, norm) >= eps * (1 - 1e-5)
+    delta = (x - center).flatten(1)
+    bound = _length(delta, norm) >= eps * (1 - 1e-5)
     if not bool(bound.any()):
         return h
-    shape = (-1,) + (1,) * (x.ndim - 1)
-    down, delta = -h.flatten(1), (x - center).flatten(1)
-    # A pixel at the wall of the box cannot follow: it takes no part in the balance.
-    wall = ((x <= 0) & (h > 0) | (x >= 1) & (h < 0)).flatten(1)
-    down, delta = torch.where(wall, 0, down), torch.where(wall, 0, delta)
+    up = h.flatten(1)
+    # A pixel at the wall of the box cannot follow: it takes no part in the balance. Only where x is 0 and h > 0, or x
+    # is 1 and h < 0, does |x - sign(h) - 1/2| reach 3/2; to compare and to combine is what would cost most here.
+    wall = F.hardshrink((x - h.sign()).sub_(0.5), 1.5 - 1e-6).flatten().nonzero().squeeze(1)
+    delta = delta.flatten().index_fill_(0, wall, 0).view_as(up)
     if norm == 2:
-        outward = (down * delta).sum(1, keepdim=True) / delta.square().sum(1, keepdim=True).clamp_min(1e-30)
-        along = down - outward.clamp_min(0) * delta
+        outward = -torch.linalg.vecdot(up, delta) / torch.linalg.vecdot(delta, delta).clamp_min(1e-30)
+        along = torch.addcmul(up, delta, outward.clamp_min(0)[:, None])
     else:
         moved = delta != 0
-        pull = down * delta.sign()
+        pull = -up * delta.sign()
         outward = (pull.sum(1, keepdim=True) / moved.sum(1, keepdim=True).clamp_min(1)).clamp_min(0)
-        still = down.sign() * (down.abs() - outward).clamp_min(0)
-        along = torch.where(moved, down - outward * delta.sign(), still)
-    return torch.where(bound.view(shape), -along.view_as(h), h)
+        still = up.sign() * (up.abs() - outward).clamp_min(0)
+        along = torch.where(moved, up + outward * delta.sign(), still)
+    along = along.flatten().index_fill_(0, wall, 0).view_as(up)
+    return (along if bool(bound.all()) else torch.where(bound[:, None], along, up)).view_as(h)
 
 
-def _l2_scale(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
-    """The s with ``‖min(s * size, room)‖_2 = eps``: (B,), at most 1.
+def _length(delta: Tensor, norm: float) -> Tensor:
+    """The norm of every row, added up in float64 without a copy of that size."""
+    length: Tensor = torch.linalg.vector_norm(delta, norm, dim=1, dtype=_widest(delta))
+    return length
 
-    An active-set search that ends at the exact s: pixels that hit the box keep their room, the others share what
-    is left of eps. s only grows, so a pixel that has hit the box stays there.
+
+def _l2_scale(delta: Tensor, move: Tensor, eps: Tensor) -> Tensor:
+    """The s <= 1 for which ``s * delta``, cut off by the box, has the length eps: (B,).
+
+    ``move`` is delta cut off by the box. An active-set search that ends at the exact s: pixels that hit the box keep
+    their room, the others share what is left of eps. s only grows, so a pixel that has hit the box stays there; and
+    as it never passes 1, only pixels that delta takes out of the box can hit it. They are few, and searched alone.
     """
-    size, room = _wide(size), _wide(room)
+    index = (delta - move).flatten().nonzero().squeeze(1)
+    sample = index // delta.shape[1]
+    size, room = (_wide(values.flatten()[index]).square() for values in (delta, move))
     budget = eps.to(size).square()
+    always_free = _length(delta.flatten().index_fill(0, index, 0).view_as(delta), 2).square()
     at_box = torch.zeros_like(size, dtype=torch.bool)
     while True:
-        spent = torch.where(at_box, room, 0).square().sum(1)
-        free = torch.where(at_box, 0, size).square().sum(1)
-        scale = ((budget - spent).clamp_min(0) / free.clamp_min(torch.finfo(free.dtype).tiny)).sqrt()
-        hits = at_box | (scale.clamp_max(1)[:, None] * size > room)
+        spent = torch.zeros_like(budget).index_add_(0, sample, torch.where(at_box, room, 0))
+        free = always_free.index_add(0, sample, torch.where(at_box, 0, size))
+        scale = ((budget - spent).clamp_min(0) / free.clamp_min(torch.finfo(free.dtype).tiny)).clamp_max(1)
+        hits = at_box | (scale[sample] * size > room)
         if bool((hits == at_box).all()):
-            return scale.clamp_max(1)
+            return scale.sqrt()
         at_box = hits
 
 
@@ -248,4 +258,8 @@ def _l1_threshold(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
 
 def _wide(x: Tensor) -> Tensor:
     """Float64, or float32 on devices without it (MPS)."""
-    return x if x.device.type == "mps" else x.double()
+    return x.to(_widest(x))
+
+
+def _widest(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,16 +10,8 @@ from torch import Tensor
 from oodattack.errors import InputError
 from oodattack.metrics import as_matrix
 
-Loss = Callable[[Tensor], Tensor]
-"""Maps latents (B, K) to the loss of each sample (B,)."""
-
-
-class Evaluation(NamedTuple):
-    """f and the loss at some images, and the gradient of the loss there."""
-
-    latent: Tensor  # (B, K)
-    loss: Tensor  # (B,)
-    gradient: Tensor  # (B, 3, H, W)
+Pullback = Callable[[Tensor], Tensor]
+"""From weights w (B, K) on the latent to J_f^T w (B, 3, H, W), the gradient of ``<w, f(x)>`` in each sample."""
 
 
 class Gradient(Protocol):
@@ -27,27 +19,27 @@ class Gradient(Protocol):
 
     @property
     def passes(self) -> int:
-        """Gradient evaluations (a forward and a backward pass) that a call spends per sample."""
+        """Gradient evaluations (a forward and a backward pass) that a call and its pullback spend per sample."""
 
     @property
     def forwards(self) -> int:
-        """Forward passes alone that a call spends per sample."""
+        """Forward passes alone that a call and its pullback spend per sample."""
 
     def __call__(
-        self, f: Callable[[Tensor], Tensor], x: Tensor, loss: Loss, generators: Sequence[torch.Generator]
-    ) -> Evaluation:
-        """Evaluate f, the loss and its gradient at ``x`` (B, 3, H, W)."""
+        self, f: Callable[[Tensor], Tensor], x: Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Pullback]:
+        """The latents (B, K) of images ``x`` (B, 3, H, W), and the pullback at them."""
 
 
 @dataclass(frozen=True)
 class Autograd:
     """The exact gradient, in one forward and one backward pass.
 
-    The loss is summed over the batch, so that no sample's gradient depends on its neighbours, and the derivative
-    is taken with respect to the images alone, so that the ``.grad`` of the model's parameters stays untouched.
+    No sample's gradient depends on its neighbours, and the derivative is taken with respect to the images alone, so
+    that the ``.grad`` of the model's parameters stays untouched.
 
-    >>> x = torch.ones(2, 3, 1, 1)
-    >>> Autograd()(lambda x: x.mean((2, 3)), x, lambda z: z.square().sum(1), []).gradient.flatten()[:3]
+    >>> latent, pullback = Autograd()(lambda x: x.mean((2, 3)), torch.ones(2, 3, 1, 1), [])
+    >>> pullback(2 * latent).flatten()[:3]
     tensor([2., 2., 2.])
     """
 
@@ -58,30 +50,32 @@ class Autograd:
         self,
         f: Callable[[Tensor], Tensor],
         x: Tensor,
-        loss: Loss,
         generators: Sequence[torch.Generator],  # noqa: ARG002 -- of the protocol; nothing random here
-    ) -> Evaluation:
+    ) -> tuple[Tensor, Pullback]:
         """See `Gradient`."""
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             latent = as_matrix(f(x))
-            values = loss(latent)
+
+        def pullback(weights: Tensor) -> Tensor:
             gradient = None
-            if values.requires_grad:
-                (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+            if latent.requires_grad:
+                (gradient,) = torch.autograd.grad(latent, x, weights, allow_unused=True)
             if gradient is None:
                 raise InputError(
                     "f gives no gradient: its output does not depend on its input in autograd (a detach, no_grad,"
                     " numpy or rounding inside?); remove that, or pass gradient='spsa'"
                 )
-        return Evaluation(latent.detach(), values.detach(), gradient)
+            return gradient
+
+        return latent.detach(), pullback
 
 
 @dataclass(frozen=True)
 class Spsa:
     """Simultaneous perturbation (Spall 1992; Section IV of the paper): J' from forward passes alone.
 
-    The mean over ``directions`` of ``(J(x + r * v) - J(x - r * v)) / (2 r) * v`` with v drawn from {-1, +1}. The
+    The mean over ``directions`` of ``<w, f(x + r * v) - f(x - r * v)> / (2 r) * v`` with v drawn from {-1, +1}. The
     two points are clipped to [0, 1], so f never sees a pixel outside its range.
 
     Args:
@@ -117,20 +111,23 @@ class Spsa:
 
     @torch.no_grad()
     def __call__(
-        self, f: Callable[[Tensor], Tensor], x: Tensor, loss: Loss, generators: Sequence[torch.Generator]
-    ) -> Evaluation:
+        self, f: Callable[[Tensor], Tensor], x: Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Pullback]:
         """See `Gradient`."""
-        latent = as_matrix(f(x))
-        gradient = torch.zeros_like(x)
-        for _ in range(self.directions):
-            signs = torch.stack([torch.randint(2, x.shape[1:], generator=g) for g in generators])
-            v = (signs * 2 - 1).to(x)
-            # Two calls, not one of twice the size: `loss` knows the samples by their place in the batch.
-            ahead = loss(as_matrix(f((x + self.radius * v).clamp(0, 1))))
-            behind = loss(as_matrix(f((x - self.radius * v).clamp(0, 1))))
-            slope = (ahead - behind) / (2 * self.radius * self.directions)
-            gradient += slope.view((-1,) + (1,) * (x.ndim - 1)) * v
-        return Evaluation(latent, loss(latent), gradient)
+
+        @torch.no_grad()
+        def pullback(weights: Tensor) -> Tensor:
+            gradient = torch.zeros_like(x)
+            for _ in range(self.directions):
+                signs = torch.stack([torch.randint(2, x.shape[1:], generator=g) for g in generators])
+                v = (signs * 2 - 1).to(x)
+                ahead = as_matrix(f((x + self.radius * v).clamp(0, 1)))
+                behind = as_matrix(f((x - self.radius * v).clamp(0, 1)))
+                slope = (weights * (ahead - behind)).sum(1) / (2 * self.radius * self.directions)
+                gradient += slope.view((-1,) + (1,) * (x.ndim - 1)) * v
+            return gradient
+
+        return as_matrix(f(x)), pullback
 
 
 def get_gradient(gradient: "str | Gradient") -> Gradient:

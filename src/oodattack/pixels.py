@@ -60,9 +60,8 @@ def to_grid(x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
     """
     norm = check_norm(norm)
     check_grid(start, eps, norm)
-    x, x0 = _levels(x), _levels(start)
-    # For Linf 8/255 must not be robbed of its eighth level; for L1 and L2 the decoded float32 image must be inside.
-    budget = eps * LEVELS * (1 + ROUNDING if norm == math.inf else 1 - ROUNDING)
+    x, x0 = as_levels(x), as_levels(start)
+    budget = ball_in_levels(eps, norm)
     nearest = x.round().clamp(0, LEVELS)
     for i in (distance(nearest, x0, norm) > budget).nonzero().flatten().tolist():
         nearest[i] = _shrink(x[i], x0[i], nearest[i], float(budget[i]), norm)
@@ -79,7 +78,7 @@ def check_grid(start: Tensor, eps: Tensor, norm: float) -> None:
 
     >>> check_grid(torch.full((1, 3, 1, 1), 0.5), torch.tensor([0.1]), norm=2)
     """
-    x0 = _levels(start)
+    x0 = as_levels(start)
     missed = distance(x0.round(), x0, norm) > eps * LEVELS * (1 + ROUNDING)
     if bool(missed.any()):
         i = int(missed.nonzero()[0])
@@ -89,7 +88,18 @@ def check_grid(start: Tensor, eps: Tensor, norm: float) -> None:
         )
 
 
-def _levels(pixels: Tensor) -> Tensor:
+def ball_in_levels(eps: Tensor, norm: float) -> Tensor:
+    """Radii (B,) in units of levels, such that what is inside is inside when decoded to float32, too.
+
+    For Linf 8/255 must not be robbed of its eighth level.
+
+    >>> ball_in_levels(torch.tensor([8 / 255]), norm=float("inf")) >= 8
+    tensor([True])
+    """
+    return eps * LEVELS * (1 + ROUNDING if norm == math.inf else 1 - ROUNDING)
+
+
+def as_levels(pixels: Tensor) -> Tensor:
     """Pixels in units of levels; one that is on the grid but for float rounding comes out whole."""
     levels = pixels.to(torch.float32 if pixels.device.type == "mps" else torch.float64) * LEVELS
     return torch.where((levels - levels.round()).abs() < 1e-4, levels.round(), levels)

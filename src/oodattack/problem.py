@@ -33,13 +33,18 @@ class Problem:
         """The problems of some samples."""
         return Problem(self.start[rows], self.target[rows], self.weight[rows], self.eps[rows], self.parts)
 
-    def loss(self, latent: Tensor) -> Tensor:
-        """J = ‖f(x) - t‖^2 (Algorithm 1, line 3) of each sample, each part of the latent on its own scale.
+    def error(self, latent: Tensor) -> Tensor:
+        """(B, K) errors of latents, whose squares add up to J = ‖f(x) - t‖^2 (Algorithm 1, line 3).
 
-        A latent of one part is divided by one number, which h(J') does not see; undivided, the squares of very
-        small or very large latents would leave the range of float32, and the attack would stand still.
+        Each part of the latent is on its own scale. A latent of one part is divided by one number, which h(J') does
+        not see; undivided, the squares of very small or very large latents would leave the range of float32, and the
+        attack would stand still.
         """
-        return ((latent - self.target) * self.weight).square().sum(1)
+        return (latent - self.target) * self.weight
+
+    def arrived(self, latent: Tensor, tolerance: float) -> Tensor:
+        """(B,) whether the MAPE is within the tolerance; the worst part decides, an undefined one never arrives."""
+        return part_mape(latent, self.target, self.parts).amax(1) <= tolerance
 
 
 def make_problem(

@@ -60,7 +60,7 @@ class CosineAdam:
     [0.1, 0.05]
     """
 
-    def __init__(self, step_size: Tensor, steps: int, betas: tuple[float, float] = (0.9, 0.9)) -> None:
+    def __init__(self, step_size: Tensor, steps: int, betas: tuple[float, float] = (0.85, 0.99)) -> None:
         self.step_size, self.steps, self.betas = step_size, steps, betas
         self.n = 0
 

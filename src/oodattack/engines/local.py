@@ -12,12 +12,14 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oodattack._version import __version__
 from oodattack.checks import check_health
 from oodattack.encoders import Encoder, load_encoder, pick_device, prepare
 from oodattack.engines.batch import Plan, attack_rows
+from oodattack.engines.batch_size import measure_batch_size
+from oodattack.engines.memory import Fitting, keep_freed_memory
 from oodattack.errors import InputError
 from oodattack.gradient import get_gradient
 from oodattack.images import StartSource, open_images, open_starts
@@ -32,7 +34,7 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        rows_done: rows of finished shards.
+        rows_done: rows of finished batches.
         rows: rows of the run.
         running: rows of the batch at hand.
         share: share of that batch's steps, 0 to 1.
@@ -81,6 +83,7 @@ def run_attack(
     get_method(settings.method)
     derivative = get_gradient(settings.gradient)
     device = pick_device(settings.device)
+    keep_freed_memory()
     images = open_images(settings.images, data_root=settings.data_root, download=settings.download)
     there = len(images)
     limit = min(settings.limit or there, there)
@@ -98,6 +101,7 @@ def run_attack(
     first = _first_readable(starts, len(plan.chosen))
     pair = dequantize(torch.stack([first, first])).to(device)
     check_health(encoder, pair, gradient=derivative.passes > 0)
+    fast = prepare(encoder)
     header = {
         "settings": _identity(settings),
         "inputs": {
@@ -110,13 +114,13 @@ def run_attack(
             "starts": [start.digest() for start in starts],
         },
         "rows": len(plan),
-        "batch_size": settings.batch_size or _batch_size(settings, encoder, device),
+        "batch_size": settings.batch_size or _batch_size(settings, fast, pair[:1], len(plan)),
         "environment": _environment(device),
     }
     with start_run(settings.out, header) as run, _finish_first() as stop, _exact():
         if on_ready is not None:
             on_ready(encoder, run)
-        _run_shards(run, plan, encoder, on_progress, stop)
+        _run_shards(run, plan, encoder, fast, on_progress, stop)
     if run.read(["row"]).num_rows == 0:
         some = next(iter(run.skipped().values()))
         raise InputError(f"expected images in {settings.images}, got none that can be decoded; the first: {some}")
@@ -127,31 +131,33 @@ def _run_shards(
     run: Run,
     plan: Plan,
     encoder: Encoder,
+    fast: nn.Module,
     on_progress: Callable[[Progress], None] | None,
     stop: threading.Event,
 ) -> None:
     done = set(run.done())
-    fast = prepare(encoder)
     rows_done = sum(len(run.shard_rows(number)) for number in done)
+    fitting = Fitting(run.header["batch_size"])
+
+    def attack_batch(rows: range) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        steps = count(1)
+
+        def on_step() -> None:
+            if on_progress is not None:
+                share = next(steps) / (plan.settings.steps * plan.settings.restarts)
+                on_progress(Progress(rows_done, run.header["rows"], len(rows), share, stop.is_set()))
+
+        return attack_rows(plan, encoder, fast, rows, on_step)
+
     for number in range(run.shard_count):
-        rows = run.shard_rows(number)
         if number not in done:
-            steps = count(1)
-
-            def on_step(rows_done: int = rows_done, running: int = len(rows), steps: Iterator[int] = steps) -> None:
-                if on_progress is not None:
-                    share = next(steps) / (plan.settings.steps * plan.settings.restarts)
-                    on_progress(Progress(rows_done, run.header["rows"], running, share, stop.is_set()))
-
-            try:
-                table, skipped = attack_rows(plan, encoder, fast, rows, on_step)
-            except torch.OutOfMemoryError as error:
-                raise InputError(
-                    f"a batch of {len(rows)} does not fit into the memory of {encoder.mean.device}; give a smaller"
-                    " --batch-size (and another --out, if shards are there already)"
-                ) from error
+            table: list[dict[str, Any]] = []
+            skipped: dict[str, str] = {}
+            for rows, (more, more_skipped) in fitting.batches(run.shard_rows(number), attack_batch):
+                table += more
+                skipped |= more_skipped
+                rows_done += len(rows)
             run.write_shard(number, table, skipped)
-            rows_done += len(rows)
         if plan.settings.png is not None:
             export_pngs(run, plan.settings.png, [number])
         if stop.is_set() and len(run.done()) < run.shard_count:
@@ -224,13 +230,13 @@ def _identity(settings: AttackSettings) -> dict[str, Any]:
     return {**values, "start": list(settings.start)}
 
 
-def _batch_size(settings: AttackSettings, encoder: Encoder, device: torch.device) -> int:
-    """That of the run that is there, else one that suits caches of a CPU or fills a GPU."""
+def _batch_size(settings: AttackSettings, fast: nn.Module, image: Tensor, samples: int) -> int:
+    """That of the run that is there, else the one that is measured to suit encoder and machine."""
     if (settings.out / "run.json").exists():
         return int(open_run(settings.out).header["batch_size"])
-    height, width = encoder.input_size
-    fitting = 8 * 224 * 224 // (height * width) * (1 if device.type == "cpu" else 8)
-    return max(1, min(fitting, 64 if device.type == "cpu" else 256))
+    gradient, steps = get_gradient(settings.gradient), settings.steps * settings.restarts
+    with _exact():
+        return measure_batch_size(fast, gradient, image, samples=samples, steps=steps)
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

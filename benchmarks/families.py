@@ -1,0 +1,116 @@
+"""`python -m benchmarks.families`: the same comparison on encoders of other kinds, random weights included.
+
+A method that was made on one network may fail on another: one line for each family, at one budget.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.attackers import attackers
+from benchmarks.compare import compare
+from benchmarks.inputs import load_case, start_program
+from benchmarks.table import Row
+from oodattack.cli.photographs import copy_photographs
+from oodattack.errors import InputError, did_you_mean
+from oodattack.runs.files import write_text
+from oodattack.settings import AttackSettings
+
+AGAINST = ("paper", "plain-tuned", "fast")
+CIFAR = "weights={data}/weights/%s,mean=0.485/0.456/0.406,std=0.229/0.224/0.225"
+
+
+@dataclass(frozen=True)
+class Family:
+    """An encoder, and the radius of the L2 ball: 10 at 32x32, 20 at larger sizes.
+
+    Attributes:
+        title: as the table has it.
+        encoder: its string; ``{data}`` is the folder of weights, ``{out}`` that of the results.
+        eps: the radius.
+    """
+
+    title: str
+    encoder: str
+    eps: float
+
+
+FAMILIES = {
+    "resnet20": Family(
+        "CIFAR-10 ResNet-20", "python:tests.factories:resnet20," + CIFAR % "cifar10_resnet20-12fca82f.th", 10
+    ),
+    "resnet32": Family(
+        "CIFAR-10 ResNet-32", "python:benchmarks.networks:resnet32," + CIFAR % "cifar10_resnet32-d509ac18.th", 10
+    ),
+    "glow": Family("Glow, NLL alone (K = 1)", "python:benchmarks.glow:glow,weights={out}/glow.pt,layer=output", 10),
+    "vit": Family("ViT-Tiny 64x64, random weights", "python:benchmarks.networks:vit_tiny", 20),
+    "resnet18": Family("ResNet-18 64x64, random weights", "torchvision:resnet18,weights=none,size=64", 20),
+    "densenet121": Family("DenseNet-121 64x64, random weights", "torchvision:densenet121,weights=none,size=64", 20),
+    "embedded": Family("EfficientNet-Lite0 224x224", "embedded", 20),
+}
+
+
+def table(rows: dict[str, Sequence[Row]]) -> str:
+    """Median MAPE in per cent of every family and method, and how many times closer `fast` is; float / 8-bit."""
+    heads = ["encoder", *(f"`{label}`" for label in AGAINST), *(f"closer than `{label}`" for label in AGAINST[:2])]
+    lines = ["Median MAPE in per cent, and its ratio to that of `fast`: float / 8-bit.", ""]
+    lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for title, found in rows.items():
+        medians = {row.label: np.array([row.float.median, row.saved.median]) for row in found}
+        cells = [medians[label] for label in AGAINST]
+        with np.errstate(divide="ignore"):  # a single number can be hit exactly
+            cells += [medians[label] / medians["fast"] for label in AGAINST[:2]]
+        lines.append(f"| {title} | {' | '.join(f'{exact:.3g} / {saved:.3g}' for exact, saved in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    images: Annotated[str, typer.Option(help="x_in, as for `oodattack attack`")],
+    start: Annotated[str, typer.Option(help="x'_out, as for `oodattack attack`")],
+    out: Annotated[Path, typer.Option(help="folder of the results; the same command goes on with it")],
+    data: Annotated[Path | None, typer.Option(help="folder whose weights/ holds the CIFAR-10 ResNets")] = None,
+    family: Annotated[list[str] | None, typer.Option(help="one of them; again for more; all by default")] = None,
+    steps: Annotated[int, typer.Option(help="gradient evaluations")] = 100,
+    limit: Annotated[int, typer.Option(help="so many images, evenly spaced over all")] = 16,
+    batch_size: Annotated[int, typer.Option(help="images attacked at once")] = 16,
+    seed: Annotated[int, typer.Option(help="of noise and random starts")] = 0,
+) -> None:
+    """Compare `paper` as published, tuned plain PGD and `fast` on seven families of encoders."""
+    chosen = family or [name for name in FAMILIES if data or "{data}" not in FAMILIES[name].encoder]
+    for name in chosen:
+        if name not in FAMILIES:
+            hint = did_you_mean(name, FAMILIES)
+            raise InputError(f"expected --family as one of {', '.join(FAMILIES)}, got {name!r}{hint}")
+        if data is None and "{data}" in FAMILIES[name].encoder:
+            raise InputError(f"expected --data, a folder whose weights/ holds what {name} needs, got none")
+    rows: dict[str, Sequence[Row]] = {}
+    for name in chosen:
+        if name == "glow":
+            _make_glow(out)
+        encoder = FAMILIES[name].encoder.format(data=data, out=out)
+        given = {"encoder": encoder, "images": images, "start": start, "out": out, "seed": seed, "steps": steps}
+        given |= {"eps": FAMILIES[name].eps, "limit": limit, "batch_size": batch_size}
+        case = load_case(AttackSettings.of(given))
+        methods = [attacker for attacker in attackers(case) if attacker.label in AGAINST]
+        rows[FAMILIES[name].title] = compare(case, methods, [steps], out / name, batch_size=batch_size)
+        write_text(out / "families.md", table(rows))
+    typer.echo(table(rows))
+
+
+def _make_glow(out: Path) -> None:
+    """Train the Glow once, on patches of the photographs that ship with packages."""
+    from benchmarks.glow import train_glow
+
+    if not (out / "glow.pt").exists():
+        typer.echo("training a small Glow, about a minute", err=True)
+        photographs, _ = copy_photographs(out / "photographs")
+        bits = train_glow(photographs, out / "glow.pt")
+        typer.echo(f"{bits:.2f} bits per dimension", err=True)
+
+
+if __name__ == "__main__":
+    start_program(main)

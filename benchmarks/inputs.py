@@ -1,0 +1,144 @@
+"""What all methods of a comparison are given alike: encoder, images, starts, targets, ball, seeds."""
+
+import platform
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from oodattack.checks import check_health, evaluation_mode
+from oodattack.encoders import Encoder, load_encoder, prepare
+from oodattack.errors import InputError
+from oodattack.images import fit, open_images, open_starts
+from oodattack.pixels import dequantize
+from oodattack.settings import NORMS, AttackSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One question, put to every method.
+
+    Attributes:
+        encoder: f as it was loaded; every figure is measured with it.
+        prepared: the same function made faster; what is attacked.
+        x_in: (B, 3, H, W) in-distribution images, 8-bit values in [0, 1].
+        start: (B, 3, H, W) initial OOD images.
+        target: (B, K) latents f(x_in).
+        norm: 1, 2 or infinity.
+        eps: radius of the ball, pixels in [0, 1].
+        seeds: (B,) one a sample.
+        header: what was compared, for the record: names and digests, no folders.
+    """
+
+    encoder: Encoder
+    prepared: nn.Module
+    x_in: Tensor
+    start: Tensor
+    target: Tensor
+    norm: float
+    eps: float
+    seeds: tuple[int, ...]
+    header: dict[str, Any]
+
+
+def load_case(settings: AttackSettings) -> Case:
+    """Load what the settings name: encoder, images, start, eps, norm, seed, limit and device.
+
+    Raises:
+        InputError: whatever of it is wrong or cannot be read; also an eps that is not positive and finite.
+
+    >>> settings = AttackSettings(
+    ...     encoder="python:torch.nn:Flatten,size=8,layer=output", images="torchvision:FakeData", limit=2,
+    ...     start=("noise",), out="unused", device="cpu")
+    >>> load_case(settings).target.shape
+    torch.Size([2, 192])
+    """
+    (eps,), (spec,) = settings.eps, settings.start
+    if not 0 < eps < float("inf"):
+        raise InputError(f"expected a positive and finite eps, got {eps:g}")
+    images = open_images(settings.images)
+    encoder = load_encoder(settings.encoder, device=settings.device)
+    starts = open_starts(spec, size=encoder.input_size, seed=settings.seed)
+    count = min(settings.limit or len(images), len(images))
+    chosen = [i * len(images) // count for i in range(count)]  # evenly spaced, as in a run
+    names = [images.names[i] for i in chosen]
+    device = encoder.mean.device
+    x_in = dequantize(torch.stack([fit(images.read(i), encoder.input_size) for i in chosen])).to(device)
+    start = dequantize(torch.stack([starts.get(place)[1] for place in range(count)])).to(device)
+    check_health(encoder, start)
+    target = latents(encoder, x_in)
+    for i in (~target.any(1)).nonzero().flatten().tolist():
+        raise InputError(f"expected a latent that is not all zeros, for MAPE divides by it; leave out {names[i]}")
+    header = {
+        "encoder": _without_folders(settings.encoder),
+        "encoder_digest": encoder.digest(),
+        "layer": encoder.layer,
+        "latent_dim": encoder.latent_dim,
+        "images": names,
+        "images_digest": images.digest(),
+        "start": starts.name,
+        "start_digest": starts.digest(),
+        "norm": settings.norm,
+        "eps": eps,
+        "seed": settings.seed,
+    }
+    seeds = tuple(settings.seed + place for place in range(count))
+    return Case(encoder, prepare(encoder), x_in, start, target, NORMS[settings.norm], eps, seeds, header)
+
+
+def latents(encoder: Encoder, images: Tensor) -> Tensor:
+    """The latents (B, K) of any number of images, a few at a time."""
+    with evaluation_mode(encoder), torch.no_grad():
+        return torch.cat([encoder(part) for part in torch.split(images, 16)])
+
+
+def machine() -> dict[str, Any]:
+    """Hardware and versions, without the machine's name.
+
+    >>> machine()["torch"] == torch.__version__
+    True
+    """
+    found: dict[str, Any] = {"cpu": _cpu(), "cores": cpu_count(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    found["python"] = platform.python_version()
+    for package in ("oodattack", "torch", "torchvision", "numpy", "adversarial-robustness-toolbox"):
+        try:
+            found[package] = version(package) if package != "torch" else torch.__version__
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def start_program(command: Callable[..., None]) -> None:
+    """Run a benchmark from the command line; a person's mistake ends in one sentence and exit code 2."""
+    try:
+        typer.run(command)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def _cpu() -> str:
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _without_folders(spec: str) -> str:
+    """An encoder's string with file names in place of paths.
+
+    >>> _without_folders("python:a:b,weights=/home/me/w.th,mean=0.4/0.5/0.4")
+    'python:a:b,weights=w.th,mean=0.4/0.5/0.4'
+    """
+    return re.sub(r"((?:^file:|weights=|classes=))[^,]*/", r"\1", spec)

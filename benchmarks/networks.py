@@ -1,0 +1,23 @@
+"""Networks of the comparison over families that no library names: `python:benchmarks.networks:vit_tiny`."""
+
+from typing import Any
+
+import torch
+from tests.factories import _CifarResNet
+from torch import nn
+
+
+def resnet32() -> nn.Module:
+    """CIFAR-10 ResNet-32, with random weights."""
+    return _CifarResNet(blocks=5)
+
+
+def vit_tiny() -> nn.Module:
+    """The vit_tiny of timm for 64x64 pixels in patches of 8, with random weights, the same every time."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model: Any = timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=64, patch_size=8)
+    model.input_size = (64, 64)
+    return model  # type: ignore[no-any-return]

@@ -1,0 +1,102 @@
+"""`python -m benchmarks.smallest_ball`: how small a ball does each method need?
+
+The smallest L2 ball, on a grid of radii 1.1^k, in which the median MAPE of the decoded PNG is below 0.1 %. Radii are
+doubled until the target is met, then the last doubling is bisected: that a method gets closer in a wider ball is
+assumed within this doubling only, for some do not (the published step grows with the ball).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.attackers import attackers
+from benchmarks.inputs import Case, load_case, start_program
+from benchmarks.measure import measure
+from oodattack.errors import InputError, did_you_mean
+from oodattack.report.style import SMALL
+from oodattack.settings import AttackSettings
+
+FACTOR = 1.1
+DOUBLING = 7  # 1.1^7 = 1.95
+
+
+def first_success(succeeds: Callable[[int], bool], low: int, high: int) -> int | None:
+    """The least k in [low, high] that succeeds, where it is the only change within one doubling; None without any.
+
+    >>> first_success(lambda k: k >= 11, 0, 30), first_success(lambda k: False, 0, 30)
+    (11, None)
+    """
+    failed, k = low - 1, low
+    while not succeeds(k):
+        if k == high:
+            return None
+        failed, k = k, min(k + DOUBLING, high)
+    while k - failed > 1:
+        middle = (failed + k) // 2
+        if succeeds(middle):
+            k = middle
+        else:
+            failed = middle
+    return k
+
+
+def median_of_png(case: Case, label: str, steps: int, batch_size: int) -> float:
+    """Median MAPE of the decoded PNG in per cent; of several steps, the best."""
+    (attacker,) = (one for one in attackers(case) if one.label == label)
+    count = len(case.start)
+    batches = [slice(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+    medians = []
+    for step_size in attacker.step_sizes:
+        runs = [measure(case, attacker, rows, steps, step_size, saved=True) for rows in batches]
+        medians.append(float(100 * np.median([value for run in runs for value in run.mape])))
+    return min(medians)
+
+
+def main(
+    encoder: Annotated[str, typer.Option(help="as for `oodattack attack`")],
+    images: Annotated[str, typer.Option(help="x_in, as for `oodattack attack`")],
+    start: Annotated[str, typer.Option(help="x'_out, as for `oodattack attack`")],
+    method: Annotated[list[str], typer.Option(help="paper | paper-tuned | plain-tuned | fast; again for more")] = [  # noqa: B006
+        "paper",
+        "fast",
+    ],
+    steps: Annotated[int, typer.Option(help="gradient evaluations")] = 300,
+    limit: Annotated[int, typer.Option(help="so many images, evenly spaced over all")] = 64,
+    batch_size: Annotated[int, typer.Option(help="images attacked at once")] = 16,
+    lowest: Annotated[float, typer.Option(help="smallest radius that is tried")] = 0.1,
+    highest: Annotated[float, typer.Option(help="largest radius that is tried")] = 30.0,
+    seed: Annotated[int, typer.Option(help="of noise and random starts")] = 0,
+) -> None:
+    """Find the smallest L2 ball in which the median MAPE of the decoded PNG is below 0.1 %."""
+    if not 0 < lowest < highest < math.inf:
+        raise InputError(f"expected 0 < --lowest < --highest, both finite, got {lowest:g} and {highest:g}")
+    given = {"encoder": encoder, "images": images, "start": start, "out": ".", "eps": lowest, "seed": seed}
+    case = load_case(AttackSettings.of({**given, "limit": limit, "batch_size": batch_size, "steps": steps}))
+    labels = [attacker.label for attacker in attackers(case)]
+    for label in method:
+        if label not in labels:
+            hint = did_you_mean(label, labels)
+            raise InputError(f"expected --method as one of {', '.join(labels)}, got {label!r}{hint}")
+    low, high = (round(math.log(radius, FACTOR)) for radius in (lowest, highest))
+    needed: dict[str, int | None] = {}
+    for label in method:
+
+        def succeeds(k: int, label: str = label) -> bool:
+            median = median_of_png(replace(case, eps=FACTOR**k), label, steps, batch_size)
+            typer.echo(f"{label}: eps {FACTOR**k:.3g}, median {median:.3g} %")
+            return median < SMALL
+
+        needed[label] = first_success(succeeds, low, high)
+    typer.echo(
+        f"\nSmallest L2 ball with a median below {SMALL:g} % (decoded PNG, {steps} steps, {len(case.start)} images)"
+    )
+    for label, k in needed.items():
+        typer.echo(f"{label}: " + (f"none up to {FACTOR**high:.3g}" if k is None else f"{FACTOR**k:.3g}"))
+
+
+if __name__ == "__main__":
+    start_program(main)

@@ -1,0 +1,124 @@
+"""How fast the prepared encoder is, and what the attack's loop adds to it; ratios first.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.speed
+
+Every ratio is of passes measured in turn in one run, so that whatever else the machine does meets both. A pass is
+forward and backward, for a batch.
+"""
+
+import argparse
+import math
+import time
+import warnings
+from collections.abc import Callable
+from itertools import product
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from oodattack import attack
+from oodattack.encoders import Encoder, load_encoder, prepare
+from oodattack.engines.memory import keep_freed_memory
+
+ENCODERS = (
+    "torchvision:resnet18,weights=none",
+    "torchvision:densenet121,weights=none",
+    "embedded",
+    "timm:vit_tiny_patch16_224,weights=none",
+    "python:tests.factories:resnet20",
+)
+BALLS = {  # radii that no attack of a few steps reaches, and that it feels from the first step
+    (2.0, "free"): 1000.0,
+    (2.0, "binding"): 0.2,
+    (math.inf, "free"): 1.0,
+    (math.inf, "binding"): 1 / 255,
+}
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", action="append", help="may be given again (default: five kinds)")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7, help="passes of each kind; the median counts")
+    parser.add_argument("--give-back", action="store_true", help="leave malloc as it is: freed memory is given back")
+    given = parser.parse_args()
+    if not given.give_back:
+        keep_freed_memory()  # as a run does; "as loaded" gains from it too
+    warnings.filterwarnings("ignore", message=".*random weights")
+
+    print(f"batch of {given.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print("| encoder | prepared / as loaded | as loaded, images/s | prepared, images/s |\n|---|---|---|---|")
+    cases = []
+    for spec in given.encoder or ENCODERS:
+        encoder = load_encoder(spec, device="cpu")
+        prepared = prepare(encoder)
+        images = torch.rand(given.batch_size, 3, *encoder.input_size)
+        cases.append((spec, prepared, images))
+        slow, fast = _in_turn(_as_loaded(encoder, images), _bare(prepared, images), given.rounds)
+        print(f"| `{spec}` | {slow / fast:.2f} | {len(images) / slow:.1f} | {len(images) / fast:.1f} |", flush=True)
+
+    print("\nTime that a step of `attack` takes beyond the prepared encoder's pass, in per cent of it:\n")
+    print("| encoder | method |" + "".join(f" L{norm:g} {kind} |" for norm, kind in BALLS))
+    print("|---|---|" + "---|" * len(BALLS))
+    for (spec, f, images), method in product(cases, ("fast", "paper")):
+        shares = [_overhead(f, images, norm, eps, method, given.rounds) for (norm, _), eps in BALLS.items()]
+        print(f"| `{spec}` | `{method}` |" + "".join(f" {100 * share:.1f} |" for share in shares), flush=True)
+
+
+def _as_loaded(encoder: Encoder, images: Tensor) -> Callable[[], None]:
+    """A pass of the model in the state that its library gives it: in eval mode, its weights requiring gradients."""
+    encoder.requires_grad_(True)
+
+    def once() -> None:
+        x = images.clone().requires_grad_(True)
+        encoder(x).square().sum().backward()
+        encoder.zero_grad()
+
+    return once
+
+
+def _bare(f: nn.Module, images: Tensor) -> Callable[[], None]:
+    """A pass as an attack needs it: the gradient of the images alone."""
+
+    def once() -> None:
+        x = images.clone().requires_grad_(True)
+        torch.autograd.grad(f(x).square().sum(), x)
+
+    return once
+
+
+def _in_turn(first: Callable[[], None], second: Callable[[], None], rounds: int) -> tuple[float, float]:
+    """Median seconds of two functions that are called in turn, after a call of each to warm up."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds + 1):
+        for times, call in zip(seconds, (first, second), strict=True):
+            begun = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - begun)
+    return median(seconds[0][1:]), median(seconds[1][1:])
+
+
+def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str, rounds: int) -> float:
+    """The share that a step of the attack takes beyond a bare pass, which is measured after every step."""
+    with torch.no_grad():
+        target = f(images.flip(0))
+    bare, bares, steps = _bare(f, images), [], []
+    begun = time.perf_counter()
+
+    def after_step(_step: int, _mape: Tensor) -> None:
+        nonlocal begun
+        ended = time.perf_counter()
+        steps.append(ended - begun)
+        bare()
+        begun = time.perf_counter()
+        bares.append(begun - ended)
+
+    # Two steps warm up.
+    attack(f, images, target, eps=eps, norm=norm, steps=rounds + 2, method=method, check=False, callback=after_step)
+    return median(steps[2:]) / median(bares[2:]) - 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The last part of an attack, on the 8-bit grid: single levels are changed so that their effects on z add up.
+
+Rounding to 8 bits moves z at random, ten or a hundred times as far as it was from the target. But there are far more
+pixels than latents, so that some few changes of single levels undo it; which, the gradients tell.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodattack.gradient import Gradient
+from oodattack.metrics import as_matrix
+from oodattack.pixels import LEVELS, as_levels, ball_in_levels, dequantize
+from oodattack.problem import Problem
+
+MEMORY = 32  # gradients kept
+CANDIDATES = 2048  # pixels that a proposal looks at
+CHANGES = 20  # levels changed between two evaluations
+SPAN = 1e-2  # least share of the largest eigenvalue for which a combination of the remembered errors is used
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The best images found on the grid; one row per sample."""
+
+    levels: Tensor  # (B, 3, H, W) uint8
+    loss: Tensor  # (B,)
+    arrived: Tensor  # (B,) bool
+    calls: Tensor  # (B,) gradients asked for
+    looks: Tensor  # (B,) forward passes alone
+
+
+def descend(
+    f: Callable[[Tensor], Tensor],
+    problem: Problem,
+    levels: Tensor,
+    norm: float,
+    steps: int,
+    tolerance: float,
+    gradient: Gradient,
+) -> Descent:
+    """Change single levels of 8-bit images until their latents are closer to the targets, inside the ball.
+
+    The error e at each image that is evaluated gives one row of the Jacobian, J^T e. From the remembered rows the
+    effect of any change of levels on the span of those errors is known. Greedily, one level of one pixel at a time,
+    the change is made that brings the error in that span closest to zero; then the image is evaluated again.
+
+    Args:
+        f: encoder.
+        problem: starts, targets and balls.
+        levels: (B, 3, H, W) uint8, inside the balls.
+        norm: 1, 2 or infinity.
+        steps: gradient evaluations; 0 only looks at the images.
+        tolerance: MAPE at which a sample is finished.
+        gradient: where gradients come from.
+
+    Returns:
+        A `Descent`: the best of the images, with the loss and the work.
+    """
+    now, at = problem, levels
+    rows = torch.arange(len(levels), device=levels.device)
+    found = Descent(
+        levels=levels.clone(),
+        loss=torch.full_like(problem.weight[:, 0], math.inf),
+        arrived=torch.zeros_like(rows, dtype=torch.bool),
+        calls=torch.zeros_like(rows),
+        looks=torch.zeros_like(rows),
+    )
+    memory = _Memory(min(steps, MEMORY))
+    for _ in range(steps):
+        latent, pullback = gradient(f, dequantize(at, now.start.dtype), [])
+        found.calls[rows] += 1
+        error = now.error(latent)
+        arrived = _record(found, rows, at, latent, error, now, tolerance)
+        slope = pullback(now.weight * error) / LEVELS
+        memory.add(error, slope)
+        proposal = _propose(memory, error, at, now, norm)
+        # An image for which nothing better is in sight would only be evaluated again.
+        stay = (~arrived & slope.flatten(1).isfinite().all(1) & (proposal != at).flatten(1).any(1)).nonzero().flatten()
+        at = proposal
+        if len(stay) < len(rows):
+            rows, now, at = rows[stay], now.rows(stay), at[stay]
+            memory.keep(stay)
+        if len(rows) == 0:
+            return found
+    with torch.no_grad():
+        latent = as_matrix(f(dequantize(at, now.start.dtype)))
+    found.looks[rows] += 1
+    _record(found, rows, at, latent, now.error(latent), now, tolerance)
+    return found
+
+
+class _Memory:
+    """The last errors and gradients of each sample: e / ‖e‖ and J^T e / ‖e‖, the row of J in that direction."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.count = size, 0
+
+    def add(self, error: Tensor, slope: Tensor) -> None:
+        if self.count == 0:
+            self.errors = error.new_zeros(len(error), self.size, error.shape[1])
+            self.slopes = slope.new_zeros(len(slope), self.size, slope[0].numel())
+        length = torch.linalg.vector_norm(error, dim=1, keepdim=True).clamp_min(torch.finfo(error.dtype).tiny)
+        self.errors[:, self.count % self.size] = error / length
+        self.slopes[:, self.count % self.size] = slope.flatten(1) / length
+        self.count += 1
+
+    def keep(self, rows: Tensor) -> None:
+        self.errors, self.slopes = self.errors[rows], self.slopes[rows]
+
+
+def _propose(memory: _Memory, error: Tensor, levels: Tensor, now: Problem, norm: float) -> Tensor:
+    """Levels (B, 3, H, W) with up to `CHANGES` single steps that the remembered rows of J find best."""
+    known = min(memory.count, memory.size)
+    errors, slopes = memory.errors[:, :known], memory.slopes[:, :known]
+    # Combinations of the remembered errors that are orthonormal; on the CPU, where every device has float64.
+    values, vectors = torch.linalg.eigh((errors @ errors.transpose(1, 2)).double().cpu())
+    root = torch.where(values > SPAN * values[:, -1:], values.clamp_min(1e-30).rsqrt(), 0)
+    basis = (vectors * root[:, None, :]).transpose(1, 2).to(error)
+    left = (basis @ (errors @ error[:, :, None]))[:, :, 0]  # the error in their span
+    pull = (left[:, None, :] @ basis @ slopes)[:, 0]
+    index = pull.abs().topk(min(CANDIDATES, pull.shape[1]), dim=1).indices
+    effect = basis @ slopes.gather(2, index[:, None, :].expand(-1, known, -1))
+    cost = effect.square().sum(1)
+
+    x = levels.flatten(1)
+    x0, budget = as_levels(now.start).flatten(1), ball_in_levels(now.eps, norm)
+    value, center = x.gather(1, index).to(x0), x0.gather(1, index)
+    spent = torch.linalg.vector_norm(x - x0, norm, dim=1, keepdim=True)
+    every = torch.arange(len(x), device=x.device)
+    for _ in range(CHANGES):
+        pull = (left[:, None, :] @ effect)[:, 0]
+        new = value - pull.sign()
+        after = _length_after(spent, value - center, new - center, norm)
+        allowed = (new >= 0) & (new <= LEVELS) & (after <= budget[:, None])
+        # A change of one level against the pull takes 2 |pull| - cost off the squared error in the span.
+        gain, best = torch.where(allowed, 2 * pull.abs() - cost, 0).max(1)
+        use = gain > 0
+        if not bool(use.any()):
+            break
+        at = every[use], best[use]
+        left[use] -= effect[at[0], :, at[1]] * pull[at].sign()[:, None]
+        spent[use, 0] = after[at]
+        value[at] = new[at]
+    return x.scatter(1, index, value.to(x.dtype)).view_as(levels)
+
+
+def _length_after(length: Tensor, old: Tensor, new: Tensor, norm: float) -> Tensor:
+    """Lengths (B, N) of B vectors, each with one of N components changed from old to new."""
+    if norm == math.inf:
+        return torch.maximum(length, new.abs())  # levels inside the ball stay inside
+    return (length**norm + new.abs() ** norm - old.abs() ** norm).clamp_min(0) ** (1 / norm)
+
+
+def _record(
+    found: Descent, rows: Tensor, levels: Tensor, latent: Tensor, error: Tensor, now: Problem, tolerance: float
+) -> Tensor:
+    """Keep the better images; returns which samples have arrived."""
+    loss, arrived = error.square().sum(1), now.arrived(latent, tolerance)
+    better = (loss < found.loss[rows]) | arrived
+    place = rows[better]
+    found.levels[place], found.loss[place] = levels[better], loss[better]
+    found.arrived[place] = arrived[better]
+    return arrived

@@ -1,0 +1,194 @@
+"""How many samples at once: measured, halved when memory is short; with the allocators' own errors."""
+
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodattack.encoders import Encoder
+from oodattack.engines import run_attack
+from oodattack.engines.batch_size import measure_batch_size, smallest_enough
+from oodattack.engines.memory import Fitting, out_of_memory
+from oodattack.errors import InputError
+from oodattack.gradient import Autograd, Spsa
+from oodattack.settings import AttackSettings
+from tests.factories import jpeg_resnet20, tiny
+
+IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def exhaust() -> None:
+    """Ask for four million gigabytes."""
+    torch.empty(2**50)
+
+
+class _Hungry(nn.Module):
+    """More than three images at once take more memory than there is."""
+
+    input_size = (32, 32)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tiny = tiny()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 3:
+            exhaust()
+        return cast(Tensor, self.tiny(x))
+
+
+def hungry() -> nn.Module:
+    return _Hungry()
+
+
+class _SameTime(nn.Module):
+    """Takes as long for many images as for one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return F.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def rows_of(tmp_path: Path, encoder: str, name: str, **changes: Any) -> list[dict[str, Any]]:
+    values: dict[str, Any] = {
+        "encoder": f"python:{encoder}",
+        "images": "torchvision:FakeData",
+        "start": ("noise",),
+        "limit": 19,
+        "eps": (4.0,),
+        "steps": 12,
+        "batch_size": 8,
+        "device": "cpu",
+        "out": tmp_path / name,
+    }
+    run = run_attack(AttackSettings(**{**values, **changes}))
+    assert run.header["batch_size"] == 8
+    return list(run.read().to_pylist())
+
+
+def test_a_run_whose_batches_do_not_fit_goes_on_in_smaller_ones(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="memory is too small") as told:
+        rows = rows_of(tmp_path, "tests.test_engines:hungry,layer=input of tiny.fc", "hungry")
+    # Once each: later shards start with what has fitted.
+    halved = [str(warning.message) for warning in told if "memory" in str(warning.message)]
+    assert halved == [
+        "memory is too small for 8 samples at once: 4 now",
+        "memory is too small for 4 samples at once: 2 now",
+    ]
+    whole = rows_of(tmp_path, "tests.factories:tiny", "whole")
+    assert [row["row"] for row in rows] == list(range(19))
+    for row, expected in zip(rows, whole, strict=True):
+        assert row["x_in_name"] == expected["x_in_name"]
+        assert row["mape"] == pytest.approx(expected["mape"], rel=1e-2)
+
+
+def test_progress_counts_every_row_once_when_batches_are_halved(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    settings = AttackSettings(
+        encoder="python:tests.test_engines:hungry", images="torchvision:FakeData", start=("noise",), limit=9, steps=2,
+        batch_size=5, device="cpu", out=tmp_path / "run",
+    )  # fmt: skip
+    with warnings.catch_warnings(action="ignore"):
+        run_attack(settings, on_progress=lambda now: seen.append((now.rows_done, now.running)))
+    assert list(dict.fromkeys(seen)) == [(0, 3), (3, 2), (5, 3), (8, 1)]
+
+
+def test_batches_cover_the_rows_in_order_and_remember_what_fits() -> None:
+    fitting = Fitting(16)
+
+    def work(rows: range) -> list[int]:
+        if len(rows) > 5:
+            exhaust()
+        return list(rows)
+
+    with pytest.warns(UserWarning, match="memory is too small"):
+        first = list(fitting.batches(range(3, 20), work))
+    assert [number for _, numbers in first for number in numbers] == list(range(3, 20))
+    assert fitting.most == 4
+    assert [len(rows) for rows, _ in fitting.batches(range(20, 30), work)] == [4, 4, 2]
+
+
+def test_one_image_that_does_not_fit_is_an_error() -> None:
+    with (
+        pytest.warns(UserWarning, match="2 samples at once: 1 now"),
+        pytest.raises(InputError, match="expected memory for a batch of one image"),
+    ):
+        list(Fitting(2).batches(range(2), lambda _rows: exhaust()))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    def work(rows: range) -> None:
+        torch.zeros(2) @ torch.zeros(3)
+
+    with pytest.raises(RuntimeError, match="size"):
+        list(Fitting(4).batches(range(4), work))
+
+
+def test_allocators_are_understood() -> None:
+    for allocate in (exhaust, lambda: np.empty(2**60, np.uint8), lambda: bytearray(2**62)):
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            allocate()
+        assert out_of_memory(caught.value), caught.value
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+
+
+FAULTS = """
+import resource, sys, torch
+from oodattack.engines.memory import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for n in range(10):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(2**24) for _ in range(4)]  # larger than what malloc keeps at most by itself
+    del tensors
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' allocators are left as they are")
+def test_freed_memory_is_kept_for_the_next_tensors() -> None:
+    """Pages that the tenth of ten equal rounds of tensors, 256 MiB in all, has to fetch from the system."""
+    default, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout)
+        for how in ("default", "keep")
+    )
+    if default < 1000:
+        pytest.skip("this system's allocator keeps freed memory by itself")
+    assert kept < default / 100
+
+
+def test_the_smallest_batch_near_the_best_is_taken() -> None:
+    assert smallest_enough({1: 5.0, 2: 9.4, 4: 9.6, 8: 10.0}) == 4
+    assert smallest_enough({1: 10.0, 2: 8.0, 4: 7.0}) == 1
+
+
+def test_larger_batches_are_taken_where_they_cost_no_more() -> None:
+    assert measure_batch_size(_SameTime(), Autograd(), IMAGE, samples=9, steps=100) == 8
+
+
+def test_a_batch_size_beyond_memory_is_not_taken() -> None:
+    encoder = Encoder(_Hungry(), name="hungry", input_size=(32, 32))
+    assert measure_batch_size(encoder, Autograd(), IMAGE, samples=1000, steps=10**6) in (1, 2)
+    assert measure_batch_size(nn.Module(), lambda *_: exhaust(), IMAGE, samples=9, steps=9) == 1  # type: ignore[arg-type]
+
+
+def test_an_encoder_without_a_gradient_is_measured_by_its_estimate() -> None:
+    encoder = Encoder(jpeg_resnet20(), name="jpeg", input_size=(32, 32))
+    assert measure_batch_size(encoder, Spsa(directions=1), IMAGE, samples=2, steps=1) in (1, 2)
+
+
+def test_a_run_without_a_batch_size_is_given_one(tmp_path: Path) -> None:
+    settings = AttackSettings(
+        encoder="python:tests.factories:tiny", images="torchvision:FakeData", start=("noise",), limit=3, steps=2,
+        device="cpu", out=tmp_path / "run",
+    )  # fmt: skip
+    assert run_attack(settings).header["batch_size"] in (1, 2)
