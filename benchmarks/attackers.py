@@ -93,7 +93,8 @@ def attackers(case: Case) -> list[Attacker]:
 def _own_step(method: str, case: Case) -> float:
     """The method's own step, eps/100 for `paper` and eps/20 for `plain` (L2 and Linf)."""
     radius = torch.tensor([case.eps], dtype=torch.float64)
-    return float(get_method(method).step_size(radius, case.start[0].numel(), case.norm))
+    any_budget = 1  # neither method's step depends on it
+    return float(get_method(method).step_size(radius, case.start[0].numel(), case.norm, any_budget))
 
 
 def _grid(method: str, case: Case) -> tuple[float, ...]:

@@ -261,7 +261,8 @@ def test_restarts_are_for_the_unsolved_and_the_best_try_wins() -> None:
     f, start, target = make_encoder(), make_images(6, 1), make_encoder()(make_images(6, 2))
     settings: dict[str, Any] = {"eps": 1.0, "steps": 6, "tolerance": 0.06, "seed": 3}
     results = [attack(f, start, target, restarts=n, **settings) for n in (1, 2, 5)]
-    assert all((later.mape <= sooner.mape + 1e-12).all() for sooner, later in pairwise(results))
+    losses = [(result.latent - target).square().sum(1) for result in results]
+    assert all((later <= sooner + 1e-12).all() for sooner, later in pairwise(losses))
     once, _, many = results
     solved = once.mape <= 0.06
     assert solved.any()
@@ -431,8 +432,9 @@ def test_the_callback_hears_of_every_step_and_may_keep_what_it_hears() -> None:
     assert [n for n, _ in heard] == [1, 2, 3, 4, 5, 6] * 2
     so_far = torch.stack([m for _, m in heard])
     assert so_far.shape == (12, 2)
-    assert (so_far[0] > so_far[-1]).all()
-    assert (so_far[-1] >= result.mape - 1e-12).all()
+    assert (so_far[0] > so_far[5]).all()
+    last_try = so_far[-1][result.restart == 1]
+    assert (last_try >= result.mape[result.restart == 1] - 1e-12).all()
 
 
 def test_a_method_of_ones_own_is_a_value() -> None:
@@ -469,11 +471,12 @@ def test_default_step_sizes_are_finite_for_every_ball() -> None:
     eps = torch.tensor([0.0, 1e-3, 1.0, math.inf], dtype=torch.float64)
     for method in (FAST, PAPER, PLAIN):
         for norm in (1.0, 2.0, math.inf):
-            alpha = method.step_size(eps, 48, norm)
+            alpha = method.step_size(eps, 48, norm, 100)
             assert alpha.isfinite().all()
             assert alpha[0] == 0
             assert (alpha.diff() >= 0).all()
-    assert PAPER.step_size(torch.tensor([10.0]), 150528, 2.0).item() == pytest.approx(0.1)
+    assert PAPER.step_size(torch.tensor([10.0]), 150528, 2.0, 100).item() == pytest.approx(0.1)
+    torch.testing.assert_close(FAST.step_size(eps[:3], 48, 2.0, 1600), FAST.step_size(eps[:3], 48, 2.0, 100) / 2)
 
 
 def test_near_seeds_and_tries_give_unrelated_streams() -> None:

@@ -121,7 +121,7 @@ def attack(
             start_latent = f(start)
         lengths = part_lengths(parts, as_matrix(start_latent).shape[1])
         problem = make_problem(start, start_latent, target, eps, lengths)
-        alpha = chosen.step_size(eps, start[0].numel(), norm)
+        alpha = chosen.step_size(eps, start[0].numel(), norm, steps)
         if step_size is not None:
             alpha = torch.full_like(alpha, step_size)
         start_mape = mape(as_matrix(start_latent), problem.target)
@@ -244,7 +244,8 @@ class _Tries:
             draws = [generators[i] for i in rows.tolist()]
             latent, pullback = self.gradient(self.f, x, draws)
             error = now.error(latent)  # line 3: J is the sum of its squares
-            push = error if whitening is None else whitening(error)
+            # A target out of reach is approached in the least squares of line 3 only if the end is not weighted.
+            push = error if whitening is None or n >= 0.9 * self.steps else whitening(error)
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             best.calls[rows] += 1
             arrived = self._record(best, rows, n, x, latent, now)

@@ -117,7 +117,8 @@ def _propose(memory: _Memory, error: Tensor, levels: Tensor, now: Problem, norm:
     known = min(memory.count, memory.size)
     errors, slopes = memory.errors[:, :known], memory.slopes[:, :known]
     # Combinations of the remembered errors that are orthonormal; on the CPU, where every device has float64.
-    values, vectors = torch.linalg.eigh((errors @ errors.transpose(1, 2)).double().cpu())
+    gram = torch.nan_to_num(errors @ errors.transpose(1, 2), nan=0, posinf=0, neginf=0)
+    values, vectors = torch.linalg.eigh(gram.double().cpu())
     root = torch.where(values > SPAN * values[:, -1:], values.clamp_min(1e-30).rsqrt(), 0)
     basis = (vectors * root[:, None, :]).transpose(1, 2).to(error)
     left = (basis @ (errors @ error[:, :, None]))[:, :, 0]  # the error in their span

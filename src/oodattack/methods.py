@@ -31,7 +31,7 @@ class Method:
 
     Attributes:
         rule: (step sizes (B,), number of steps) -> a fresh `StepRule` for one run of the loop.
-        step_size: (eps (B,), pixels per image, norm) -> the default alpha (B,).
+        step_size: (eps (B,), pixels per image, norm, steps N) -> the default alpha (B,).
         draw: (start, eps, norm, one generator per sample) -> random start (B, 3, H, W).
         clip: (x, start, eps, norm) -> x inside ball and pixel box.
         direction: (gradient, x, start, eps, norm) -> h(J'), the direction of ascent that the rule is given.
@@ -41,13 +41,13 @@ class Method:
         whiten: whether errors are weighted by how little they have moved (`Whitening`); not with estimated gradients.
         grid_steps: steps N -> gradient evaluations that search on the 8-bit grid afterwards, by default none.
 
-    >>> mine = Method(rule=CosineAdam, step_size=lambda eps, pixels, norm: eps / 50, random_first=True)
-    >>> mine.step_size(torch.tensor([5.0]), 3072, 2.0)
+    >>> mine = Method(rule=CosineAdam, step_size=lambda eps, pixels, norm, steps: eps / 50, random_first=True)
+    >>> mine.step_size(torch.tensor([5.0]), 3072, 2.0, 100)
     tensor([0.1000])
     """
 
     rule: Callable[[Tensor, int], StepRule]
-    step_size: Callable[[Tensor, int, float], Tensor]
+    step_size: Callable[[Tensor, int, float, int], Tensor]
     draw: Callable[[Tensor, Tensor, float, Sequence[torch.Generator]], Tensor] = sample
     clip: Callable[[Tensor, Tensor, Tensor, float], Tensor] = project
     direction: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor] = published_h
@@ -87,7 +87,7 @@ def _paper_clip(x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
     return project(x, start, eps, norm, box=None).clamp(0, 1)
 
 
-def _paper_step_size(eps: Tensor, pixels: int, norm: float) -> Tensor:
+def _paper_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:  # noqa: ARG001
     """The authors' alpha = eps / 100; for an infinite eps, as for one that reaches across the pixel box.
 
     Adamax moves every pixel by alpha; in L1, which the paper leaves open, eps / 100 of it would be far too much,
@@ -96,17 +96,17 @@ def _paper_step_size(eps: Tensor, pixels: int, norm: float) -> Tensor:
     return (eps / math.sqrt(pixels) if norm == 1 else eps).clamp_max(_widest(pixels, norm)) / 100
 
 
-def _fast_step_size(eps: Tensor, pixels: int, norm: float) -> Tensor:
-    """A quarter of what eps allows a pixel when all move alike, and no more than 0.03.
+def _fast_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:
+    """0.6 of what eps allows a pixel when all move alike, and no more than 0.03; beyond 100 steps less.
 
     Adam moves every pixel by about alpha a step: alpha belongs to the size of the ball *per pixel*, which for
-    one eps shrinks with the image.
+    one eps shrinks with the image. Those who can take more steps can take finer ones.
     """
     per_pixel = {1.0: eps / math.sqrt(pixels), 2.0: eps / math.sqrt(pixels), math.inf: eps}[norm]
-    return (0.6 * per_pixel).clamp_max(0.03)
+    return (0.6 * per_pixel).clamp_max(0.03) * min(1, (100 / steps) ** 0.25)
 
 
-def _plain_step_size(eps: Tensor, pixels: int, norm: float) -> Tensor:
+def _plain_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:  # noqa: ARG001
     """A twentieth of the radius."""
     return eps.clamp_max(_widest(pixels, norm)) / 20
 

@@ -75,7 +75,8 @@ class CosineAdam:
         self.mean.lerp_(direction, 1 - beta1)
         self.square.mul_(beta2).addcmul_(direction, direction, value=1 - beta2)
         rate = _per_sample(self.step_size * (decay / (1 - beta1**self.n)), direction)
-        return rate * self.mean / ((self.square / (1 - beta2**self.n)).sqrt() + 1e-8)
+        root = self.square.sqrt().div_(math.sqrt(1 - beta2**self.n)).add_(1e-8)
+        return torch.div(self.mean, root, out=root).mul_(rate)
 
     def keep(self, rows: Tensor) -> None:
         """See `StepRule`."""
@@ -112,7 +113,7 @@ def polyak_cap(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
 
     Args:
         step: (B, ...) displacements to subtract.
-        loss: (B,) losses.
+        loss: (B,) losses; of weighted errors w, that is ``<w, e>`` where the gradient is ``2 J^T w``.
         gradient: (B, ...) gradients of the loss.
 
     Returns:
@@ -121,7 +122,7 @@ def polyak_cap(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
     >>> polyak_cap(torch.tensor([[4.0], [0.5]]), torch.tensor([1.0, 1.0]), torch.tensor([[1.0], [1.0]])).flatten()
     tensor([1.0000, 0.5000])
     """
-    descent = (gradient * step).flatten(1).sum(1)
+    descent = torch.linalg.vecdot(gradient.flatten(1), step.flatten(1))
     share = torch.where(descent > loss, loss / descent, 1.0)
     return _per_sample(share, step) * step
 

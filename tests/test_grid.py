@@ -1,0 +1,504 @@
+"""The search on the 8-bit grid: inside the ball, never worse, every evaluation counted, and worth them."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from oodattack.algorithm import attack
+from oodattack.ball import distance, project
+from oodattack.encoders import load_encoder
+from oodattack.errors import InputError
+from oodattack.gradient import Autograd
+from oodattack.grid import CHANGES, SPAN, Descent, descend
+from oodattack.pixels import LEVELS, dequantize, quantize, to_grid
+from oodattack.problem import Problem, make_problem
+
+SHARED = Path(__file__).parents[2] / "shared"
+NORMS = [1.0, 2.0, math.inf]
+LATENT = 5
+
+Encode = Callable[[Tensor], Tensor]
+
+
+def network(pixels: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Encode:
+    """A smooth nonlinear f of images of that many values, whose rounding ignores the batch size."""
+    rng = torch.Generator().manual_seed(seed)
+    first = torch.randn(pixels, 16, generator=rng, dtype=torch.float64) * 2 / math.sqrt(pixels)
+    second = torch.randn(16, LATENT, generator=rng, dtype=torch.float64) / 3
+
+    def f(x: Tensor) -> Tensor:
+        hidden = torch.tanh((x.double().flatten(1)[:, :, None] * first).sum(1))
+        return (hidden[:, :, None] * second).sum(1).to(dtype)
+
+    return f
+
+
+def linear(pixels: int, latent: int, seed: int = 0) -> tuple[Encode, Tensor]:
+    """f(x) = A x, and A."""
+    rng = torch.Generator().manual_seed(seed)
+    A = torch.randn(latent, pixels, generator=rng, dtype=torch.float64) / math.sqrt(pixels)
+    return lambda x: (x.double().flatten(1)[:, None] * A).sum(2), A
+
+
+def make(f: Encode, start: Tensor, target: Tensor, eps: Tensor) -> Problem:
+    return make_problem(start, f(start), target, eps, (target.shape[1],))
+
+
+def run(
+    f: Encode, problem: Problem, levels: Tensor, norm: float = 2, steps: int = 8, tolerance: float = 0.0
+) -> Descent:
+    return descend(f, problem, levels, norm, steps, tolerance, Autograd())
+
+
+def images(batch: int, seed: int, width: int = 4) -> Tensor:
+    """(B, 3, 4, width) on the 8-bit grid."""
+    rng = torch.Generator().manual_seed(seed)
+    return dequantize(torch.randint(0, 256, (batch, 3, 4, width), generator=rng).to(torch.uint8), torch.float64)
+
+
+def losses(f: Encode, problem: Problem, levels: Tensor) -> Tensor:
+    return problem.error(f(dequantize(levels, problem.start.dtype))).square().sum(1)
+
+
+class Recording:
+    """f, and which images went through it, each named by its sample, with a gradient or without.
+
+    A sample is told from its first value, which f does not see and the search therefore leaves alone.
+    """
+
+    def __init__(self, f: Encode) -> None:
+        self.f = f
+        self.with_gradient: list[list[int]] = []
+        self.without: list[list[int]] = []
+        self.seen: list[Tensor] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        names = (x.detach()[:, 0, 0, 0] * LEVELS).round().int().tolist()
+        (self.with_gradient if x.requires_grad else self.without).append(names)
+        self.seen.append(quantize(x.detach()))
+        blind = torch.ones_like(x)
+        blind[:, 0, 0, 0] = 0
+        return self.f(x * blind)
+
+    def count(self, calls: list[list[int]], batch: int) -> list[int]:
+        return [sum(call.count(i) for call in calls) for i in range(batch)]
+
+
+# --- what may not happen
+
+
+@st.composite
+def problems(draw: st.DrawFn, norm: float) -> tuple[Encode, Problem, Tensor]:
+    """Networks, starts on the grid and off it, balls from nothing to everything, and levels inside them."""
+    batch, width = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    seed = draw(st.integers(0, 2**32))
+    rng = torch.Generator().manual_seed(seed)
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    start = images(batch, seed, width).to(dtype)
+    radii = st.integers(0, 30).map(float) | st.floats(0, 60) | st.just(math.inf)
+    eps = torch.tensor(draw(st.lists(radii, min_size=batch, max_size=batch)), dtype=torch.float64) / LEVELS
+    if draw(st.booleans()):
+        start = torch.rand(start.shape, generator=rng, dtype=dtype)
+        eps = eps + distance(dequantize(quantize(start), torch.float64), start, norm) * (1 + 1e-6)
+    f = network(start[0].numel(), seed, dtype)
+    other = torch.rand(start.shape, generator=rng, dtype=dtype)
+    x = project(start + 0.1 * torch.randn(start.shape, generator=rng, dtype=dtype), start, eps, norm)
+    return f, make(f, start, f(other), eps), to_grid(x, start, eps, norm)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_result_is_on_the_grid_inside_the_ball_and_never_worse(norm: float) -> None:
+    @settings(max_examples=50)
+    @given(case=problems(norm), steps=st.integers(0, 6))
+    def check(case: tuple[Encode, Problem, Tensor], steps: int) -> None:
+        f, problem, levels = case
+        before = levels.clone()
+        found = run(f, problem, levels, norm, steps)
+        assert torch.equal(levels, before)  # the caller's stay as they were
+        assert found.levels.dtype == torch.uint8
+        assert found.levels.shape == levels.shape
+        image = dequantize(found.levels, torch.float64)
+        assert (distance(image, problem.start, norm) <= problem.eps * (1 + 1e-5) + 1e-6).all()
+        assert (losses(f, problem, found.levels) <= losses(f, problem, levels) * (1 + 1e-5)).all()
+        torch.testing.assert_close(found.loss, losses(f, problem, found.levels), rtol=1e-4, atol=1e-10)
+        assert ((found.calls <= steps) & (found.looks <= 1)).all()
+
+    check()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_ball_that_binds_is_used_up_and_not_left(norm: float, dtype: torch.dtype) -> None:
+    """The target is far outside: every change wants out. In whole levels, where nothing rounds."""
+    f = network(48, dtype=dtype)
+    start = images(4, 1).to(dtype)
+    radius = torch.tensor([1.5, 3.5, 10.5, 20.5], dtype=torch.float64)
+    problem = make(f, start, 100 * f(images(4, 2)), radius / LEVELS)
+    found = run(f, problem, quantize(start), norm, steps=30)
+    moved = distance(found.levels.double(), quantize(start).double(), norm)
+    assert (moved <= radius * (1 + 1e-5)).all()
+    assert (moved > 0.9 * radius - 1).all()
+    if norm != math.inf:  # the decoded float32 image is inside to the last digit, where the ball is round
+        decoded = distance(dequantize(found.levels), dequantize(quantize(start)), norm)
+        assert (decoded <= problem.eps).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_ball_of_nothing_holds_the_start_alone(norm: float) -> None:
+    f, start = network(48), images(2, 1)
+    problem = make(f, start, f(images(2, 2)), torch.tensor([0.0, 0.0], dtype=torch.float64))
+    found = run(f, problem, quantize(start), norm)
+    assert torch.equal(found.levels, quantize(start))
+    assert (found.calls.tolist(), found.looks.tolist()) == ([1, 1], [0, 0])
+
+
+def test_pixels_at_the_wall_do_not_wrap_round() -> None:
+    """A black and a white image whose target is blacker and whiter than they can be."""
+    f, A = linear(48, LATENT)
+    start = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)]).double()
+    beyond = torch.stack([-A.sign().mean(0), A.sign().mean(0)]).view(2, 3, 4, 4)
+    problem = make(f, start, f(start + 0.2 * beyond), torch.tensor([math.inf, math.inf], dtype=torch.float64))
+    found = run(f, problem, quantize(start), steps=10)
+    change = found.levels.int() - quantize(start).int()
+    assert (change.abs() < 200).all()
+    assert change.any()
+
+
+# --- the work
+
+
+def test_every_evaluation_is_counted_and_the_finished_are_left_alone() -> None:
+    """The samples that arrive at once, after a while, never, and that cannot move at all."""
+    start = images(5, 1)
+    start[:, 0, 0, 0] = torch.arange(5).double() / LEVELS
+    f = Recording(network(48))
+    eps = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    other = images(5, 2)
+    near = start.clone()
+    near[:, :, 1:] = (start + 0.05 * (other - start))[:, :, 1:]
+    target = f(near)
+    target[0], target[2] = f(start)[0], 10 * f(other)[2]
+    problem = make(f, start, target, eps)
+    f = Recording(f.f)
+    found = run(f, problem, quantize(start), steps=12, tolerance=1e-3)
+    assert found.calls.tolist() == f.count(f.with_gradient, 5)
+    assert found.looks.tolist() == f.count(f.without, 5)
+    assert len(f.without) <= 1
+    assert found.calls[0] == 1
+    assert found.calls[3] == 1
+    assert 1 < found.calls[1] < 12
+    assert found.calls[2] == 12
+    assert found.arrived.tolist() == [True, True, False, False, True]
+    for sooner, later in zip(f.with_gradient, f.with_gradient[1:], strict=False):
+        assert set(later) <= set(sooner)
+    # An arrived sample is not looked at again; one that went all the way is, once.
+    assert found.looks.tolist() == [0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_latents_may_be_of_another_type_than_images(dtype: torch.dtype) -> None:
+    f, start = network(48, dtype=dtype), images(3, 1)
+    problem = make(f, start, f(images(3, 2)), torch.full((3,), 1.0, dtype=torch.float64))
+    found, rounded = run(f, problem, quantize(start)), run(f, problem, quantize(start), steps=0)
+    assert (found.loss < rounded.loss).all()
+
+
+def test_no_steps_only_look() -> None:
+    f, start = Recording(network(48)), images(3, 1)
+    problem = make(f.f, start, f.f(images(3, 2)), torch.full((3,), 1.0, dtype=torch.float64))
+    found = run(f, problem, quantize(start), steps=0)
+    assert torch.equal(found.levels, quantize(start))
+    assert f.with_gradient == []
+    assert (found.calls.tolist(), found.looks.tolist()) == ([0] * 3, [1] * 3)
+    assert torch.equal(found.loss, problem.error(f(start)).square().sum(1))
+
+
+def test_an_image_that_arrives_counts_whatever_its_loss() -> None:
+    """One latent far off is a lower MAPE and a higher loss than four that are off by less."""
+    start = images(1, 1)
+
+    def f(x: Tensor) -> Tensor:
+        there = (x.detach() == start).all()
+        value = torch.tensor([0.7, 0.7, 0.7, 0.7] if there else [0.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+        pull = x.flatten(1)[:, :4]
+        return value + pull - pull.detach()
+
+    problem = make(f, start, torch.ones(1, 4, dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64))
+    found = run(f, problem, quantize(start), tolerance=0.26)
+    assert found.arrived.all()
+    assert not torch.equal(found.levels, quantize(start))
+    assert found.loss.item() == pytest.approx(1 / 4)
+
+
+def test_samples_stop_at_the_tolerance() -> None:
+    """And with a tolerance of 0 the search goes on."""
+    f, start = network(48), images(3, 1)
+    target = f(start + 0.05 * (images(3, 2) - start))
+    problem = make(f, start, target, torch.full((3,), 1.0, dtype=torch.float64))
+    loose = run(f, problem, quantize(start), steps=15, tolerance=0.01)
+    tight = run(f, problem, quantize(start), steps=15, tolerance=0.0)
+    assert loose.arrived.all()
+    assert problem.arrived(f(dequantize(loose.levels, torch.float64)), 0.01).all()
+    assert not tight.arrived.any()
+    assert (loose.calls < tight.calls).all()
+    assert (tight.loss < loose.loss).all()
+
+
+# --- one problem a sample
+
+
+def test_no_sample_depends_on_its_neighbours() -> None:
+    """In any order, with samples that leave at different times."""
+    f, start = network(48), images(6, 1)
+    target = f(start + 0.1 * (images(6, 2) - start))
+    eps = torch.tensor([0.0, 0.01, 0.05, 0.2, 1.0, math.inf], dtype=torch.float64)
+    problem = make(f, start, target, eps)
+
+    def of(rows: list[int]) -> Descent:
+        return run(f, problem.rows(torch.tensor(rows)), quantize(start)[rows], steps=40, tolerance=2e-4)
+
+    together = of([*range(6)])
+    assert len(set(together.calls.tolist())) > 2
+    for rows in ([0], [3], [4, 1], [5, 4, 3, 2, 1, 0]):
+        some = of(rows)
+        assert torch.equal(some.levels, together.levels[rows])
+        assert torch.equal(some.calls, together.calls[rows])
+        assert torch.equal(some.looks, together.looks[rows])
+        assert torch.equal(some.arrived, together.arrived[rows])
+        torch.testing.assert_close(some.loss, together.loss[rows])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("what", ["latent", "gradient"])
+@pytest.mark.parametrize("least", [0, 1, 45])
+def test_a_sample_off_the_numbers_stops_no_other(what: str, least: int, bad: float) -> None:
+    """At the first image, the next one, or later, by how many levels it has moved; what was found until then counts."""
+    f, start = network(48), images(3, 1)
+    problem = make(f, start, f(images(3, 2)), torch.full((3,), 1.0, dtype=torch.float64))
+
+    def breaking(x: Tensor) -> Tensor:
+        moved = (x.detach() - start[1]).abs().flatten(1).sum(1) * LEVELS
+        of_second = (moved < 8 * CHANGES + 1) & (moved > least - 0.5)
+        factor = torch.where(of_second, bad, 1.0)[:, None]
+        z = f(x)
+        if what == "latent":
+            return z * factor
+        if z.requires_grad:
+            z.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
+        return z
+
+    found = run(breaking, problem, quantize(start), steps=8)
+    expected = run(f, problem, quantize(start), steps=8)
+    for i in (0, 2):
+        assert torch.equal(found.levels[i], expected.levels[i])
+    assert found.loss[[0, 2]].isfinite().all()
+    assert found.calls[1] < 8
+    moved = int((found.levels[1].int() - quantize(start)[1].int()).abs().sum())
+    assert what == "gradient" or moved < max(least, 1)
+    assert (moved > 0) == (least > (1 if what == "latent" else 0))
+
+
+# --- what it finds
+
+
+def greedy(A: np.ndarray, errors: np.ndarray, levels: np.ndarray, start: np.ndarray, eps: float, norm: float) -> Any:
+    """The same search by trying every change: levels (n,) after up to `CHANGES` changes of single levels.
+
+    Args:
+        A: (K, n) effect of each value on the weighted latent, a level.
+        errors: (m, K) errors so far, the last of them at ``levels``.
+        levels: (n,) whole.
+        start: (n,) centre of the ball, in levels.
+        eps: radius, in levels.
+        norm: 1, 2 or infinity.
+    """
+    directions = errors / np.linalg.norm(errors, axis=1, keepdims=True)
+    _, sizes, rows = np.linalg.svd(directions, full_matrices=False)
+    span = rows[sizes**2 > SPAN * sizes[0] ** 2]
+    left, levels = span @ errors[-1], levels.copy()
+    for _ in range(CHANGES):
+        best, change = np.linalg.norm(left), None
+        for pixel in range(len(levels)):
+            for sign in (-1, 1):
+                trial = levels.copy()
+                trial[pixel] += sign
+                if not 0 <= trial[pixel] <= 255 or np.linalg.norm(trial - start, norm) > eps * (1 + 1e-6):
+                    continue
+                size = np.linalg.norm(left + span @ A[:, pixel] * sign)
+                if size < best - 1e-12:
+                    best, change = size, (pixel, sign)
+        if change is None:
+            break
+        levels[change[0]] += change[1]
+        left = left + span @ A[:, change[0]] * change[1]
+    return levels
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("norm", "eps"), [(1.0, 40.5), (2.0, 30.5), (math.inf, 12.0), (2.0, math.inf)])
+def test_changes_are_those_of_a_search_that_tries_them_all(norm: float, eps: float, seed: int) -> None:
+    """12 values, some at a wall; with the first error known, and with all errors so far."""
+    rng = torch.Generator().manual_seed(seed)
+    levels = torch.randint(0, 256, (1, 3, 2, 2), generator=rng).to(torch.uint8)
+    levels.flatten()[:2] = torch.tensor([0, 255])
+    start = dequantize(levels, torch.float64)
+    f, A = linear(12, 3, seed)
+    wish = torch.randint(-30, 31, levels.shape, generator=rng).double() / LEVELS
+    problem = make(f, start, f(start + wish), torch.tensor([eps / LEVELS], dtype=torch.float64))
+    seen: list[Tensor] = []
+
+    def recorded(x: Tensor) -> Tensor:
+        seen.append(quantize(x.detach()))
+        return f(x)
+
+    run(recorded, problem, levels, norm, steps=8)
+    assert len(seen) >= 2
+    effect = (A * problem.weight.T / LEVELS).numpy()
+    evaluated = [x.flatten().double().numpy() for x in seen]
+    errors = np.stack([problem.error(f(dequantize(x, torch.float64)))[0].numpy() for x in seen])
+    home = levels.flatten().double().numpy()
+    for n in range(1, len(seen)):
+        expected = greedy(effect, errors[:n], evaluated[n - 1], home, eps, norm)
+        assert np.array_equal(evaluated[n], expected), n
+
+
+def test_thirty_evaluations_leave_a_tenth_of_what_rounding_leaves() -> None:
+    """A linear f with many more pixels than latents; the target is one that floats reach exactly."""
+    f, _ = linear(3 * 16 * 16, 10)
+    rng = torch.Generator().manual_seed(3)
+    start = images(4, 1, 64).view(4, 3, 16, 16)
+    x = (start + 0.02 * torch.randn(start.shape, generator=rng, dtype=torch.float64)).clamp(0, 1)
+    eps = 1.2 * distance(x, start, 2)
+    problem = make(f, start, f(x), eps)
+    levels = to_grid(x, start, eps, 2)
+    rounded, found = run(f, problem, levels, steps=0), run(f, problem, levels, steps=30)
+    assert (found.calls <= 30).all()
+    assert (found.loss.sqrt() < rounded.loss.sqrt() / 10).all()
+
+
+def test_the_pixels_that_count_are_found_among_many() -> None:
+    """f sees the last 100 of 12288 values."""
+    see, _ = linear(100, 3)
+
+    def f(x: Tensor) -> Tensor:
+        return see(x.flatten(1)[:, -100:])
+
+    start = images(2, 1, 1024)
+    problem = make(f, start, f(images(2, 2, 1024)), torch.full((2,), 1.0, dtype=torch.float64))
+    found, rounded = run(f, problem, quantize(start)), run(f, problem, quantize(start), steps=0)
+    assert (found.loss < rounded.loss).all()
+    changed = (found.levels != quantize(start)).flatten(1)
+    assert not changed[:, :-100].any()
+
+
+# --- as the end of an attack
+
+
+def question(batch: int = 3) -> tuple[Encode, Tensor, Tensor]:
+    start = images(batch, 1, 16)
+    f = network(start[0].numel())
+    return f, start, f(images(batch, 2, 16))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_attack_without_grid_steps_rounds(norm: float) -> None:
+    f, start, target = question()
+    eps = {1.0: 8.0, 2.0: 1.0, math.inf: 0.1}[norm]
+    radius = torch.full((3,), eps, dtype=torch.float64)
+    result = attack(f, start, target, eps=eps, norm=norm, steps=20, pixels=256, grid_steps=0)
+    assert torch.equal(quantize(result.image), to_grid(result.float_image, start, radius, norm))
+    assert result.gradient_evaluations.tolist() == [20] * 3
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_attack_ends_on_the_grid_and_measures_there(norm: float) -> None:
+    f, start, target = question()
+    eps = {1.0: 8.0, 2.0: 1.0, math.inf: 0.1}[norm]
+
+    def run_attack(grid_steps: int) -> Any:
+        return attack(f, start, target, eps=eps, norm=norm, steps=20, pixels=256, grid_steps=grid_steps)
+
+    rounded, result = run_attack(0), run_attack(12)
+    assert torch.equal(result.image, dequantize(quantize(result.image), torch.float64))
+    assert torch.equal(result.latent, f(result.image))
+    error = (f(result.image) - target).abs().mean(1) / target.abs().amax(1)
+    torch.testing.assert_close(result.mape, error)
+    torch.testing.assert_close(result.distance, distance(result.image, start, norm))
+    assert (result.distance <= eps * (1 + 1e-6)).all()
+    assert torch.equal(result.float_image, rounded.float_image)
+    # The loss decides, from which the MAPE differs a little.
+    left = [torch.linalg.vector_norm(one.latent - target, dim=1) for one in (result, rounded)]
+    assert (left[0] < left[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "expected"),
+    [("fast", 9, 4), ("fast", 1, 0), ("fast", 120, 50), ("paper", 9, 0), ("plain", 9, 0)],
+)
+def test_the_methods_own_number_of_grid_steps(method: str, steps: int, expected: int) -> None:
+    """Targets out of reach, so that no sample is done before its time."""
+    f, start, target = question()
+    wide = attack(f, start, 10 * target, eps=5.0, steps=steps, method=method, pixels=256)
+    assert wide.gradient_evaluations.tolist() == [steps + expected] * 3
+    assert (
+        attack(f, start, 10 * target, eps=5.0, steps=steps, method=method).gradient_evaluations.tolist() == [steps] * 3
+    )
+
+
+@pytest.mark.parametrize("grid_steps", [1, 7])
+@pytest.mark.parametrize("method", ["fast", "paper", "plain"])
+def test_grid_steps_add_to_the_steps(method: str, grid_steps: int) -> None:
+    f, start, target = question()
+    f = Recording(f)
+    result = attack(
+        f, start, 10 * target, eps=5.0, steps=6, method=method, pixels=256, grid_steps=grid_steps, check=False
+    )
+    assert result.gradient_evaluations.tolist() == [6 + grid_steps] * 3
+    assert sum(map(len, f.with_gradient)) == 3 * (6 + grid_steps)
+    assert sum(map(len, f.without)) == int(result.forward_evaluations.sum())
+
+
+def test_estimated_gradients_round() -> None:
+    f, start, target = question()
+    result = attack(f, start, target, eps=1.0, steps=5, pixels=256, grid_steps=7, gradient="spsa")
+    rounded = attack(f, start, target, eps=1.0, steps=5, pixels=256, grid_steps=0, gradient="spsa")
+    assert torch.equal(result.image, rounded.image)
+    assert torch.equal(result.forward_evaluations, rounded.forward_evaluations)
+
+
+@pytest.mark.parametrize("bad", [-1, 2.5, True, "3"])
+def test_bad_grid_steps_are_refused(bad: Any) -> None:
+    f, start, target = question()
+    with pytest.raises(InputError, match=r"expected grid_steps as a whole number of at least 0, got"):
+        attack(f, start, target, eps=1.0, pixels=256, grid_steps=bad)
+
+
+def test_resnet20_is_reached_by_an_image_of_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = SHARED / "data/weights/cifar10_resnet20-12fca82f.th"
+    folder, xray = SHARED / "data/imagenet_subset", SHARED / "data/starts/paper_chest_xray.jpg"
+    if not (weights.is_file() and folder.is_dir() and xray.is_file()):
+        pytest.skip(f"needs {weights}, {folder} and {xray}")
+    monkeypatch.chdir(Path(__file__).parent)
+    channels = "mean=0.485/0.456/0.406,std=0.229/0.224/0.225"
+    f = load_encoder(f"file:{weights},factory=factories:resnet20,{channels}", device="cpu")
+
+    def read(path: Path) -> Tensor:
+        pixels = np.array(Image.open(path).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR))
+        return dequantize(torch.from_numpy(pixels).permute(2, 0, 1))
+
+    files = sorted(folder.glob("*.jpg"))[::60][:8]
+    start = read(xray).expand(len(files), -1, -1, -1)
+    with torch.no_grad():
+        target = f(torch.stack([read(file) for file in files]))
+    result = attack(f, start, target, eps=10.0, steps=100, grid_steps=50, pixels=256)
+    assert float(result.mape.median()) <= 3e-4
+    assert (result.gradient_evaluations <= 150).all()

@@ -1,0 +1,153 @@
+"""Whitened errors against the formula on dense matrices, and what they are for."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from oodattack.algorithm import attack
+from oodattack.methods import FAST
+from oodattack.whitening import DECAY, FLOOR, MEMORY, Whitening
+
+
+def path(calls: int, batch: int = 3, latent: int = 7, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Errors (calls, B, K) along an attack: some directions move much, others hardly."""
+    rng = torch.Generator().manual_seed(0)
+    mixing = torch.randn(batch, latent, latent, generator=rng, dtype=torch.float64)
+    scales = torch.logspace(0, -3, latent, dtype=torch.float64)
+    steps = torch.randn(calls, batch, latent, generator=rng, dtype=torch.float64) * scales
+    first = torch.randn(batch, latent, generator=rng, dtype=torch.float64)
+    return (first + (steps[:, :, None] @ mixing)[:, :, 0].cumsum(0)).to(dtype)
+
+
+def whitened(errors: Tensor) -> Tensor:
+    whitening = Whitening()
+    return torch.stack([whitening(error) for error in errors])
+
+
+def dense(errors: Tensor) -> Tensor:
+    """The weighted error of the last of one sample's errors (n, K), from the K x K covariance."""
+    moves = errors.double().diff(dim=0)[-MEMORY:]
+    covariance = torch.zeros(errors.shape[1], errors.shape[1], dtype=torch.float64)
+    for age, move in enumerate(moves.flip(0)):
+        covariance += DECAY**age * torch.outer(move, move)
+    floor = FLOOR * covariance.trace() / len(covariance)
+    values, vectors = torch.linalg.eigh(torch.eye(len(covariance)) + covariance / floor)
+    weighted: Tensor = vectors @ ((vectors.T @ errors[-1].double()) / values.sqrt())
+    return weighted
+
+
+@pytest.mark.parametrize(
+    ("calls", "latent"),
+    [(2, 7), (5, 7), (30, 7), (MEMORY + 1, 7), (MEMORY + 30, 7), (MEMORY + 30, 200), (4, 1), (2, 200)],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_errors_are_divided_by_the_root_of_the_covariance(calls: int, latent: int, dtype: torch.dtype) -> None:
+    """Fewer and more differences than latents, and more than are kept."""
+    errors = path(calls, latent=latent, dtype=dtype)
+    found = whitened(errors)
+    expected = torch.stack([dense(errors[:, i]) for i in range(3)])
+    tolerance = 1e-7 if dtype == torch.float64 else 1e-4
+    difference = torch.linalg.vector_norm(found[-1].double() - expected, dim=1)
+    assert (difference <= tolerance * torch.linalg.vector_norm(errors[-1].double(), dim=1)).all()
+
+
+def test_the_first_errors_are_as_they_are() -> None:
+    errors = path(1)
+    assert torch.equal(whitened(errors), errors)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
+def test_the_scale_of_a_latent_does_not_matter(dtype: torch.dtype, tolerance: float) -> None:
+    """A scale for every sample, as far apart as the latents of encoders are."""
+    errors = path(20, dtype=dtype)
+    scales = torch.tensor([1e-12, 3.0, 1e12], dtype=dtype)[:, None]
+    expected, found = whitened(errors), whitened(errors * scales) / scales
+    difference = torch.linalg.vector_norm(found - expected, dim=2)
+    assert (difference <= tolerance * torch.linalg.vector_norm(expected, dim=2)).all()
+
+
+def test_no_sample_depends_on_its_neighbours() -> None:
+    errors = path(20, batch=5)
+    together = whitened(errors)
+    for rows in ([0], [3], [4, 1], [4, 3, 2, 1, 0]):
+        torch.testing.assert_close(whitened(errors[:, rows]), together[:, rows], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_sample_off_the_numbers_stops_no_other(bad: float) -> None:
+    errors = path(20)
+    broken = errors.clone()
+    broken[6:, 1] = bad
+    torch.testing.assert_close(whitened(broken)[:, [0, 2]], whitened(errors)[:, [0, 2]], rtol=1e-10, atol=1e-12)
+
+
+def test_kept_samples_go_on_as_if_alone() -> None:
+    """Samples that leave before the first call, before the first difference, and later."""
+    errors = path(20, batch=5)
+    whitening, rows = Whitening(), torch.arange(5)
+    found: dict[int, list[Tensor]] = {i: [] for i in range(5)}
+    for n, error in enumerate(errors):
+        leaving = {0: 2, 1: 0, 7: 4}.get(n)
+        if leaving is not None:
+            stay = (rows != leaving).nonzero().flatten()
+            rows = rows[stay]
+            whitening.keep(stay)
+        for i, weighted in zip(rows.tolist(), whitening(error[rows]), strict=True):
+            found[i].append(weighted)
+    assert [len(found[i]) for i in range(5)] == [1, 20, 0, 20, 7]
+    for i in (0, 1, 3, 4):
+        alone = whitened(errors[: len(found[i]), [i]])[:, 0]
+        torch.testing.assert_close(torch.stack(found[i]), alone, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("error", [0.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_errors_that_do_not_move_stay_as_they_are(error: float, dtype: torch.dtype) -> None:
+    errors = torch.full((6, 2, 3), error, dtype=dtype)
+    assert torch.equal(whitened(errors), errors)
+
+
+def test_the_path_to_the_errors_is_forgotten_when_they_stand_still() -> None:
+    errors = path(5)
+    still = torch.cat([errors, errors[-1:].expand(MEMORY, -1, -1)])
+    found = whitened(still)
+    assert not torch.allclose(found[-2], still[-2])
+    assert torch.equal(found[-1], still[-1])
+
+
+@pytest.mark.parametrize("latent", [1, 7, 200])
+def test_to_push_on_weighted_errors_is_to_descend(latent: int) -> None:
+    """No error grows by its weight, and none turns round."""
+    errors = path(MEMORY + 10, latent=latent)
+    found = whitened(errors)
+    assert ((found * errors).sum(2) > 0).all()
+    length = torch.linalg.vector_norm(errors, dim=2)
+    assert (torch.linalg.vector_norm(found, dim=2) <= length * (1 + 1e-12)).all()
+
+
+def test_directions_that_hardly_move_are_reached_sooner() -> None:
+    """A linear f with singular values from 1 to 1e-3, all as far away: a smaller error from half the evaluations."""
+    rng = torch.Generator().manual_seed(0)
+    shape, latent = (4, 3, 16, 16), 12
+    U = torch.linalg.qr(torch.randn(latent, latent, generator=rng, dtype=torch.float64)).Q
+    V = torch.linalg.qr(torch.randn(math.prod(shape[1:]), latent, generator=rng, dtype=torch.float64)).Q
+    A = U @ torch.diag(torch.logspace(0, -3, latent, dtype=torch.float64)) @ V.T
+
+    def f(x: Tensor) -> Tensor:
+        z: Tensor = x.flatten(1) @ A.T
+        return z
+
+    start = torch.full(shape, 0.5, dtype=torch.float64)
+    target = f(start) + 1e-3 * torch.randn(4, latent, generator=rng, dtype=torch.float64)
+    initial = (f(start) - target).norm(dim=1)
+
+    def left(steps: int, *, whiten: bool) -> Tensor:
+        """Share of the error that is left."""
+        result = attack(f, start, target, eps=3.0, steps=steps, method=replace(FAST, whiten=whiten))
+        share: Tensor = (result.latent - target).norm(dim=1) / initial
+        return share
+
+    assert (left(200, whiten=True) < 0.9 * left(400, whiten=False)).all()
