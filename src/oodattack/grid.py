@@ -76,10 +76,10 @@ def descend(
         error = now.error(latent)
         arrived = _record(found, rows, at, latent, error, now, tolerance)
         slope = pullback(now.weight * error) / LEVELS
-        memory.add(error, slope)
-        proposal = _propose(memory, error, at, now, norm)
-        # An image for which nothing better is in sight would only be evaluated again.
-        stay = (~arrived & slope.flatten(1).isfinite().all(1) & (proposal != at).flatten(1).any(1)).nonzero().flatten()
+        memory.add(error.to(slope), slope)  # latents may be of another type than images
+        proposal = _propose(memory, error.to(slope), at, now, norm)
+        # An image for which nothing better is in sight would only be evaluated again; nor does NaN show anything.
+        stay = (~arrived & (proposal != at).flatten(1).any(1)).nonzero().flatten()
         at = proposal
         if len(stay) < len(rows):
             rows, now, at = rows[stay], now.rows(stay), at[stay]

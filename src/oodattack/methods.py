@@ -103,7 +103,8 @@ def _fast_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor
     one eps shrinks with the image. Those who can take more steps can take finer ones.
     """
     per_pixel = {1.0: eps / math.sqrt(pixels), 2.0: eps / math.sqrt(pixels), math.inf: eps}[norm]
-    return (0.6 * per_pixel).clamp_max(0.03) * min(1, (100 / steps) ** 0.25)
+    finer: float = min(1, (100 / steps) ** 0.25)
+    return (0.6 * per_pixel).clamp_max(0.03) * finer
 
 
 def _plain_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:  # noqa: ARG001

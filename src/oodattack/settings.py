@@ -64,6 +64,7 @@ class AttackSettings:
     step_size: float | None = None
     restarts: int = 1
     tolerance: float = 0.0
+    grid_steps: int | None = None
     gradient: str = "autograd"
     seed: int = 0
     limit: int | None = None
@@ -100,6 +101,8 @@ class AttackSettings:
         for name in ("limit", "batch_size"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
+        if self.grid_steps is not None:
+            _at_least("grid_steps", self.grid_steps, 0)
         _at_least("seed", self.seed, 0)
         if self.seed >= 2**63:
             raise InputError(f"expected seed below 2^63, got {self.seed}")

@@ -8,7 +8,7 @@ soon left in the slow ones. How fast a direction moves is known from the attack'
 import torch
 from torch import Tensor
 
-MEMORY = 64  # differences kept; older ones weigh nothing by then
+MEMORY = 64  # differences kept; the next would weigh 4 % of the first
 DECAY = 0.95  # of a difference's weight in the covariance, a step
 FLOOR = 0.025  # of the covariance's mean eigenvalue: what directions that never moved are taken to have moved
 
@@ -40,8 +40,8 @@ class Whitening:
         move = (error - self.last)[:, None]
         self.last = error
         self.moves = move if self.moves is None else torch.cat([self.moves[:, -MEMORY + 1 :], move], dim=1)
-        age = torch.arange(self.moves.shape[1] - 1, -1, -1, device=error.device)
-        y = self.moves * (DECAY ** (age / 2)).to(error)[None, :, None]
+        fading = [DECAY ** (age / 2) for age in reversed(range(self.moves.shape[1]))]
+        y = self.moves * error.new_tensor(fading)[:, None]
         # With y y^T = E L E^T, the inverse root is I - y^T E diag(s) E^T y. Decomposed on the CPU, where every
         # device has float64 and a matrix this small is fastest. A sample off the numbers must not stop the others.
         gram = torch.nan_to_num(y @ y.transpose(1, 2), nan=0, posinf=0, neginf=0)

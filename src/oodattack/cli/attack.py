@@ -57,6 +57,10 @@ def attack(
     tolerance: Annotated[
         float | None, typer.Option(help="MAPE at which a sample is finished; 0.001 is 0.1 % (default: 0)")
     ] = None,
+    grid_steps: Annotated[
+        int | None,
+        typer.Option(help="more evaluations, to search on the 8-bit grid (default: fast half of --steps, at most 50)"),
+    ] = None,
     gradient: Annotated[Text, typer.Option(help="autograd | spsa (forward passes alone) (default: autograd)")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of noise and random starts (default: 0)")] = None,
     limit: Annotated[int | None, typer.Option(help="attack N images, evenly spaced over all")] = None,

@@ -93,6 +93,7 @@ def attack_rows(
         tolerance=settings.tolerance,
         seed=[sample["seed"] for sample in samples],
         pixels=256,
+        grid_steps=settings.grid_steps,
         gradient=settings.gradient,
         parts=encoder.parts,
         check=False,  # asked once for the run

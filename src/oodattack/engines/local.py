@@ -222,6 +222,7 @@ def _identity(settings: AttackSettings) -> dict[str, Any]:
             "step_size",
             "restarts",
             "tolerance",
+            "grid_steps",
         ),
         *("gradient", "seed", "limit", "start_order"),
     )
