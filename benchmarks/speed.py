@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from oodattack import attack
 from oodattack.encoders import Encoder, load_encoder, prepare
 from oodattack.engines.memory import keep_freed_memory
+from oodattack.whitening import MEMORY
 
 ENCODERS = (
     "torchvision:resnet18,weights=none",
@@ -115,9 +116,11 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
         begun = time.perf_counter()
         bares.append(begun - ended)
 
-    # Two steps warm up.
-    attack(f, images, target, eps=eps, norm=norm, steps=rounds + 2, method=method, check=False, callback=after_step)
-    return median(steps[2:]) / median(bares[2:]) - 1
+    # The first steps warm up, and fill the memory of `fast`, which the last tenth of the steps does without.
+    first, last = MEMORY + 1, MEMORY + 1 + rounds
+    total = math.ceil(last / 0.9)
+    attack(f, images, target, eps=eps, norm=norm, steps=total, method=method, check=False, callback=after_step)
+    return median(steps[first:last]) / median(bares[first:last]) - 1
 
 
 if __name__ == "__main__":

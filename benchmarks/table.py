@@ -100,7 +100,8 @@ def page(rows: Sequence[Row], header: dict[str, Any]) -> str:
 - {len(header["images"])} images in batches of {header["batch_size"]}, start {header["start"]}, {ball}
 - {told["cpu"]}, {told["cores"]} cores, {told["threads"]} threads, torch {told["torch"]}, seed {header["seed"]}
 
-MAPE is in per cent. "8-bit" is the PNG after decoding, in a run of its own. An evaluation is a forward and a backward
+MAPE is in per cent. "8-bit" is the PNG after decoding, in a run of its own of the same number of evaluations: `fast`
+keeps a third of them, at most 50, for its search on the grid. An evaluation is a forward and a backward
 pass of one image; a forward pass alone counts as a third. A tuned method has the best of several steps for each
 row, and the search is not counted; * marks a step at the end of its grid.
 

@@ -63,7 +63,7 @@ def attack(
         eps: radius of the ball in the given norm, pixel units of [0, 1]; one for all or one per sample.
             Infinity leaves the pixel box alone, 0 returns the start.
         norm: 1, 2 or infinity (``math.inf``).
-        steps: N, gradient evaluations per try.
+        steps: N, gradient evaluations per try, in floating point.
         method: "fast", "paper" (Algorithm 1 as published), "plain", or a `Method`.
         step_size: alpha, in pixels of [0, 1]; by default the method's own, from eps and the image size.
         restarts: number of tries in all. After the first, only samples above the tolerance run again, from a
@@ -104,6 +104,8 @@ def attack(
     check_count("restarts", restarts, least=1)
     if grid_steps is not None:
         check_count("grid_steps", grid_steps, least=0)
+        if pixels is None:
+            raise InputError("expected grid_steps with pixels=256, got pixels=None: floating point has no grid")
     if not tolerance >= 0:
         raise InputError(f"expected a tolerance >= 0 (a MAPE: 0.001 is 0.1 %), got {tolerance!r}")
     if pixels not in (None, 256):
@@ -124,11 +126,13 @@ def attack(
         alpha = chosen.step_size(eps, start[0].numel(), norm, steps)
         if step_size is not None:
             alpha = torch.full_like(alpha, step_size)
-        start_mape = mape(as_matrix(start_latent), problem.target)
+        start_mape = mape(as_matrix(start_latent).to(problem.target), problem.target)
         seeds = sample_seeds(seed, len(start))
         grid = (chosen.grid_steps(steps) if grid_steps is None else grid_steps) if pixels is not None else 0
         tries = _Tries(f, problem, seeds, chosen, derivative, norm, steps, alpha, float(tolerance), grid, callback)
         best = _Best.of(problem, start_mape, steps)
+        if pixels is not None:
+            best.saved = dequantize(to_grid(start, start, eps, norm), start.dtype)
         for attempt in range(restarts):
             rows = (~best.arrived).nonzero().flatten()
             if len(rows) == 0:
@@ -141,7 +145,7 @@ def attack(
         image = best.image if pixels is None else best.saved
         with torch.no_grad():
             latent = f(image)
-    flat = as_matrix(latent)
+    flat = as_matrix(latent).to(problem.target)
     return AttackResult(
         image=image,
         latent=latent,
@@ -204,7 +208,7 @@ class _Best:
         """Take over what another try found for ``rows``, where it is better, and add up the work."""
         self.calls += found.calls
         self.looks += found.looks
-        rows = rows[found.loss[rows] < self.loss[rows]]
+        rows = rows[(found.loss[rows] < self.loss[rows]) | found.arrived[rows]]
         self.image[rows], self.loss[rows], self.mape[rows] = found.image[rows], found.loss[rows], found.mape[rows]
         self.restart[rows], self.history[rows] = found.restart[rows], found.history[rows]
         self.saved[rows], self.arrived[rows] = found.saved[rows], found.arrived[rows]
@@ -274,6 +278,9 @@ class _Tries:
 
     def to_grid(self, best: _Best, rows: Tensor) -> None:
         """End on the 8-bit grid; from here on its image decides on loss and arrival."""
+        rows = rows[best.loss[rows].isfinite()]
+        if len(rows) == 0:
+            return
         now = self.problem.rows(rows)
         levels = to_grid(best.image[rows], now.start, now.eps, self.norm)
         steps = self.grid_steps if self.gradient.passes else 0
@@ -281,12 +288,11 @@ class _Tries:
         best.calls[rows] += found.calls
         best.looks[rows] += found.looks
         best.saved[rows] = dequantize(found.levels, now.start.dtype)
-        best.loss[rows] = torch.where(best.loss[rows].isfinite(), found.loss, best.loss[rows])
-        best.arrived[rows] = found.arrived
+        best.loss[rows], best.arrived[rows] = found.loss, found.arrived
 
     def _record(self, best: _Best, rows: Tensor, n: int, x: Tensor, latent: Tensor, now: Problem) -> Tensor:
         """Note the images after n steps, keep the better ones; returns which samples have arrived."""
-        loss, error = now.error(latent).square().sum(1), mape(latent, now.target)
+        loss, error = now.error(latent).square().sum(1), mape(latent.to(now.target), now.target)
         best.history[rows, n] = error
         arrived = now.arrived(latent, self.tolerance)
         better = loss < best.loss[rows]

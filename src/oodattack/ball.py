@@ -190,7 +190,7 @@ def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> T
         return h
     up = h.flatten(1)
     # A pixel at the wall of the box cannot follow: it takes no part in the balance. Only where x is 0 and h > 0, or x
-    # is 1 and h < 0, does |x - sign(h) - 1/2| reach 3/2; to compare and to combine is what would cost most here.
+    # is 1 and h < 0 (to 1e-6), does |x - sign(h) - 1/2| reach 3/2; comparing and combining would cost most here.
     wall = F.hardshrink((x - h.sign()).sub_(0.5), 1.5 - 1e-6).flatten().nonzero().squeeze(1)
     delta = delta.flatten().index_fill_(0, wall, 0).view_as(up)
     if norm == 2:

@@ -28,7 +28,10 @@ class Gradient(Protocol):
     def __call__(
         self, f: Callable[[Tensor], Tensor], x: Tensor, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Pullback]:
-        """The latents (B, K) of images ``x`` (B, 3, H, W), and the pullback at them."""
+        """The latents (B, K) of images ``x`` (B, 3, H, W), and the pullback at them.
+
+        There is one generator per sample; on the 8-bit grid, which a source of exact gradients alone searches, none.
+        """
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Autograd:
         def pullback(weights: Tensor) -> Tensor:
             gradient = None
             if latent.requires_grad:
-                (gradient,) = torch.autograd.grad(latent, x, weights, allow_unused=True)
+                (gradient,) = torch.autograd.grad(latent, x, weights.to(latent), allow_unused=True)
             if gradient is None:
                 raise InputError(
                     "f gives no gradient: its output does not depend on its input in autograd (a detach, no_grad,"
@@ -73,7 +76,7 @@ class Autograd:
 
 @dataclass(frozen=True)
 class Spsa:
-    """Simultaneous perturbation (Spall 1992; Section IV of the paper): J' from forward passes alone.
+    """Simultaneous perturbation (after Spall 1992; Section IV of the paper): J' from forward passes alone.
 
     The mean over ``directions`` of ``<w, f(x + r * v) - f(x - r * v)> / (2 r) * v`` with v drawn from {-1, +1}. The
     two points are clipped to [0, 1], so f never sees a pixel outside its range.

@@ -15,6 +15,7 @@ from oodattack.gradient import Gradient
 from oodattack.metrics import as_matrix
 from oodattack.pixels import LEVELS, as_levels, ball_in_levels, dequantize
 from oodattack.problem import Problem
+from oodattack.whitening import decompose
 
 MEMORY = 32  # gradients kept
 CANDIDATES = 2048  # pixels that a proposal looks at
@@ -76,7 +77,7 @@ def descend(
         error = now.error(latent)
         arrived = _record(found, rows, at, latent, error, now, tolerance)
         slope = pullback(now.weight * error) / LEVELS
-        memory.add(error.to(slope), slope)  # latents may be of another type than images
+        memory.add(error.to(slope), slope)  # targets may be wider than images
         proposal = _propose(memory, error.to(slope), at, now, norm)
         # An image for which nothing better is in sight would only be evaluated again; nor does NaN show anything.
         stay = (~arrived & (proposal != at).flatten(1).any(1)).nonzero().flatten()
@@ -116,9 +117,7 @@ def _propose(memory: _Memory, error: Tensor, levels: Tensor, now: Problem, norm:
     """Levels (B, 3, H, W) with up to `CHANGES` single steps that the remembered rows of J find best."""
     known = min(memory.count, memory.size)
     errors, slopes = memory.errors[:, :known], memory.slopes[:, :known]
-    # Combinations of the remembered errors that are orthonormal; on the CPU, where every device has float64.
-    gram = torch.nan_to_num(errors @ errors.transpose(1, 2), nan=0, posinf=0, neginf=0)
-    values, vectors = torch.linalg.eigh(gram.double().cpu())
+    values, vectors = decompose(errors)  # for combinations of the remembered errors that are orthonormal
     root = torch.where(values > SPAN * values[:, -1:], values.clamp_min(1e-30).rsqrt(), 0)
     basis = (vectors * root[:, None, :]).transpose(1, 2).to(error)
     left = (basis @ (errors @ error[:, :, None]))[:, :, 0]  # the error in their span

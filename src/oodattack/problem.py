@@ -40,11 +40,11 @@ class Problem:
         not see; undivided, the squares of very small or very large latents would leave the range of float32, and the
         attack would stand still.
         """
-        return (latent - self.target) * self.weight
+        return (latent.to(self.target) - self.target) * self.weight
 
     def arrived(self, latent: Tensor, tolerance: float) -> Tensor:
         """(B,) whether the MAPE is within the tolerance; the worst part decides, an undefined one never arrives."""
-        return part_mape(latent, self.target, self.parts).amax(1) <= tolerance
+        return part_mape(latent.to(self.target), self.target, self.parts).amax(1) <= tolerance
 
 
 def make_problem(
@@ -68,7 +68,9 @@ def make_problem(
         )
     if not bool(target.isfinite().all()):
         raise InputError("expected a finite target, got NaN or infinity; look at f(x_in)")
-    flat = as_matrix(target.detach().to(start_latent))
+    # At least float32: the squares of errors of 16 bits would be zero long before the errors are.
+    wide = torch.promote_types(start_latent.dtype, torch.float32)
+    flat = as_matrix(target.detach().to(start_latent.device, wide))
     return Problem(start, flat, _weights(flat, as_matrix(start_latent), parts), eps, parts)
 
 

@@ -13,6 +13,20 @@ DECAY = 0.95  # of a difference's weight in the covariance, a step
 FLOOR = 0.025  # of the covariance's mean eigenvalue: what directions that never moved are taken to have moved
 
 
+def decompose(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (B, m) and eigenvectors (B, m, m) of the Gram matrices of rows (B, m, K), in float64 on the CPU.
+
+    Not every device has float64. The matrix of a sample that is off the numbers counts as zero: it must not stop the
+    others.
+
+    >>> decompose(torch.tensor([[[3.0, 4.0]]]))[0]
+    tensor([[25.]], dtype=torch.float64)
+    """
+    gram = torch.nan_to_num(rows @ rows.transpose(1, 2), nan=0, posinf=0, neginf=0)
+    values, vectors = torch.linalg.eigh(gram.cpu().double())
+    return values, vectors
+
+
 class Whitening:
     """Errors divided by the square root of how much the latent moves in their direction.
 
@@ -42,10 +56,8 @@ class Whitening:
         self.moves = move if self.moves is None else torch.cat([self.moves[:, -MEMORY + 1 :], move], dim=1)
         fading = [DECAY ** (age / 2) for age in reversed(range(self.moves.shape[1]))]
         y = self.moves * error.new_tensor(fading)[:, None]
-        # With y y^T = E L E^T, the inverse root is I - y^T E diag(s) E^T y. Decomposed on the CPU, where every
-        # device has float64 and a matrix this small is fastest. A sample off the numbers must not stop the others.
-        gram = torch.nan_to_num(y @ y.transpose(1, 2), nan=0, posinf=0, neginf=0)
-        values, vectors = torch.linalg.eigh(gram.double().cpu())
+        # With y y^T = E L E^T, the inverse root is I - y^T E diag(s) E^T y.
+        values, vectors = decompose(y)
         mean = values.clamp_min(0).sum(1, keepdim=True) / error.shape[1]
         floor = (FLOOR * mean).clamp_min(torch.finfo(torch.float32).tiny)
         root = (1 + values.clamp_min(0) / floor).sqrt()

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from oodattack.checks import evaluation_mode
 from oodattack.engines.memory import out_of_memory
 from oodattack.gradient import Gradient
 
-MOST = {"cpu": 64}  # elsewhere 256
+MOST = 256
+# A CPU's memory gives no error when it runs short: the process is ended. 16 images of 224x224, 64 of 112x112.
+MOST_PIXELS_ON_CPU = 16 * 224 * 224
 SHARE = 0.03  # of the planned work may be spent on measuring
 SECONDS = 1.0  # which may be spent in any case
 NEARLY = 0.95  # of the best throughput is as good, and a smaller batch is kinder to memory and to who interrupts
@@ -37,9 +40,13 @@ def measure_batch_size(f: nn.Module, gradient: Gradient, image: Tensor, *, sampl
     """
     speeds: dict[int, float] = {}
     size, begun = 1, time.perf_counter()
-    while size <= min(samples, MOST.get(image.device.type, 256)):
+    most = MOST
+    if image.device.type == "cpu":
+        most = min(64, max(1, MOST_PIXELS_ON_CPU // (image.shape[2] * image.shape[3])))
+    while size <= min(samples, most):
         try:
-            seconds = _seconds(f, gradient, image, size)
+            with evaluation_mode(f):
+                seconds = _seconds(f, gradient, image, size)
         except Exception as error:
             if not out_of_memory(error):
                 raise

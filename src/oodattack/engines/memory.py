@@ -26,7 +26,8 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     # The second alone would make it worse: it ends glibc's own adapting of the first.
-    if mallopt is not None and mallopt(M_MMAP_THRESHOLD, 2**30):
+    # Older versions take no more than 32 MB.
+    if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):
         mallopt(M_TRIM_THRESHOLD, -1)
 
 

@@ -20,7 +20,7 @@ from oodattack.errors import InputError
 from oodattack.runs.files import PARTIAL, write_text, write_whole
 from oodattack.runs.rows import SCHEMA
 
-FORMAT = 1
+FORMAT = 2
 SECTIONS = ("settings", "inputs", "environment")
 
 
