@@ -582,3 +582,58 @@ def test_an_estimated_slope_does_not_cut_the_steps() -> None:
     exact = attack(f, start, target, eps=2.0, steps=20)
     uncut = attack(f, start, target, eps=2.0, steps=20, method=replace(FAST, polyak=False))
     assert not torch.equal(exact.float_image, uncut.float_image)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_latents_of_16_bits_are_attacked_in_full(dtype: torch.dtype) -> None:
+    """A latent of 256 numbers: long enough for the squares to leave the range of float16."""
+    rng = torch.Generator().manual_seed(0)
+    A = torch.randn(256, 3 * 16 * 16, generator=rng) / 16
+
+    def f(x: Tensor) -> Tensor:
+        return (x.flatten(1) @ A.T).to(dtype)
+
+    start, x_in = torch.rand(2, 3, 16, 16, generator=rng), torch.rand(2, 3, 16, 16, generator=rng)
+    narrow = attack(f, start, f(x_in), eps=3.0, steps=40)
+    wide = attack(lambda x: x.flatten(1) @ A.T, start, x_in.flatten(1) @ A.T, eps=3.0, steps=40)
+    assert narrow.gradient_evaluations.tolist() == [40, 40]
+    torch.testing.assert_close(narrow.mape.double(), wide.mape.double(), rtol=0.2, atol=0)
+
+
+def test_a_sample_that_no_try_improves_still_ends_on_the_grid() -> None:
+    """The second sample's latent is never a number, and its start is off the grid."""
+    f = make_encoder()
+
+    def broken(x: Tensor) -> Tensor:
+        return f(x) * torch.tensor([[1.0], [math.nan]], dtype=x.dtype)[: len(x)]
+
+    start, target = make_images(2, 1), make_encoder()(make_images(2, 2))
+    result = attack(broken, start, target, eps=2.0, steps=4, pixels=256, check=False)
+    torch.testing.assert_close(result.image * 255, (result.image * 255).round(), rtol=0, atol=1e-4)
+    assert (result.distance <= 2.0).all()
+
+
+def test_a_try_that_arrives_is_taken_though_an_earlier_one_has_the_lower_loss() -> None:
+    errors = torch.tensor([[2.0, 2.0, 2.0, 2.0], [4.5, 0.0, 0.0, 0.0]])
+    shown = iter([1, 0, 0, 1, 1, 1])  # f(start); the first try's step and last image; the second's; the result
+
+    class Scripted:
+        passes, forwards = 1, 0
+
+        def __call__(self, f: Any, x: Tensor, generators: Any) -> Any:
+            return f(x), lambda _weights: torch.ones_like(x)
+
+    def f(x: Tensor) -> Tensor:
+        return 10 + errors[next(shown)].expand(len(x), 4)
+
+    target = torch.full((1, 4), 10.0)
+    settings: dict[str, Any] = {"eps": 1.0, "steps": 1, "tolerance": 0.15, "gradient": Scripted(), "check": False}
+    result = attack(f, torch.rand(1, 3, 2, 2), target, restarts=3, **settings)
+    assert result.restart.item() == 1
+    assert result.gradient_evaluations.item() == 2
+
+
+def test_grid_steps_without_a_grid_are_refused() -> None:
+    f, start, target = make_encoder(), make_images(1, 1), make_encoder()(make_images(1, 2))
+    with pytest.raises(InputError, match="expected grid_steps with pixels=256, got pixels=None"):
+        attack(f, start, target, eps=1.0, grid_steps=5)

@@ -63,7 +63,7 @@ class Autograd:
         def pullback(weights: Tensor) -> Tensor:
             gradient = None
             if latent.requires_grad:
-                (gradient,) = torch.autograd.grad(latent, x, weights.to(latent), allow_unused=True)
+                (gradient,) = torch.autograd.grad(latent, x, weights, allow_unused=True)
             if gradient is None:
                 raise InputError(
                     "f gives no gradient: its output does not depend on its input in autograd (a detach, no_grad,"

@@ -29,16 +29,17 @@ class AttackSettings:
         out: directory of the run.
         eps: radii of the ball, in pixels of [0, 1]; every x_in is attacked once for each start and eps.
         norm: "l1", "l2" or "linf".
-        steps: gradient evaluations per try.
+        steps: gradient evaluations per try, in floating point.
         method: "fast", "paper" or "plain".
         step_size: alpha; None for the method's own.
         restarts: number of tries for samples above the tolerance.
         tolerance: MAPE (a fraction) at which a sample is finished.
+        grid_steps: gradient evaluations per try after these, on the 8-bit grid; None for the method's own number.
         gradient: "autograd" or "spsa".
         seed: every sample's own seed is made of this one, its x_in, start and eps.
         limit: attack at most that many images, evenly spaced over all; None for all.
         start_order: how several images of one start source are dealt out, "cycle" or "sample".
-        batch_size: samples attacked at once, and rows of a shard; None picks one for the device.
+        batch_size: samples attacked at once, and rows of a shard; None measures. Halved where memory is too small.
         device: "cpu", "cuda", "mps", ...; None picks one.
         data_root: folder of torchvision data sets.
         download: whether torchvision data sets may be downloaded.

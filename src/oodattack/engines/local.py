@@ -36,9 +36,9 @@ class Progress:
     Attributes:
         rows_done: rows of finished batches.
         rows: rows of the run.
-        running: rows of the batch at hand.
-        share: share of that batch's steps, 0 to 1.
-        stopping: whether the run stops after that batch, because of Ctrl-C.
+        running: rows of the shard at hand, a batch unless memory was too small for one.
+        share: share of that shard's steps in floating point, 0 to 1.
+        stopping: whether the run stops after that shard, because of Ctrl-C.
     """
 
     rows_done: int
@@ -56,8 +56,9 @@ def run_attack(
 ) -> Run:
     """Attack every image of a collection and leave a run directory; go on with the one that is there.
 
-    On the first Ctrl-C the batch at hand is finished and KeyboardInterrupt raised then, with all of it on disk; a
-    second Ctrl-C stops at once and loses only that batch.
+    On the first Ctrl-C the shard at hand is finished and KeyboardInterrupt raised then, with all of it on disk; a
+    second Ctrl-C stops at once and loses only that shard.
+    Tells glibc to keep freed memory, for the whole process (`keep_freed_memory`).
 
     Args:
         settings: what to do.
@@ -211,20 +212,21 @@ def _finish_first() -> Iterator[threading.Event]:
 def _identity(settings: AttackSettings) -> dict[str, Any]:
     """The settings that decide a run's rows, as JSON holds them."""
     names = (
-        *(
-            "encoder",
-            "images",
-            "start",
-            "eps",
-            "norm",
-            "steps",
-            "method",
-            "step_size",
-            "restarts",
-            "tolerance",
-            "grid_steps",
-        ),
-        *("gradient", "seed", "limit", "start_order"),
+        "encoder",
+        "images",
+        "start",
+        "eps",
+        "norm",
+        "steps",
+        "method",
+        "step_size",
+        "restarts",
+        "tolerance",
+        "grid_steps",
+        "gradient",
+        "seed",
+        "limit",
+        "start_order",
     )
     values = {name: getattr(settings, name) for name in names}
     values["eps"] = ["inf" if math.isinf(eps) else eps for eps in settings.eps]
