@@ -161,14 +161,14 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("a start that is a number", {"config": write("a.toml", "start = 5"), "start": None}, "expected start as a text"),
     (
         "a run of nothing",
-        {"out": lambda folder: write("r/run.json", '{"format": 1}')(folder).parent},
+        {"out": lambda folder: write("r/run.json", '{"format": 2}')(folder).parent},
         "cannot read",
     ),
     ("run.json is broken", {"out": lambda folder: write("r/run.json", "{")(folder).parent}, "cannot read"),
     (
         "a run of another format",
         {"out": lambda folder: write("r/run.json", '{"format": 9}')(folder).parent},
-        "format 1",
+        "format 2",
     ),
 ]
 
