@@ -170,21 +170,27 @@ def test_the_last_image_counts_if_it_is_the_best() -> None:
     assert (result.distance > 0).all()
 
 
-def test_an_image_within_the_tolerance_counts_even_if_an_earlier_one_has_the_lower_loss() -> None:
-    """J is quadratic, MAPE is not: (2, 2, 2, 2) has the lower J, (3, 0, 0, 0) the lower MAPE."""
+class Scripted:
+    """A gradient that costs one evaluation and matters to no one."""
+
+    passes, forwards = 1, 0
+
+    def __call__(self, f: Any, x: Tensor, generators: Any) -> Any:
+        return f(x), lambda _weights: torch.ones_like(x)
+
+
+def scripted(shown: list[int]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """An f that errs from its target, one call after the other, by the first error or the second.
+
+    J is quadratic, MAPE is not: (2, 2, 2, 2) has the lower J, (4.5, 0, 0, 0) the lower MAPE.
+    """
     errors = torch.tensor([[2.0, 2.0, 2.0, 2.0], [4.5, 0.0, 0.0, 0.0]])
-    shown = iter([1, 0, 1, 1, 1])  # f(start), then the steps
+    calls = iter(shown)
+    return lambda x: 10 + errors[next(calls)].expand(len(x), 4), torch.full((1, 4), 10.0)
 
-    class Scripted:
-        passes, forwards = 1, 0
 
-        def __call__(self, f: Any, x: Tensor, generators: Any) -> Any:
-            return f(x), lambda _weights: torch.ones_like(x)
-
-    def f(x: Tensor) -> Tensor:
-        return 10 + errors[next(shown)].expand(len(x), 4)
-
-    target = torch.full((1, 4), 10.0)
+def test_an_image_within_the_tolerance_counts_even_if_an_earlier_one_has_the_lower_loss() -> None:
+    f, target = scripted([1, 0, 1, 1, 1])  # f(start), then the steps
     result = attack(
         f, torch.rand(1, 3, 2, 2), target, eps=1.0, steps=5, tolerance=0.15, gradient=Scripted(), check=False
     )
@@ -614,19 +620,8 @@ def test_a_sample_that_no_try_improves_still_ends_on_the_grid() -> None:
 
 
 def test_a_try_that_arrives_is_taken_though_an_earlier_one_has_the_lower_loss() -> None:
-    errors = torch.tensor([[2.0, 2.0, 2.0, 2.0], [4.5, 0.0, 0.0, 0.0]])
-    shown = iter([1, 0, 0, 1, 1, 1])  # f(start); the first try's step and last image; the second's; the result
-
-    class Scripted:
-        passes, forwards = 1, 0
-
-        def __call__(self, f: Any, x: Tensor, generators: Any) -> Any:
-            return f(x), lambda _weights: torch.ones_like(x)
-
-    def f(x: Tensor) -> Tensor:
-        return 10 + errors[next(shown)].expand(len(x), 4)
-
-    target = torch.full((1, 4), 10.0)
+    # f(start); the first try's step and last image; the second's; the result
+    f, target = scripted([1, 0, 0, 1, 1, 1])
     settings: dict[str, Any] = {"eps": 1.0, "steps": 1, "tolerance": 0.15, "gradient": Scripted(), "check": False}
     result = attack(f, torch.rand(1, 3, 2, 2), target, restarts=3, **settings)
     assert result.restart.item() == 1
