@@ -9,6 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodattack.detectors import Classifier, Loader
+
 
 class _Block(nn.Module):
     """Two 3x3 convolutions around a shortcut without parameters (option A)."""
@@ -57,6 +59,11 @@ class _CifarResNet(nn.Module):
 def resnet20() -> nn.Module:
     """CIFAR-10 ResNet-20, with random weights."""
     return _CifarResNet(blocks=3)
+
+
+def resnet32() -> nn.Module:
+    """CIFAR-10 ResNet-32, with random weights."""
+    return _CifarResNet(blocks=5)
 
 
 class _JpegResNet(_CifarResNet):
@@ -112,3 +119,20 @@ class _Dark(nn.Module):
 def dark() -> nn.Module:
     """A network whose latent is zero for dark images."""
     return _Dark()
+
+
+class Norm:
+    """A detector of one's own: a small norm of z is out-of-distribution."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.z = classifier.features
+
+    def fit(self, loader: Loader) -> None:
+        """Nothing to fit."""
+
+    def score(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return -self.reads(images).norm(dim=1)
+
+    def reads(self, images: Tensor) -> Tensor:
+        return self.z(images)

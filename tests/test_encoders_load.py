@@ -69,7 +69,7 @@ def test_options_stand_in_the_string_or_beside_it(given: dict[str, str], tmp_pat
         ("embedded,weights=none", "expected no weights= for embedded, got 'none'"),
         ("file:a.pth,weights=b.pth", "expected no weights= for file:"),
         ("torchvision:resnet18,weights=no.pth", "as none, IMAGENET1K_V1, DEFAULT or a file, got 'no.pth'"),
-        ("python:factories", "expected python:MODULE:FACTORY, got 'factories'"),
+        ("python:factories", "expected MODULE:FACTORY, got 'factories'"),
         ("python:no_such_module:tiny", "expected the module 'no_such_module' to be importable here"),
         ("python:factories:tyni", "expected a function in 'factories', got 'tyni'; nearest: tiny"),
         ("python:math:sqrt", r"expected math:sqrt\(\) to build a model, got TypeError"),

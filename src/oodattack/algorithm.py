@@ -25,6 +25,9 @@ from oodattack.result import AttackResult
 from oodattack.steps import polyak_cap
 from oodattack.whitening import Whitening
 
+FAR_END, NEAR_END = 0.9, 0.97  # share of the steps after which a far, or a near, target is pushed on as it is
+FAR = 0.01  # of the squared error before the first step is far
+
 Callback = Callable[[int, Tensor], None]
 """Called after every step with the steps done in this try, and the MAPE (B,) of each sample's image that counts so
 far: the best that was looked at, for `paper` that of an earlier try or the start."""
@@ -47,6 +50,8 @@ def attack(
     grid_steps: int | None = None,
     gradient: str | Gradient = "autograd",
     parts: Sequence[int] | None = None,
+    initial: Tensor | None = None,
+    below: bool = False,
     check: bool = True,
     callback: Callback | None = None,
 ) -> AttackResult:
@@ -79,6 +84,10 @@ def attack(
         gradient: "autograd", "spsa", or a `Spsa` with its own settings.
         parts: lengths of the parts of the latent, when f concatenates several layers. Each part's squared error
             is divided by its length and its squared max|t|, so that none drowns the others.
+        initial: (B, 3, H, W) images that the first try sets out from, projected onto the ball around ``start``; by
+            default the start, or for `paper` a random point. What an earlier attack found is a good one.
+        below: whether the target is an upper bound: a latent below it has reached it, and counts as MAPE 0. For
+            scores that are to be lowered.
         check: ask f for its health first (`check_health`).
         callback: see `Callback`.
 
@@ -114,6 +123,11 @@ def attack(
         raise InputError(f"expected a positive step_size, got {step_size!r}")
     # A clone, for autograd refuses tensors that were made in inference mode.
     start, eps = start.detach().clone(), radii(eps, start)
+    if initial is not None:
+        check_pixels(initial, "initial")
+        if initial.shape != start.shape:
+            raise InputError(f"expected initial of shape {tuple(start.shape)}, got {tuple(initial.shape)}")
+        initial = chosen.clip(initial.detach().to(start), start, eps, norm)
     if pixels is not None:
         check_grid(start, eps, norm)
     if check:
@@ -122,14 +136,16 @@ def attack(
         with torch.no_grad():
             start_latent = f(start)
         lengths = part_lengths(parts, as_matrix(start_latent).shape[1])
-        problem = make_problem(start, start_latent, target, eps, lengths)
+        problem = make_problem(start, start_latent, target, eps, lengths, below=below)
         alpha = chosen.step_size(eps, start[0].numel(), norm, steps)
         if step_size is not None:
             alpha = torch.full_like(alpha, step_size)
-        start_mape = mape(as_matrix(start_latent).to(problem.target), problem.target)
+        start_mape = mape(problem.aim(as_matrix(start_latent)), problem.target)
         seeds = sample_seeds(seed, len(start))
         grid = (chosen.grid_steps(steps) if grid_steps is None else grid_steps) if pixels is not None else 0
-        tries = _Tries(f, problem, seeds, chosen, derivative, norm, steps, alpha, float(tolerance), grid, callback)
+        tries = _Tries(
+            f, problem, seeds, chosen, derivative, norm, steps, alpha, float(tolerance), grid, initial, callback
+        )
         best = _Best.of(problem, start_mape, steps)
         if pixels is not None:
             best.saved = dequantize(to_grid(start, start, eps, norm), start.dtype)
@@ -145,7 +161,7 @@ def attack(
         image = best.image if pixels is None else best.saved
         with torch.no_grad():
             latent = f(image)
-    flat = as_matrix(latent).to(problem.target)
+    flat = problem.aim(as_matrix(latent))
     return AttackResult(
         image=image,
         latent=latent,
@@ -228,6 +244,7 @@ class _Tries:
     step_size: Tensor
     tolerance: float
     grid_steps: int
+    initial: Tensor | None
     callback: Callback | None
 
     def algorithm_1(self, best: _Best, rows: Tensor, attempt: int) -> None:
@@ -240,16 +257,17 @@ class _Tries:
         # Of an estimated gradient's path, most is the estimate's noise.
         whitening = Whitening() if method.whiten and self.gradient.passes else None
 
-        x = now.start
-        if attempt > 0 or method.random_first:
+        x = now.start if self.initial is None else self.initial[rows]
+        if attempt > 0 or (method.random_first and self.initial is None):
             xi = method.draw(now.start, now.eps, self.norm, list(generators.values()))  # line 1
             x = method.clip(xi, now.start, now.eps, self.norm)  # line 2
+        first = torch.zeros_like(now.eps)
         for n in range(self.steps):  # line 4
             draws = [generators[i] for i in rows.tolist()]
             latent, pullback = self.gradient(self.f, x, draws)
             error = now.error(latent)  # line 3: J is the sum of its squares
-            # A target out of reach is approached in the least squares of line 3 only if the end is not weighted.
-            push = error if whitening is None or n >= 0.9 * self.steps else whitening(error)
+            first = error.square().sum(1) if n == 0 else first
+            push = error if whitening is None else self._push(error, whitening(error), first, n)
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             best.calls[rows] += 1
             arrived = self._record(best, rows, n, x, latent, now)
@@ -257,7 +275,7 @@ class _Tries:
             stay = (~arrived & slope.flatten(1).isfinite().all(1)).nonzero().flatten()
             if len(stay) < len(rows):
                 rows, now, x, slope = rows[stay], now.rows(stay), x[stay], slope[stay]
-                error, push = error[stay], push[stay]
+                error, push, first = error[stay], push[stay], first[stay]
                 rule.keep(stay)
                 if whitening is not None:
                     whitening.keep(stay)
@@ -276,6 +294,17 @@ class _Tries:
             best.looks[rows] += 1
             self._record(best, rows, self.steps, x, latent, now)
 
+    def _push(self, error: Tensor, whitened: Tensor, first: Tensor, n: int) -> Tensor:
+        """(B, K) what to push on in step n: whitened errors, but for the end.
+
+        A target out of reach is approached in the least squares of line 3 only if the end is not weighted; one that is
+        near, ``first`` (B,) being the squared errors before the first step, is met sooner if it is.
+        """
+        if n < FAR_END * self.steps:
+            return whitened
+        far = error.square().sum(1) > FAR * first
+        return torch.where((far | (n >= NEAR_END * self.steps))[:, None], error, whitened)
+
     def to_grid(self, best: _Best, rows: Tensor) -> None:
         """End on the 8-bit grid; from here on its image decides on loss and arrival."""
         rows = rows[best.loss[rows].isfinite()]
@@ -292,7 +321,7 @@ class _Tries:
 
     def _record(self, best: _Best, rows: Tensor, n: int, x: Tensor, latent: Tensor, now: Problem) -> Tensor:
         """Note the images after n steps, keep the better ones; returns which samples have arrived."""
-        loss, error = now.error(latent).square().sum(1), mape(latent.to(now.target), now.target)
+        loss, error = now.error(latent).square().sum(1), mape(now.aim(latent), now.target)
         best.history[rows, n] = error
         arrived = now.arrived(latent, self.tolerance)
         better = loss < best.loss[rows]

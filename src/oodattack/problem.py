@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Problem:
         weight: (B, K) weights of the errors.
         eps: (B,) radii.
         parts: lengths of the parts of a latent, the same for all.
+        below: whether a target is reached by every latent below it, too.
     """
 
     start: Tensor
@@ -28,10 +29,18 @@ class Problem:
     weight: Tensor
     eps: Tensor
     parts: tuple[int, ...]
+    below: bool = False
 
     def rows(self, rows: Tensor) -> "Problem":
         """The problems of some samples."""
-        return Problem(self.start[rows], self.target[rows], self.weight[rows], self.eps[rows], self.parts)
+        return replace(
+            self, start=self.start[rows], target=self.target[rows], weight=self.weight[rows], eps=self.eps[rows]
+        )
+
+    def aim(self, latent: Tensor) -> Tensor:
+        """Latents in the target's type, with what is as good as the target taken for it."""
+        latent = latent.to(self.target)
+        return latent.maximum(self.target) if self.below else latent
 
     def error(self, latent: Tensor) -> Tensor:
         """(B, K) errors of latents, whose squares add up to J = ‖f(x) - t‖^2 (Algorithm 1, line 3).
@@ -40,11 +49,11 @@ class Problem:
         not see; undivided, the squares of very small or very large latents would leave the range of float32, and the
         attack would stand still.
         """
-        return (latent.to(self.target) - self.target) * self.weight
+        return (self.aim(latent) - self.target) * self.weight
 
     def arrived(self, latent: Tensor, tolerance: float) -> Tensor:
         """(B,) whether the MAPE is within the tolerance; the worst part decides, an undefined one never arrives."""
-        return part_mape(latent.to(self.target), self.target, self.parts).amax(1) <= tolerance
+        return part_mape(self.aim(latent), self.target, self.parts).amax(1) <= tolerance
 
 
 def make_problem(
@@ -53,6 +62,8 @@ def make_problem(
     target: Tensor,
     eps: Tensor,
     parts: tuple[int, ...],
+    *,
+    below: bool = False,
 ) -> Problem:
     """Bring the arguments of an attack to one form.
 
@@ -71,7 +82,7 @@ def make_problem(
     # At least float32: the squares of errors of 16 bits would be zero long before the errors are.
     wide = torch.promote_types(start_latent.dtype, torch.float32)
     flat = as_matrix(target.detach().to(start_latent.device, wide))
-    return Problem(start, flat, _weights(flat, as_matrix(start_latent), parts), eps, parts)
+    return Problem(start, flat, _weights(flat, as_matrix(start_latent), parts), eps, parts, below)
 
 
 def sample_seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:

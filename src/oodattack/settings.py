@@ -1,4 +1,4 @@
-"""The settings of an attack run: one frozen dataclass, filled alike by the command line, a TOML file and Python.
+"""Settings: one frozen dataclass a command, filled alike by the command line, a TOML file and Python.
 
 Needs no torch, so that wrong settings are told at once.
 """
@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from oodattack.errors import InputError, did_you_mean
 
@@ -79,34 +79,14 @@ class AttackSettings:
     png: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("start", "eps", "out"):  # one start for a tuple of them, a text for a path
-            field = next(field for field in dataclasses.fields(self) if field.name == name)
-            object.__setattr__(self, name, _convert(field, getattr(self, name)))
-        _one_of("norm", self.norm, tuple(NORMS))
-        _one_of("start_order", self.start_order, ("cycle", "sample"))
-        for name, values in (("start", self.start), ("eps", self.eps)):
-            if not values:
-                raise InputError(f"expected at least one {name}, got none")
-            if len(set(values)) != len(values):
-                raise InputError(f"expected each {name} once, got {', '.join(map(str, values))}")
-        for eps in self.eps:
-            if not eps >= 0:
-                raise InputError(f"expected eps >= 0, got {eps:g}")
-            if self.norm == "linf" and 1 < eps < math.inf:
-                raise InputError(
-                    f"expected eps in [0, 1] for linf, got {eps:g}: pixels are in [0, 1]; give {eps:g}/255 if you"
-                    " mean levels of 8 bits, or inf for no bound"
-                )
-        for name in ("steps", "restarts"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("limit", "batch_size"):
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        if self.grid_steps is not None:
-            _at_least("grid_steps", self.grid_steps, 0)
-        _at_least("seed", self.seed, 0)
-        if self.seed >= 2**63:
-            raise InputError(f"expected seed below 2^63, got {self.seed}")
+        tidy(self, "start", "eps", "out")
+        one_of("start_order", self.start_order, ("cycle", "sample"))
+        some_once("start", self.start)
+        check_ball(self.norm, self.eps)
+        for name in ("steps", "restarts", "limit", "batch_size"):
+            at_least(name, getattr(self, name), 1)
+        at_least("grid_steps", self.grid_steps, 0)
+        check_seed(self.seed)
         if not 0 <= self.tolerance < math.inf:
             raise InputError(f"expected a finite tolerance >= 0 (a MAPE: 0.001 is 0.1 %), got {self.tolerance:g}")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
@@ -122,16 +102,68 @@ class AttackSettings:
         >>> AttackSettings.of({"encoder": "embedded", "images": "a", "start": "noise", "out": "b", "eps": "8/255"}).eps
         (0.03137254901960784,)
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for name in values:
-            if name not in fields:
-                hint = did_you_mean(name, fields) or f"; there are {', '.join(fields)}"
-                raise InputError(f"unknown setting {name!r}{hint}")
-        missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and values.get(n) in (None, "", ())]
-        if missing:
-            flags = ", ".join(f"--{name}" for name in missing)
-            raise InputError(f"missing {flags}; give it on the command line or in the --config file")
-        return cls(**{name: _convert(fields[name], value) for name, value in values.items() if value is not None})
+        return build(cls, values)
+
+
+T = TypeVar("T")
+
+
+def build(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass of settings from plain values.
+
+    Raises:
+        InputError: for an unknown name (with the nearest), a missing one, or a value of a wrong kind.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            hint = did_you_mean(name, fields) or f"; there are {', '.join(fields)}"
+            raise InputError(f"unknown setting {name!r}{hint}")
+    missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and values.get(n) in (None, "", ())]
+    if missing:
+        flags = ", ".join(f"--{name}" for name in missing)
+        raise InputError(f"missing {flags}; give it on the command line or in the --config file")
+    return kind(**{name: _convert(fields[name], value) for name, value in values.items() if value is not None})
+
+
+def tidy(settings: Any, *names: str) -> None:
+    """Bring fields that Python may be given loosely to their type: one start for a tuple, a text for a path."""
+    for field in dataclasses.fields(settings):
+        if field.name in names:
+            object.__setattr__(settings, field.name, _convert(field, getattr(settings, field.name)))
+
+
+def check_ball(norm: str, radii: Sequence[float]) -> None:
+    """Raise for an unknown norm, or radii that are none.
+
+    Raises:
+        InputError: naming the value.
+
+    >>> check_ball("l2", (1.0, 5.0))
+    """
+    one_of("norm", norm, tuple(NORMS))
+    some_once("eps", radii)
+    for eps in radii:
+        if not eps >= 0:
+            raise InputError(f"expected eps >= 0, got {eps:g}")
+        if norm == "linf" and 1 < eps < math.inf:
+            raise InputError(
+                f"expected eps in [0, 1] for linf, got {eps:g}: pixels are in [0, 1]; give {eps:g}/255 if you"
+                " mean levels of 8 bits, or inf for no bound"
+            )
+
+
+def check_seed(seed: int) -> None:
+    """Raise unless a seed fits into what holds it.
+
+    Raises:
+        InputError: naming the value.
+
+    >>> check_seed(0)
+    """
+    at_least("seed", seed, 0)
+    if seed >= 2**63:
+        raise InputError(f"expected seed below 2^63, got {seed}")
 
 
 def parse_eps(text: str | float) -> float:
@@ -175,11 +207,11 @@ def _convert(field: "dataclasses.Field[Any]", value: Any) -> Any:
     """A plain value as the field's type."""
     if field.name == "eps":
         return tuple(parse_eps(eps) for eps in _split(value))
-    if field.name == "start":
-        starts = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(start, str | Path) for start in starts):
-            raise InputError(f"expected start as a text or a list of them, got {value!r}")
-        return tuple(map(str, starts))
+    if typing.get_origin(field.type) is tuple:
+        texts = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(text, str | Path) for text in texts):
+            raise InputError(f"expected {field.name} as a text or a list of them, got {value!r}")
+        return tuple(map(str, texts))
     kind = next((kind for kind in _KIND_NAMES if kind is field.type or kind in typing.get_args(field.type)), str)
     accepted = {float: (int, float), Path: (str, Path), str: (str, Path)}.get(kind, (kind,))
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
@@ -202,12 +234,40 @@ def _split(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise unless a value is one of those allowed.
+
+    Raises:
+        InputError: with the nearest.
+
+    >>> one_of("norm", "l2", ["l1", "l2"])
+    """
     if value not in allowed:
         hint = did_you_mean(str(value), allowed)
         raise InputError(f"expected {name} to be one of {', '.join(allowed)}, got {value!r}{hint}")
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
+def some_once(name: str, values: Sequence[Any]) -> None:
+    """Raise unless there is at least one value, and none twice.
+
+    Raises:
+        InputError: with the values.
+
+    >>> some_once("eps", [1, 5])
+    """
+    if not values:
+        raise InputError(f"expected at least one {name}, got none")
+    if len(set(values)) != len(values):
+        raise InputError(f"expected each {name} once, got {', '.join(map(str, values))}")
+
+
+def at_least(name: str, value: int | None, least: int) -> None:
+    """Raise if a whole number, where there is one, is too small.
+
+    Raises:
+        InputError: naming the value.
+
+    >>> at_least("limit", None, 1)
+    """
+    if value is not None and value < least:
         raise InputError(f"expected {name} as a whole number of at least {least}, got {value}")

@@ -71,7 +71,7 @@ class Encoder(nn.Module):
         grey = torch.full((2, 3, *input_size), 0.5, device=device)
         with torch.no_grad(), self._explained():
             self._layers = self._choose(layer, grey)
-            output, *latents = record(model, self._layers, self._normalise(grey))
+            output, *latents = record(model, self._layers, self.normalise(grey))
         for part, latent in zip(self._layers, latents, strict=True):
             if latent.ndim == 0 or len(latent) != len(grey):
                 raise InputError(
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
         Raises:
             InputError: the shape is not `(B, 3, *input_size)`.
         """
-        _, *latents = record(self.model, self._layers, self._normalise(x))
+        _, *latents = record(self.model, self._layers, self.normalise(x))
         return torch.cat([latent.reshape(len(x), -1) for latent in latents], dim=1)
 
     def classify(self, x: Tensor) -> Tensor | None:
@@ -115,7 +115,7 @@ class Encoder(nn.Module):
         """
         if not self._has_head:
             return None
-        return record(self.model, [], self._normalise(x))[0].softmax(dim=1)
+        return record(self.model, [], self.normalise(x))[0].softmax(dim=1)
 
     def digest(self) -> str:
         """SHA-256 (hex) over the structure that the model prints, its weights, normalisation, layer and classes.
@@ -134,8 +134,15 @@ class Encoder(nn.Module):
             sha.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()
 
-    def _normalise(self, x: Tensor) -> Tensor:
-        # One channel would broadcast to three in silence.
+    def normalise(self, x: Tensor) -> Tensor:
+        """What the model itself is given for images.
+
+        Args:
+            x: float `(B, 3, H, W)` in [0, 1].
+
+        Raises:
+            InputError: the shape is not `(B, 3, *input_size)`; one channel would broadcast to three in silence.
+        """
         if x.ndim != 4 or tuple(x.shape[1:]) != (3, *self.input_size):
             height, width = self.input_size
             raise InputError(
@@ -149,7 +156,7 @@ class Encoder(nn.Module):
             layers = [part.strip() for part in layer.split("+")]
             check_layers(self.model, layers)
             return layers
-        head = find_head(self.model, self._normalise(grey))
+        head = find_head(self.model, self.normalise(grey))
         return [OUTPUT] if head is None else [INPUT_OF + head]
 
     @contextmanager

@@ -3,9 +3,10 @@
 import importlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,22 +20,8 @@ from oodattack.errors import InputError
 
 def from_python(target: str, weights: str | None, *, trust: bool) -> Source:
     """What `MODULE:FACTORY` builds, with the weights of a file if given; its `input_size` is used."""
-    module_name, _, factory_name = target.rpartition(":")
-    if not module_name or not factory_name:
-        raise InputError(f"expected python:MODULE:FACTORY, got {target!r}")
-    with _here_importable():
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:
-            raise InputError(
-                f"expected the module {module_name!r} to be importable here, got {reason(error)}"
-            ) from error
-        factory = getattr(module, factory_name, None)
-        if not callable(factory):
-            near = nearest(factory_name, [name for name, value in vars(module).items() if callable(value)])
-            raise InputError(
-                f"expected a function in {module_name!r}, got {factory_name!r}; nearest: {', '.join(near)}"
-            )
+    factory = import_function(target)
+    with here_importable():
         try:
             model = factory()
         except Exception as error:
@@ -44,6 +31,33 @@ def from_python(target: str, weights: str | None, *, trust: bool) -> Source:
     if weights is not None:
         put_weights(model, load_state(weights, trust=trust), weights)
     return Source(model, _own_size(model))
+
+
+def import_function(target: str) -> Callable[..., Any]:
+    """The function that ``MODULE:FUNCTION`` names, importable from the working directory.
+
+    Raises:
+        InputError: if there is none, with the nearest names.
+
+    >>> import_function("math:sqrt")(4.0)
+    2.0
+    """
+    module_name, _, name = target.rpartition(":")
+    if not module_name or not name:
+        raise InputError(f"expected MODULE:FACTORY, got {target!r}")
+    with here_importable():
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            raise InputError(
+                f"expected the module {module_name!r} to be importable here, got {reason(error)}"
+            ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        near = nearest(name, [name for name, value in vars(module).items() if callable(value)])
+        raise InputError(f"expected a function in {module_name!r}, got {name!r}; nearest: {', '.join(near)}")
+    found: Callable[..., Any] = function
+    return found
 
 
 def from_file(path: str, factory: str | None, *, trust: bool) -> Source:
@@ -62,7 +76,7 @@ def from_file(path: str, factory: str | None, *, trust: bool) -> Source:
     if factory is not None:
         return from_python(factory, path, trust=trust)
     # Without trust nothing of the working directory is imported: a `safetensors.py` beside the file is code too.
-    with _here_importable() if trust else nullcontext():
+    with here_importable() if trust else nullcontext():
         content = load_file(file, trust=trust)
     if not isinstance(content, nn.Module):
         raise InputError(
@@ -101,7 +115,7 @@ def _own_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _here_importable() -> Iterator[None]:
+def here_importable() -> Iterator[None]:
     """The working directory as a place to import from."""
     here = str(Path.cwd())
     sys.path.insert(0, here)

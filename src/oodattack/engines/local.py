@@ -1,12 +1,10 @@
 """The attack in this process, batch by batch, from disk to disk."""
 
 import math
-import platform
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -14,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oodattack._version import __version__
 from oodattack.checks import check_health
 from oodattack.encoders import Encoder, load_encoder, pick_device, prepare
 from oodattack.engines.batch import Plan, attack_rows
 from oodattack.engines.batch_size import measure_batch_size
+from oodattack.engines.machine import environment, exact
 from oodattack.engines.memory import Fitting, keep_freed_memory
 from oodattack.errors import InputError
 from oodattack.gradient import get_gradient
@@ -116,9 +114,9 @@ def run_attack(
         },
         "rows": len(plan),
         "batch_size": settings.batch_size or _batch_size(settings, fast, pair[:1], len(plan)),
-        "environment": _environment(device),
+        "environment": environment(device),
     }
-    with start_run(settings.out, header) as run, _finish_first() as stop, _exact():
+    with start_run(settings.out, header) as run, _finish_first() as stop, exact():
         if on_ready is not None:
             on_ready(encoder, run)
         _run_shards(run, plan, encoder, fast, on_progress, stop)
@@ -181,14 +179,6 @@ def _first_readable(starts: Sequence[StartSource], places: int) -> Tensor:
     raise failures[0]
 
 
-def _exact() -> AbstractContextManager[None]:
-    """Full float32 in cuDNN's convolutions, by algorithms that give the same every time; nothing elsewhere."""
-    exact: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    return exact
-
-
 @contextmanager
 def _finish_first() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets; the second acts as usual. Only the main thread can listen for it."""
@@ -238,17 +228,5 @@ def _batch_size(settings: AttackSettings, fast: nn.Module, image: Tensor, sample
     if (settings.out / "run.json").exists():
         return int(open_run(settings.out).header["batch_size"])
     gradient, steps = get_gradient(settings.gradient), settings.steps * settings.restarts
-    with _exact():
+    with exact():
         return measure_batch_size(fast, gradient, image, samples=samples, steps=steps)
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    """What else may change the last digits of a result."""
-    return {
-        "oodattack": __version__,
-        "torch": torch.__version__,
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-    }

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _VECTOR = pa.list_(pa.float32())
 
 _COLUMNS: list[tuple[str, pa.DataType]] = [
@@ -22,9 +22,9 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("eps", pa.float64()),  # radius of the ball, pixels in [0, 1]
     ("norm", pa.string()),
     ("seed", pa.int64()),
-    ("image", _IMAGE),  # x_out, 8-bit
-    ("x_in", _IMAGE),
-    ("start", _IMAGE),  # x'_out
+    ("image", IMAGE),  # x_out, 8-bit
+    ("x_in", IMAGE),
+    ("start", IMAGE),  # x'_out
     ("mape", pa.float64()),  # of the decoded PNG, by the original module; null where undefined
     ("mape_float", pa.float64()),  # before rounding to 8 bits
     ("mape_before", pa.float64()),  # of the start
@@ -51,7 +51,7 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
 
 def _feature(kind: pa.DataType) -> dict[str, Any]:
     """The name of a column's type in `datasets`."""
-    if kind == _IMAGE:
+    if kind == IMAGE:
         return {"_type": "Image"}
     if pa.types.is_list(kind):
         return {"feature": _feature(kind.value_type), "_type": "Sequence"}

@@ -5,7 +5,6 @@ whole. What a run has done is what shards it has: nothing else is kept, so nothi
 """
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from oodattack.errors import InputError
-from oodattack.runs.files import PARTIAL, write_text, write_whole
+from oodattack.runs.directory import claim
+from oodattack.runs.files import write_whole
 from oodattack.runs.rows import SCHEMA
 
 FORMAT = 2
@@ -149,55 +148,9 @@ def start_run(path: Path, header: Mapping[str, Any]) -> Iterator[Run]:
     ...     run.shard_count, list(run.shard_rows(2)), run.done()
     (3, [8, 9], [])
     """
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"expected a directory to write to, got the file {path}; choose another --out")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(f"{path} is in use by another process; wait for it or choose another --out") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"cannot write to {path}: {reason}; choose another --out") from error
-    try:
-        yield _start(path, {"format": FORMAT, **header})
-    finally:
-        lock.release()
+    with claim(path, "run.json", {"format": FORMAT, **header}, is_begun=_has_shards) as found:
+        yield open_run(path) if found else Run(Path(path), {"format": FORMAT, **header})
 
 
-def _start(path: Path, header: Mapping[str, Any]) -> Run:
-    is_run = (path / "run.json").exists()
-    strangers = sorted({p.name for p in path.iterdir()} - {".lock", "run.json" + PARTIAL})
-    if strangers and not is_run:
-        raise InputError(
-            f"expected a new or empty directory, or a run, got {path} with {strangers[0]} and no run.json;"
-            " choose another --out"
-        )
-    if not any(path.glob("shards/*.parquet")):  # nothing is lost by other settings
-        write_text(path / "run.json", json.dumps(header, indent=2) + "\n")
-        return Run(path, header)
-    run = open_run(path)
-    theirs, ours = _flat(run.header), _flat(json.loads(json.dumps(header)))
-    differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
-    if differing:
-        what = "; ".join(f"{key}: the run has {theirs.get(key)!r}, you ask for {ours.get(key)!r}" for key in differing)
-        raise InputError(f"{path} holds a run of other settings ({what}); choose another --out or the run's settings")
-    then, now = run.header["environment"], header["environment"]
-    changed = [f"{key} {then.get(key)!r}, now {now.get(key)!r}" for key in now if then.get(key) != now.get(key)]
-    if changed:
-        warnings.warn(
-            f"{path} was begun elsewhere ({'; '.join(changed)}): its rows may differ in the last digits from those"
-            " of an uninterrupted run",
-            stacklevel=2,
-        )
-    return run
-
-
-def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What must agree between two commands for one run, as dotted names."""
-    flat: dict[str, Any] = {key: header.get(key) for key in ("rows", "batch_size")}
-    for section in ("settings", "inputs"):
-        flat.update({f"{section}.{key}": value for key, value in header.get(section, {}).items()})
-    return flat
+def _has_shards(path: Path) -> bool:
+    return any(path.glob("shards/*.parquet")) and open_run(path) is not None  # a run of another format is told as one

@@ -1,0 +1,140 @@
+"""The attacks of an audit, carried out batch by batch and kept as they are finished."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodattack.audit.attacks import (
+    CLOSE,
+    Attack,
+    Ball,
+    Found,
+    Samples,
+    Way,
+    lower,
+    match,
+    read_function,
+    reading,
+    sample_seed,
+)
+from oodattack.audit.data import from_pngs
+from oodattack.audit.inputs import Inputs
+from oodattack.audit.settings import AuditSettings
+from oodattack.audit.store import Audit
+from oodattack.detectors import Classifier, Detector
+from oodattack.engines.memory import Fitting
+from oodattack.pixels import dequantize
+from oodattack.settings import NORMS
+
+Z = "features"
+Tell = Callable[[str, int, int], None]
+
+
+def plan(settings: AuditSettings, detectors: Mapping[str, Detector]) -> list[Attack]:
+    """Every attack, those first that others start from.
+
+    What reads z is not attacked again by *informed*: *latent* has done it.
+
+    >>> from pathlib import Path
+    >>> from oodattack.encoders import load_encoder
+    >>> from oodattack.detectors import make_detectors
+    >>> c = Classifier(load_encoder("python:tests.factories:tiny"))
+    >>> some, _ = make_detectors(c, ["KNN", "MaxLogit"])
+    >>> s = AuditSettings(encoder="x", train="a", test="b", start=("noise",), out=Path("c"), steps=9, budget=("3",))
+    >>> [attack.key for attack in plan(s, some)]
+    ['latent-features-5-9', 'informed-logits-5-9', 'direct-KNN-5-9', 'direct-MaxLogit-5-9', 'latent-features-5-3']
+    """
+    readings = dict.fromkeys(reading(name, detector) for name, detector in detectors.items())
+    found = []
+    if "latent" in settings.attacks:
+        found += [Attack("latent", Z, eps, settings.steps) for eps in settings.eps]
+    if "informed" in settings.attacks:
+        found += [
+            Attack("informed", what, eps, settings.steps) for what in readings if what != Z for eps in settings.eps
+        ]
+    if "direct" in settings.attacks:
+        found += [Attack("direct", name, eps, settings.steps) for name in detectors for eps in settings.eps]
+    if "latent" in settings.attacks:
+        found += [Attack("latent", Z, max(settings.eps), steps) for steps in settings.budgets]
+    return found
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """Who carries them out.
+
+    Attributes:
+        settings: of the audit.
+        classifier: what is attacked.
+        detectors: fitted, by name.
+        ways: how each score is followed.
+        inputs: the images.
+        audit: where results go.
+        batch_size: samples at once.
+    """
+
+    settings: AuditSettings
+    classifier: Classifier
+    detectors: Mapping[str, Detector]
+    ways: Mapping[str, Way]
+    inputs: Inputs
+    audit: Audit
+    batch_size: int
+
+    def run(self, attack: Attack, tell: Tell) -> None:
+        """Attack the samples that are not done yet; each batch is kept when it is finished."""
+        count = len(self.inputs.x_in.names)
+        done = self.audit.attack_rows(attack)
+        label = f"attacking: {attack.kind} {attack.target}, eps {attack.eps:g}, {attack.steps} steps"
+        fitting = Fitting(self.batch_size)
+        while todo := [row for row in range(count) if row not in done]:
+            tell(label, len(done), count)
+            stop = next((row for row in range(todo[0], count) if row in done), count)
+            for rows, found in fitting.batches(
+                range(todo[0], min(stop, todo[0] + self.batch_size)), self._work(attack)
+            ):
+                self.audit.write_attack(attack, list(rows), found)
+                done.update(rows)
+        tell(label, count, count)
+
+    def _work(self, attack: Attack) -> Callable[[range], Found]:
+        ball = Ball(attack.eps, NORMS[self.settings.norm], attack.steps)
+        device = self.classifier.encoder.mean.device
+
+        def work(rows: range) -> Found:
+            x_in, starts = (
+                dequantize(s.images[rows.start : rows.stop]).to(device) for s in (self.inputs.x_in, self.inputs.starts)
+            )
+            samples = Samples(x_in, starts, self._seeds(rows))
+            if attack.kind == "direct":
+                latent = self._latent(attack, rows, device)
+                return lower(self.ways[attack.target], self.detectors[attack.target], samples, ball, latent)
+            if attack.kind == "latent":
+                return match(self.classifier.features, samples, ball, parts=None, tolerance=0)
+            name, detector = next(
+                (name, detector)
+                for name, detector in self.detectors.items()
+                if reading(name, detector) == attack.target
+            )
+            parts = getattr(detector, "parts", None)
+            f = read_function(name, detector, self.classifier)
+            return match(f, samples, ball, parts=parts, tolerance=CLOSE)
+
+        return work
+
+    def _seeds(self, rows: range) -> Sequence[int]:
+        return [
+            sample_seed(self.settings.seed, self.inputs.x_in.names[row], self.inputs.starts.names[row]) for row in rows
+        ]
+
+    def _latent(self, attack: Attack, rows: range, device: torch.device) -> Tensor | None:
+        """What the latent attack found in the same ball, where it was asked for."""
+        if "latent" not in self.settings.attacks:
+            return None
+        table = self.audit.read_attack(Attack("latent", Z, attack.eps, self.settings.steps)).slice(
+            rows.start, len(rows)
+        )
+        found = from_pngs("latent", [cell["bytes"] for cell in table["image"].to_pylist()], [""] * len(rows))
+        return dequantize(found.images).to(device)

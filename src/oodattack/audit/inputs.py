@@ -1,0 +1,90 @@
+"""What an audit works on: the images, and who judges them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oodattack.audit.data import ImageSet, TrainImages, read_set, read_starts
+from oodattack.audit.settings import AuditSettings
+from oodattack.detectors import Absent, Classifier, Detector, make_detectors, own_detector, source_digest
+from oodattack.errors import InputError
+from oodattack.images import open_images, open_starts
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images of an audit.
+
+    Attributes:
+        train: in-distribution, to fit on.
+        x_in: in-distribution, never fitted on.
+        starts: one for each x_in.
+        natural: OOD sets.
+        digests: of what there is to read, by setting.
+    """
+
+    train: TrainImages
+    x_in: ImageSet
+    starts: ImageSet
+    natural: Sequence[ImageSet]
+    digests: dict[str, Any]
+
+
+def read_inputs(settings: AuditSettings, classifier: Classifier, batch_size: int) -> Inputs:
+    """Open and read the images that the settings name.
+
+    Raises:
+        InputError: if one of them cannot be read, or a natural set has the name of another.
+    """
+    size, root = classifier.encoder.input_size, settings.data_root
+    train = open_images(settings.train, data_root=root)
+    x_in = read_set(settings.test, "in", settings.limit, size, root)
+    if len(x_in.names) < 2:
+        raise InputError(f"expected at least 2 images in {settings.test}, got {len(x_in.names)}")
+    names = _short_names(settings.ood)
+    natural = [
+        read_set(spec, name, settings.ood_limit, size, root) for spec, name in zip(settings.ood, names, strict=True)
+    ]
+    return Inputs(
+        TrainImages(train, classifier, settings.fit_limit, batch_size),
+        x_in,
+        read_starts(settings.start, len(x_in.names), size, settings.seed),
+        natural,
+        {
+            "train": train.digest(),
+            "test": open_images(settings.test, data_root=root).digest(),
+            "start": [open_starts(spec, size=size, seed=settings.seed).digest() for spec in settings.start],
+        },
+    )
+
+
+def _short_names(specs: Sequence[str]) -> list[str]:
+    """Names for tables: the last part of a path, or all of it where two are alike; never that of another set."""
+    short = [Path(spec).name or spec for spec in specs]
+    names = [name if short.count(name) == 1 else spec for name, spec in zip(short, specs, strict=True)]
+    return [f"{name} (natural)" if name in ("in", "starts") else name for name in names]
+
+
+def find_detectors(settings: AuditSettings, classifier: Classifier) -> tuple[dict[str, Detector], list[Absent]]:
+    """Those of pytorch-ood that were asked for, and the user's own, not yet fitted.
+
+    Raises:
+        InputError: for a name that there is not, a name used twice, or if none is left.
+    """
+    names = () if settings.detectors == ("none",) else settings.detectors
+    found, absent = make_detectors(classifier, names) if names else ({}, [])
+    for spec in settings.detector:
+        name, detector = own_detector(spec, classifier)
+        if name in found:
+            raise InputError(f"expected a detector's own name for {spec}, got {name}, which there is; rename it")
+        found[name] = detector
+    if not found:
+        reasons = "; ".join(f"{a.name}: {a.reason}" for a in absent) or "no detector was named"
+        raise InputError(f"expected a detector that applies to {classifier.encoder.name}, got none ({reasons})")
+    return found, absent
+
+
+def own_digests(settings: AuditSettings) -> dict[str, str]:
+    """A digest of the source of each of the user's own detectors."""
+    return {spec: source_digest(spec) for spec in settings.detector}

@@ -1,0 +1,119 @@
+"""Is x_out still out-of-distribution? Its distance and likeness to the start, and what others make of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pytorch_ood.detector import KNN
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+from oodattack.audit.attacks import Attack
+from oodattack.audit.data import ImageSet
+from oodattack.audit.inputs import Inputs
+from oodattack.audit.measures import threshold
+from oodattack.audit.settings import AuditSettings
+from oodattack.audit.tables import Scores
+from oodattack.ball import distance
+from oodattack.detectors import Classifier
+from oodattack.encoders import Encoder, load_encoder
+from oodattack.images import fit
+from oodattack.metrics import mape
+from oodattack.pixels import dequantize, quantize
+from oodattack.settings import NORMS
+
+WINDOW = 11  # pixels of SSIM's window (Wang et al. 2004)
+
+
+def open_witnesses(settings: AuditSettings) -> dict[str, Encoder]:
+    """The encoders that were not attacked.
+
+    Raises:
+        InputError: if one of them cannot be loaded.
+    """
+    return {spec: load_encoder(spec, device=settings.device, trust=settings.trust).eval() for spec in settings.witness}
+
+
+def still_outside(
+    settings: AuditSettings,
+    classifier: Classifier,
+    witnesses: Mapping[str, Encoder],
+    inputs: Inputs,
+    scores: Scores,
+    attacks: Sequence[Attack],
+    batch_size: int,
+) -> dict[str, Any]:
+    """Per latent attack with all its steps: likeness in pixels, and a line for each encoder, the attacked one first.
+
+    Returns:
+        JSON values, medians and shares over the samples. By attack: ``distance_l2``, ``distance_linf`` (pixels in
+        [0, 1]), ``ssim_start``, ``ssim_in`` (1 is equal; None for images smaller than its window); and
+        ``encoders``: ``mape`` of z_out and ``mape_before`` of z'_out against z_in, ``nearer_start``, the share whose
+        latent is nearer (L2) to that of the start than to that of x_in, and ``flagged``, ``flagged_start``, the shares
+        that the distance to the 50th neighbour among the features of the training images calls OOD at the threshold
+        that accepts 95 % of x_in.
+    """
+    sets = {"in": inputs.x_in, "starts": inputs.starts}
+    wanted = [a for a in attacks if a.kind == "latent" and a.steps == settings.steps]
+    sets |= {attack.key: scores.sets[attack.key] for attack in wanted}
+    features = {settings.encoder: _Features(classifier.features.exact, inputs, sets, batch_size)}
+    features |= {spec: _Features(witness, inputs, sets, batch_size) for spec, witness in witnesses.items()}
+    return {
+        attack.key: {
+            **_likeness(sets["in"], sets["starts"], sets[attack.key], batch_size),
+            "encoders": {name: found.compare(attack.key) for name, found in features.items()},
+        }
+        for attack in wanted
+    }
+
+
+def _likeness(x_in: ImageSet, start: ImageSet, out: ImageSet, batch_size: int) -> dict[str, float | None]:
+    found: dict[str, list[Tensor]] = {"distance_l2": [], "distance_linf": [], "ssim_start": [], "ssim_in": []}
+    for parts in zip(*(s.batches(batch_size, torch.device("cpu")) for s in (x_in, start, out)), strict=True):
+        inside, begun, ended = parts
+        for norm in ("l2", "linf"):
+            found[f"distance_{norm}"].append(distance(ended, begun, NORMS[norm]))
+        if min(ended.shape[2:]) >= WINDOW:
+            for name, other in (("start", begun), ("in", inside)):
+                likeness = ssim(ended, other, data_range=1.0, reduction="none")
+                assert isinstance(likeness, Tensor)  # noqa: S101 -- a tuple only if asked for the full image
+                found[f"ssim_{name}"].append(likeness.reshape(-1))
+    return {name: float(torch.cat(parts).median()) if parts else None for name, parts in found.items()}
+
+
+class _Features:
+    """The latents that one encoder has of all sets, and its neighbours among the training images."""
+
+    def __init__(self, encoder: Encoder, inputs: Inputs, sets: Mapping[str, ImageSet], batch_size: int) -> None:
+        self.encoder = encoder
+        self.latents = {
+            name: torch.cat([self._of(x) for x in images.batches(batch_size, encoder.mean.device)])
+            for name, images in sets.items()
+        }
+        bank = torch.cat([self._of(images) for images, _ in inputs.train])
+        judge = KNN(None).fit_features(bank, torch.zeros(len(bank), dtype=torch.long))
+        self.scores = {name: judge.predict_features(z).double() for name, z in self.latents.items()}
+        self.limit = threshold(self.scores["in"])
+
+    @torch.no_grad()
+    def _of(self, images: Tensor) -> Tensor:
+        size = self.encoder.input_size
+        if tuple(images.shape[2:]) != tuple(size):  # as its own images would be brought to its size
+            resized = torch.stack([fit(image, size) for image in quantize(images).cpu()])
+            images = dequantize(resized).to(self.encoder.mean.device)
+        latents: Tensor = self.encoder(images)
+        return latents.cpu()
+
+    def compare(self, key: str) -> dict[str, float]:
+        out, inside, start = (self.latents[name] for name in (key, "in", "starts"))
+        return {
+            "mape": float(mape(out, inside).nanmedian()),
+            "mape_before": float(mape(start, inside).nanmedian()),
+            "nearer_start": _share((out - start).norm(dim=1) < (out - inside).norm(dim=1)),
+            "flagged": _share(self.scores[key] > self.limit),
+            "flagged_start": _share(self.scores["starts"] > self.limit),
+        }
+
+
+def _share(which: Tensor) -> float:
+    return float(which.double().mean())

@@ -1,0 +1,187 @@
+"""What an audit leaves on disk, and finds there when it goes on.
+
+::
+
+    audit.json                  settings, inputs, environment
+    fits/KNN.pt                 what a detector was fitted to: tensors, loaded without executing code
+    attacks/latent-…/00000.parquet   attacked images, one row a sample, written whole
+    scores.parquet              every score of every image by every detector
+    results.json                the tables
+    figures/                    the pictures
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from oodattack.audit.attacks import Attack, Found
+from oodattack.errors import InputError
+from oodattack.images import encode_png
+from oodattack.runs.files import write_text, write_whole
+from oodattack.runs.rows import IMAGE, image_cell
+
+NAME = "audit.json"
+FORMAT = 1
+
+_ATTACKED = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("image", IMAGE),
+        ("mape", pa.float64()),
+        ("distance", pa.float64()),
+        ("gradient_evaluations", pa.int64()),
+    ]
+)
+_SCORES = pa.schema(
+    [
+        ("detector", pa.string()),
+        ("set", pa.string()),  # "in", "starts", a natural set, or the key of an attack
+        ("row", pa.int64()),
+        ("name", pa.string()),  # of the image
+        ("score", pa.float64()),  # higher is more out-of-distribution
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The directory of an audit."""
+
+    path: Path
+
+    def read_fit(self, detector: str) -> dict[str, Any] | None:
+        """What a detector was fitted to, or None.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        file = self.path / "fits" / f"{detector}.pt"
+        if not file.exists():
+            return None
+        try:
+            with torch.serialization.safe_globals(_plain_types()):
+                state: dict[str, Any] = torch.load(file, weights_only=True)
+        except Exception as error:
+            raise InputError(f"cannot read {file}: {error}; delete it and give the command again") from error
+        return state
+
+    def write_fit(self, detector: str, state: Mapping[str, Any]) -> None:
+        """Keep what a detector was fitted to."""
+        write_whole(self.path / "fits" / f"{detector}.pt", lambda partial: torch.save(dict(state), partial))
+
+    def attack_rows(self, attack: Attack) -> set[int]:
+        """The samples that an attack is done with."""
+        done: set[int] = set()
+        for file in self._shards(attack):
+            done.update(_read(file, ["row"])["row"].to_pylist())
+        return done
+
+    def write_attack(self, attack: Attack, rows: Sequence[int], found: Found) -> None:
+        """Keep a batch of attacked images."""
+        table = pa.Table.from_pylist(
+            [
+                {
+                    "row": row,
+                    "image": image_cell(encode_png(found.images[i]), f"{attack.key}-{row:05d}.png"),
+                    "mape": float(found.mape[i]),
+                    "distance": float(found.distance[i]),
+                    "gradient_evaluations": int(found.gradient_evaluations[i]),
+                }
+                for i, row in enumerate(rows)
+            ],
+            schema=_ATTACKED,
+        )
+        file = self.path / "attacks" / attack.key / f"{rows[0]:05d}.parquet"
+        write_whole(file, lambda partial: pq.write_table(table, partial))
+
+    def read_attack(self, attack: Attack) -> pa.Table:
+        """All attacked images, by row."""
+        tables = [_read(file) for file in self._shards(attack)]
+        return pa.concat_tables(tables).sort_by("row") if tables else _ATTACKED.empty_table()
+
+    def _shards(self, attack: Attack) -> list[Path]:
+        return sorted((self.path / "attacks" / attack.key).glob("*.parquet"))
+
+    def write_scores(self, scores: Mapping[tuple[str, str], Tensor], names: Mapping[str, Sequence[str]]) -> None:
+        """Keep the scores: of each detector and set, with the names of the set's images."""
+        columns: dict[str, list[Any]] = {name: [] for name in _SCORES.names}
+        for (detector, images), values in scores.items():
+            columns["detector"] += [detector] * len(values)
+            columns["set"] += [images] * len(values)
+            columns["row"] += range(len(values))
+            columns["name"] += names[images]
+            columns["score"] += values.tolist()
+        table = pa.table(columns, schema=_SCORES)
+        write_whole(self.path / "scores.parquet", lambda partial: pq.write_table(table, partial))
+
+    def read_scores(self) -> dict[tuple[str, str], Tensor]:
+        """All scores, by detector and set."""
+        table = _read(self.path / "scores.parquet", ["detector", "set", "score"])
+        found: dict[tuple[str, str], list[float]] = {}
+        for detector, images, score in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+            found.setdefault((detector, images), []).append(score)
+        return {key: torch.tensor(values, dtype=torch.float64) for key, values in found.items()}
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Keep the tables."""
+        write_text(self.path / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+
+    def read_results(self) -> dict[str, Any]:
+        """The tables.
+
+        Raises:
+            InputError: if the audit is not finished.
+        """
+        file = self.path / "results.json"
+        try:
+            results: dict[str, Any] = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {file}: {error}; `oodattack audit` makes it when it is finished") from error
+        return results
+
+
+def open_audit(path: Path) -> Audit:
+    """Open the directory of an audit to read it.
+
+    Raises:
+        InputError: if it is none.
+
+    >>> open_audit(Path("no/such/audit"))
+    Traceback (most recent call last):
+        ...
+    oodattack.errors.InputError: expected the directory of an audit with an audit.json, got no/such/audit
+    """
+    if not (Path(path) / NAME).is_file():
+        raise InputError(f"expected the directory of an audit with an {NAME}, got {path}")
+    return Audit(Path(path))
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a directory holds fits or attacks."""
+    return any(path.glob("fits/*.pt")) or any(path.glob("attacks/*/*.parquet"))
+
+
+def _read(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(file, columns=None if columns is None else list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"cannot read {file}: {error}; delete it and give the audit's command again") from error
+
+
+def _plain_types() -> list[Any]:
+    """What a fit may hold beside tensors and numbers: numpy's arrays, and the containers of pytorch-ood itself."""
+    import numpy as np
+    from pytorch_ood.detector.nac import _LayerStats
+    from pytorch_ood.detector.openmax.libnotmr import LibNotMR
+    from pytorch_ood.detector.openmax.numpy import OpenMax
+
+    arrays = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
+    kinds = [type(np.dtype(name)) for name in ("float32", "float64", "int64", "bool")]
+    return [*arrays, *kinds, torch.nn.ParameterDict, _LayerStats, LibNotMR, OpenMax, range]

@@ -1,0 +1,165 @@
+"""Detectors of pytorch-ood behind the three methods of `Detector`.
+
+The library computes scores from logits, features or feature maps; which of them, and of which network, is said here.
+What is added is what an attack needs: the values that the score is computed from as a function of the image, and the
+score as a differentiable function of these where it is one.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_ood import api
+from pytorch_ood.detector import EnergyBased
+from torch import Tensor
+
+from oodattack.detectors.classifier import Classifier, View
+from oodattack.detectors.detector import Loader
+
+
+class Adapted:
+    """A detector that reads one view of a classifier.
+
+    Args:
+        inner: a detector of pytorch-ood, without a model of its own.
+        classifier: what it judges.
+        view: which part of it: logits, features or feature maps.
+        contiguous: whether it wants the classes that there are numbered from 0 without gaps.
+
+    Attributes:
+        reading: a name that detectors share which read the same.
+
+    >>> from pytorch_ood.detector import MaxLogit
+    >>> from oodattack.encoders import load_encoder
+    >>> c = Classifier(load_encoder("python:tests.factories:tiny"))
+    >>> detector = Adapted(MaxLogit(None), c, c.logits)
+    >>> x = torch.rand(2, 3, 32, 32)
+    >>> detector.score(x).shape, detector.reads(x).shape, detector.reading
+    (torch.Size([2]), torch.Size([2, 5]), 'logits')
+    """
+
+    def __init__(self, inner: Any, classifier: Classifier, view: View, *, contiguous: bool = False) -> None:
+        self.inner, self.classifier, self.view, self.contiguous = inner, classifier, view, contiguous
+        self.kind = "logits" if isinstance(inner, api.LogitsDetector) else "features"
+        self.reading = "logits" if view is classifier.logits else "features"
+
+    def fit(self, loader: Loader) -> None:
+        """See `Detector`."""
+        if self.inner.requires_fit:
+            values, labels = self.classifier.collect(self.view, loader)
+            if self.contiguous:
+                labels = labels.unique(return_inverse=True)[1]
+            getattr(self.inner, f"fit_{self.kind}")(values, labels)
+
+    @torch.no_grad()
+    def score(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+        scores: Tensor = getattr(self.inner, f"predict_{self.kind}")(self.view(images))
+        return scores.double().to(images.device)
+
+    def reads(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+        return self.view(images)
+
+    def judge(self, reads: Tensor) -> Tensor:
+        """The score (B,) of what is read, (B, K), with a gradient where the library's formula has one."""
+        scores: Tensor = differentiable(self.inner, f"predict_{self.kind}")(reads)
+        return scores
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was fitted."""
+        return fitted_state(self.inner)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what another has been fitted to."""
+        load_fitted_state(self.inner, state)
+
+
+class Shaped:
+    """A detector that reshapes activations and takes the energy of the logits that follow.
+
+    Args:
+        inner: a detector of pytorch-ood made with ``detector=unshaped``, so that it returns these logits.
+        classifier: what it judges.
+        view: the activations that it reshapes.
+    """
+
+    def __init__(self, inner: Any, classifier: Classifier, view: View) -> None:
+        self.inner, self.classifier, self.view = inner, classifier, view
+        self.kind = "feature_maps" if isinstance(inner, api.FeatureMapsDetector) else "features"
+
+    def _values(self, images: Tensor) -> Tensor:
+        return self._formed(self.view(images))
+
+    def _formed(self, values: Tensor) -> Tensor:
+        # Pooled features are feature maps of one pixel to the library.
+        return values[:, :, None, None] if self.kind == "feature_maps" and values.ndim == 2 else values
+
+    def fit(self, loader: Loader) -> None:
+        """See `Detector`."""
+        if f"fit_{self.kind}" in vars(type(self.inner)):  # `requires_fit` is not said by all that have it
+            values, labels = self.classifier.collect(self.view, loader)
+            getattr(self.inner, f"fit_{self.kind}")(self._formed(values), labels)
+
+    @torch.no_grad()
+    def score(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+        logits = getattr(self.inner, f"predict_{self.kind}")(self._values(images))
+        return EnergyBased.score(logits).double().to(images.device)
+
+    def reads(self, images: Tensor) -> Tensor:
+        """See `Detector`: the logits after reshaping."""
+        logits: Tensor = differentiable(self.inner, f"predict_{self.kind}")(self._values(images))
+        return logits
+
+    def judge(self, reads: Tensor) -> Tensor:
+        """The energy (B,) of these logits."""
+        return EnergyBased.score(reads)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was fitted."""
+        return fitted_state(self.inner)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what another has been fitted to."""
+        load_fitted_state(self.inner, state)
+
+
+def unshaped(logits: Tensor) -> Tensor:
+    """What to give pytorch-ood's reshaping detectors as ``detector``: nothing is done to their logits."""
+    return logits
+
+
+def differentiable(inner: Any, method: str) -> Callable[[Tensor], Tensor]:
+    """A method of a detector without the `torch.no_grad` that the library wraps it in.
+
+    Where the formula itself detaches (or goes through numpy), there is still no gradient: the attack finds out.
+    """
+    function = inspect.unwrap(getattr(type(inner), method))
+    return lambda values: function(inner, values)
+
+
+def fitted_state(inner: Any) -> dict[str, Any]:
+    """What a detector of pytorch-ood holds, but for functions and networks: tensors, arrays, numbers, and objects of
+    these.
+    """
+    return {name: value for name, value in vars(inner).items() if _is_plain(value)}
+
+
+def load_fitted_state(inner: Any, state: dict[str, Any]) -> None:
+    """Set what `fitted_state` gave."""
+    for name, value in state.items():
+        setattr(inner, name, value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is data, through and through."""
+    if value is None or isinstance(value, bool | int | float | str | Tensor | np.ndarray | np.generic | range):
+        return True
+    if isinstance(value, list | tuple | set):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict | torch.nn.ParameterDict):
+        return all(map(_is_plain, value.values()))
+    return type(value).__module__.startswith("pytorch_ood.") and all(map(_is_plain, vars(value).values()))
