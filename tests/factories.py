@@ -10,63 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodattack.detectors import Classifier, Loader
-
-
-class _Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut without parameters (option A)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.stride = stride
-        self.extra = outputs - inputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        # Every second pixel, and as many zero channels before as after.
-        shortcut = x[:, :, :: self.stride, :: self.stride]
-        return F.relu(out + F.pad(shortcut, (0, 0, 0, 0, self.extra // 2, self.extra // 2)))
-
-
-class _CifarResNet(nn.Module):
-    """The CIFAR-10 ResNet of He et al. 2016, Section 4.2, of 6 * `blocks` + 2 layers."""
-
-    input_size = (32, 32)
-
-    def __init__(self, blocks: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = self._stage(16, 16, 1, blocks)
-        self.layer2 = self._stage(16, 32, 2, blocks)
-        self.layer3 = self._stage(32, 64, 2, blocks)
-        self.linear = nn.Linear(64, 10)
-
-    @staticmethod
-    def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
-        first = _Block(inputs, outputs, stride)
-        return nn.Sequential(first, *(_Block(outputs, outputs, 1) for _ in range(blocks - 1)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return cast(Tensor, self.linear(x.mean(dim=(2, 3))))
+from oodattack.networks import CifarResNet
 
 
 def resnet20() -> nn.Module:
     """CIFAR-10 ResNet-20, with random weights."""
-    return _CifarResNet(blocks=3)
+    return CifarResNet(blocks=3)
 
 
 def resnet32() -> nn.Module:
     """CIFAR-10 ResNet-32, with random weights."""
-    return _CifarResNet(blocks=5)
+    return CifarResNet(blocks=5)
 
 
-class _JpegResNet(_CifarResNet):
+class _JpegResNet(CifarResNet):
     """The same behind what a camera or an upload does: 8 bits, JPEG; no gradient passes through."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,7 +89,7 @@ class Norm:
 
     def score(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return -self.reads(images).norm(dim=1)
+            return -self.reads(images).square().sum(1)
 
     def reads(self, images: Tensor) -> Tensor:
         return self.z(images)

@@ -25,9 +25,6 @@ from oodattack.result import AttackResult
 from oodattack.steps import polyak_cap
 from oodattack.whitening import Whitening
 
-FAR_END, NEAR_END = 0.9, 0.97  # share of the steps after which a far, or a near, target is pushed on as it is
-FAR = 0.01  # of the squared error before the first step is far
-
 Callback = Callable[[int, Tensor], None]
 """Called after every step with the steps done in this try, and the MAPE (B,) of each sample's image that counts so
 far: the best that was looked at, for `paper` that of an earlier try or the start."""
@@ -261,13 +258,12 @@ class _Tries:
         if attempt > 0 or (method.random_first and self.initial is None):
             xi = method.draw(now.start, now.eps, self.norm, list(generators.values()))  # line 1
             x = method.clip(xi, now.start, now.eps, self.norm)  # line 2
-        first = torch.zeros_like(now.eps)
         for n in range(self.steps):  # line 4
             draws = [generators[i] for i in rows.tolist()]
             latent, pullback = self.gradient(self.f, x, draws)
             error = now.error(latent)  # line 3: J is the sum of its squares
-            first = error.square().sum(1) if n == 0 else first
-            push = error if whitening is None else self._push(error, whitening(error), first, n)
+            # A target out of reach is approached in the least squares of line 3 only if the end is not weighted.
+            push = error if whitening is None or n >= 0.9 * self.steps else whitening(error)
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             best.calls[rows] += 1
             arrived = self._record(best, rows, n, x, latent, now)
@@ -275,7 +271,7 @@ class _Tries:
             stay = (~arrived & slope.flatten(1).isfinite().all(1)).nonzero().flatten()
             if len(stay) < len(rows):
                 rows, now, x, slope = rows[stay], now.rows(stay), x[stay], slope[stay]
-                error, push, first = error[stay], push[stay], first[stay]
+                error, push = error[stay], push[stay]
                 rule.keep(stay)
                 if whitening is not None:
                     whitening.keep(stay)
@@ -293,17 +289,6 @@ class _Tries:
                 latent = as_matrix(self.f(x))
             best.looks[rows] += 1
             self._record(best, rows, self.steps, x, latent, now)
-
-    def _push(self, error: Tensor, whitened: Tensor, first: Tensor, n: int) -> Tensor:
-        """(B, K) what to push on in step n: whitened errors, but for the end.
-
-        A target out of reach is approached in the least squares of line 3 only if the end is not weighted; one that is
-        near, ``first`` (B,) being the squared errors before the first step, is met sooner if it is.
-        """
-        if n < FAR_END * self.steps:
-            return whitened
-        far = error.square().sum(1) > FAR * first
-        return torch.where((far | (n >= NEAR_END * self.steps))[:, None], error, whitened)
 
     def to_grid(self, best: _Best, rows: Tensor) -> None:
         """End on the 8-bit grid; from here on its image decides on loss and arrival."""

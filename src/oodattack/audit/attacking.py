@@ -21,8 +21,8 @@ from oodattack.audit.attacks import (
 )
 from oodattack.audit.data import from_pngs
 from oodattack.audit.inputs import Inputs
-from oodattack.audit.settings import AuditSettings
 from oodattack.audit.store import Audit
+from oodattack.audit_settings import AuditSettings
 from oodattack.detectors import Classifier, Detector
 from oodattack.engines.memory import Fitting
 from oodattack.pixels import dequantize

@@ -234,7 +234,7 @@ class Differences:
     passes: int = 1
     forwards: int = 0
 
-    def __call__(self, _f: Function, x: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Pullback]:
+    def __call__(self, f: Function, x: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Pullback]:  # noqa: ARG002 -- of the protocol
         """See `oodattack.gradient.Gradient`."""
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
@@ -261,7 +261,8 @@ class Differences:
         ahead = self.judge((z[:, None] + reach * directions).flatten(0, 1))
         behind = self.judge((z[:, None] - reach * directions).flatten(0, 1))
         along = (ahead - behind).view(len(z), count, 1).to(z) / (2 * reach)
-        return (along * directions).sum(1)
+        slope: Tensor = (along * directions).sum(1)
+        return slope
 
 
 def sample_seed(*parts: object) -> int:

@@ -29,7 +29,7 @@ class ImageSet:
 
     def batches(self, size: int, device: torch.device) -> Iterator[Tensor]:
         """Images (B, 3, H, W) in [0, 1]."""
-        for part in self.images.split(size):
+        for part in torch.split(self.images, size):
             yield dequantize(part).to(device)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from oodattack.audit.data import ImageSet, TrainImages, read_set, read_starts
-from oodattack.audit.settings import AuditSettings
+from oodattack.audit_settings import AuditSettings
 from oodattack.detectors import Absent, Classifier, Detector, make_detectors, own_detector, source_digest
 from oodattack.errors import InputError
 from oodattack.images import open_images, open_starts

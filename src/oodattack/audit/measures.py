@@ -105,10 +105,7 @@ def _interval(inside: np.ndarray, outside: np.ndarray, paired: bool, seed: int) 
     values = []
     for _ in range(RESAMPLES):
         weight_in = rng.multinomial(len(inside), np.full(len(inside), 1 / len(inside)))
-        if paired:
-            weight_out = weight_in
-        else:
-            weight_out = rng.multinomial(len(outside), np.full(len(outside), 1 / len(outside)))
+        weight_out = weight_in if paired else rng.multinomial(len(outside), np.full(len(outside), 1 / len(outside)))
         passed = np.concatenate([[0], np.cumsum(weight_in[rank])])
         won = (passed[below] + passed[upto]) / 2
         values.append(float(won @ weight_out) / (len(inside) * len(outside)))

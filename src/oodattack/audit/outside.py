@@ -12,8 +12,8 @@ from oodattack.audit.attacks import Attack
 from oodattack.audit.data import ImageSet
 from oodattack.audit.inputs import Inputs
 from oodattack.audit.measures import threshold
-from oodattack.audit.settings import AuditSettings
 from oodattack.audit.tables import Scores
+from oodattack.audit_settings import AuditSettings
 from oodattack.ball import distance
 from oodattack.detectors import Classifier
 from oodattack.encoders import Encoder, load_encoder

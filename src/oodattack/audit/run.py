@@ -12,9 +12,9 @@ from oodattack.audit.attacks import Way, find_way
 from oodattack.audit.data import ImageSet, TrainImages, class_numbers
 from oodattack.audit.inputs import Inputs, find_detectors, own_digests, read_inputs
 from oodattack.audit.outside import open_witnesses, still_outside
-from oodattack.audit.settings import AuditSettings
 from oodattack.audit.store import FORMAT, NAME, Audit, is_begun
 from oodattack.audit.tables import Scores, tabulate
+from oodattack.audit_settings import AuditSettings
 from oodattack.detectors import Absent, Classifier, Detector
 from oodattack.encoders import load_encoder
 from oodattack.engines.batch_size import measure_batch_size
@@ -130,8 +130,8 @@ _DECISIVE = ("encoder", "train", "test", "start", "norm", "limit", "fit_limit", 
 def _fit(
     detectors: dict[str, Detector], train: TrainImages, audit: Audit, tell: Callable[[str, int, int], None]
 ) -> list[Absent]:
-    """Fit every detector, or take over its fit; those that fail leave ``detectors`` and are returned with the reason."""
-    absent = []
+    """Fit every detector, or take over its fit; those that fail leave ``detectors``, and are returned."""
+    absent: list[Absent] = []
     for number, (name, detector) in enumerate(list(detectors.items())):
         tell(f"fitting {name}", number, len(detectors) + len(absent))
         state = audit.read_fit(name)

@@ -178,10 +178,11 @@ def _read(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
 def _plain_types() -> list[Any]:
     """What a fit may hold beside tensors and numbers: numpy's arrays, and the containers of pytorch-ood itself."""
     import numpy as np
+    from numpy._core import multiarray
     from pytorch_ood.detector.nac import _LayerStats
     from pytorch_ood.detector.openmax.libnotmr import LibNotMR
     from pytorch_ood.detector.openmax.numpy import OpenMax
 
-    arrays = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
+    arrays = [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar]
     kinds = [type(np.dtype(name)) for name in ("float32", "float64", "int64", "bool")]
     return [*arrays, *kinds, torch.nn.ParameterDict, _LayerStats, LibNotMR, OpenMax, range]

@@ -12,8 +12,8 @@ from oodattack.audit.attacking import Z
 from oodattack.audit.attacks import Attack, Way, reading
 from oodattack.audit.data import ImageSet, from_pngs
 from oodattack.audit.measures import Measure, measure, verdict
-from oodattack.audit.settings import AuditSettings
 from oodattack.audit.store import Audit
+from oodattack.audit_settings import AuditSettings
 from oodattack.detectors import Detector
 
 ORDER = ("held", "bent", "broken", "blind")  # what survived comes first

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from oodattack._version import __version__
-from oodattack.cli import attack, demo, show
-from oodattack.cli.running import printable
+from oodattack.cli import attack, audit, demo, show, train
+from oodattack.cli.terminal import printable
 from oodattack.errors import InputError
 
 BAD_INPUT = 2
@@ -44,6 +44,8 @@ def program(
 
 app.command("demo")(demo.demo)
 app.command("attack", epilog=attack.EXAMPLES)(attack.attack)
+app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
+app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 
 

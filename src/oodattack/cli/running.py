@@ -4,25 +4,25 @@ import dataclasses
 import json
 import math
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
+from oodattack.cli.terminal import (
+    INTERRUPTED,
+    bars,
+    error_console,
+    json_number,
+    percent,
+    plain_warnings,
+    printable,
+)
 from oodattack.settings import NORM_NAMES, AttackSettings
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from oodattack.engines import Progress as RunProgress
     from oodattack.runs import Group, Run
 
-INTERRUPTED = 130
 LEGEND = """\
 n samples; medians of the MAPE before the attack, after it (float), and of the
 decoded 8-bit PNG, the figure that counts; share of PNGs below 0.1 %; median
@@ -44,8 +43,8 @@ def run_and_tell(settings: AttackSettings, *, as_json: bool, quiet: bool) -> "Ru
 
     Progress and remarks go to standard error, the table or the JSON to standard output.
     """
-    console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
-    with _plain_warnings(console):
+    console = error_console(quiet=quiet)
+    with plain_warnings(console):
         console.print("loading torch and the encoder …", style="dim")
         from oodattack.engines import run_attack
         from oodattack.report import draw_run
@@ -75,7 +74,7 @@ def tell(run: "Run", pictures: list[Path], *, as_json: bool, quiet: bool) -> Non
     if as_json:
         told = {
             "run": str(run.path),
-            "groups": [{k: _json_number(v) for k, v in dataclasses.asdict(group).items()} for group in groups],
+            "groups": [{k: json_number(v) for k, v in dataclasses.asdict(group).items()} for group in groups],
             "skipped": skipped,
             "pictures": [str(picture) for picture in pictures],
         }
@@ -97,24 +96,6 @@ def tell(run: "Run", pictures: list[Path], *, as_json: bool, quiet: bool) -> Non
     console.print(f"run       {run.path}/run.json, {run.path}/shards/*.parquet (pandas, datasets, DuckDB read them)")
     for picture in pictures:
         console.print(f"picture   {picture}")
-
-
-def printable(text: str) -> str:
-    r"""Text from outside (file names, messages) without the control characters that a terminal would obey.
-
-    >>> printable("a\x1b[2Jb")
-    'a?[2Jb'
-    """
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def percent(fraction: float) -> str:
-    """A fraction as a percentage with three significant digits.
-
-    >>> percent(0.000123), percent(0.2), percent(float("nan"))
-    ('0.0123 %', '20 %', '–')
-    """
-    return "–" if math.isnan(fraction) else f"{100 * fraction:.3g} %"
 
 
 def _table(run: "Run", groups: "list[Group]") -> Table:
@@ -169,17 +150,7 @@ def _announce(console: Console, settings: AttackSettings, encoder: "Encoder", ru
 @contextmanager
 def _progress(console: Console) -> "Iterator[Callable[[RunProgress], None]]":
     """A progress bar on standard error, only on a terminal; yields what the engine calls."""
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("samples"),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    ]
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with bars(console, "samples") as progress:
         task = progress.add_task("attacking", total=None)
 
         def update(now: "RunProgress") -> None:
@@ -188,19 +159,3 @@ def _progress(console: Console) -> "Iterator[Callable[[RunProgress], None]]":
             progress.update(task, total=now.rows, completed=int(done), description=what)
 
         yield update
-
-
-@contextmanager
-def _plain_warnings(console: Console) -> Iterator[None]:
-    """Warnings as one line each, without the file and line of code that no user knows."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *_args, **_kw: console.print(
-            f"warning: {message}", style="bold yellow", markup=False
-        )
-        yield
-
-
-def _json_number(value: Any) -> Any:
-    """NaN and infinity are no JSON."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -50,7 +50,7 @@ class Adapted:
         if self.inner.requires_fit:
             values, labels = self.classifier.collect(self.view, loader)
             if self.contiguous:
-                labels = labels.unique(return_inverse=True)[1]
+                labels = torch.unique(labels, return_inverse=True)[1]
             getattr(self.inner, f"fit_{self.kind}")(values, labels)
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class Shaped:
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         logits = getattr(self.inner, f"predict_{self.kind}")(self._values(images))
-        return EnergyBased.score(logits).double().to(images.device)
+        return _energy(logits).double().to(images.device)
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: the logits after reshaping."""
@@ -116,7 +116,7 @@ class Shaped:
 
     def judge(self, reads: Tensor) -> Tensor:
         """The energy (B,) of these logits."""
-        return EnergyBased.score(reads)
+        return _energy(reads)
 
     def state_dict(self) -> dict[str, Any]:
         """What was fitted."""
@@ -125,6 +125,11 @@ class Shaped:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what another has been fitted to."""
         load_fitted_state(self.inner, state)
+
+
+def _energy(logits: Tensor) -> Tensor:
+    scores: Tensor = EnergyBased.score(logits)
+    return scores
 
 
 def unshaped(logits: Tensor) -> Tensor:
@@ -142,9 +147,7 @@ def differentiable(inner: Any, method: str) -> Callable[[Tensor], Tensor]:
 
 
 def fitted_state(inner: Any) -> dict[str, Any]:
-    """What a detector of pytorch-ood holds, but for functions and networks: tensors, arrays, numbers, and objects of
-    these.
-    """
+    """What a detector of pytorch-ood holds but functions and networks: tensors, arrays, numbers, objects of these."""
     return {name: value for name, value in vars(inner).items() if _is_plain(value)}
 
 

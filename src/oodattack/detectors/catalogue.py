@@ -9,6 +9,7 @@ from oodattack.detectors.features import feature_detectors
 from oodattack.detectors.layers import layer_detectors
 from oodattack.detectors.logits import logit_detectors
 from oodattack.detectors.perturbed import perturbing_detectors
+from oodattack.detectors.rate import rate_detectors
 from oodattack.detectors.shaping import shaping_detectors
 from oodattack.errors import InputError, did_you_mean
 
@@ -22,6 +23,7 @@ MISSING = {
     "Gram": "the network has no layers with feature maps",
     "NACUE": "the network has no layers with feature maps",
     "MCD": "the network has no dropout",
+    "Rate": "the network is no variational information bottleneck",
 }
 
 
@@ -49,7 +51,7 @@ def make_detectors(classifier: Classifier, names: Sequence[str] = ("all",)) -> t
     >>> from oodattack.encoders import load_encoder
     >>> found, absent = make_detectors(Classifier(load_encoder("python:tests.factories:tiny")))
     >>> len(found), [a.name for a in absent]
-    (31, ['MCM', 'WeightedEBO', 'RankFeat', 'MCD'])
+    (31, ['MCM', 'WeightedEBO', 'RankFeat', 'MCD', 'Rate'])
     """
     found: dict[str, Detector] = {
         **logit_detectors(classifier),
@@ -57,6 +59,7 @@ def make_detectors(classifier: Classifier, names: Sequence[str] = ("all",)) -> t
         **shaping_detectors(classifier),
         **perturbing_detectors(classifier),
         **layer_detectors(classifier),
+        **rate_detectors(classifier),
     }
     reasons = NEVER | {name: reason for name, reason in MISSING.items() if name not in found}
     if tuple(names) == ("all",):

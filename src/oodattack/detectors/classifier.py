@@ -52,7 +52,7 @@ class View:
 
     def split(self, z: Tensor) -> list[Tensor]:
         """Rows (B, K) as the values they are made of."""
-        parts = z.split([prod(shape) for shape in self.shapes], dim=1)
+        parts = torch.split(z, [prod(shape) for shape in self.shapes], dim=1)
         return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def parts(self, images: Tensor) -> list[Tensor]:

@@ -63,7 +63,9 @@ class LayersMahalanobis(_Layers):
     def fit(self, loader: Loader) -> None:
         """See `Detector`."""
         means, labels = self.classifier.collect(self.layers, loader, self._pooled)
-        self.inner.fit_structured(list(means.split(self.widths, dim=1)), labels.unique(return_inverse=True)[1])
+        self.inner.fit_structured(
+            list(torch.split(means, self.widths, dim=1)), torch.unique(labels, return_inverse=True)[1]
+        )
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
@@ -76,7 +78,7 @@ class LayersMahalanobis(_Layers):
 
     def judge(self, reads: Tensor) -> Tensor:
         """The score of these means; the library gives it no gradient."""
-        scores: Tensor = self.inner.predict_structured(list(reads.split(self.widths, dim=1)))
+        scores: Tensor = self.inner.predict_structured(list(torch.split(reads, self.widths, dim=1)))
         return scores
 
 
@@ -119,7 +121,7 @@ class LayersGram(_Layers):
 
     def judge(self, reads: Tensor) -> Tensor:
         """The score of these row sums: how far they are out of the range of the predicted class."""
-        *rows, logits = reads.split(self.parts, dim=1)
+        *rows, logits = torch.split(reads, list(self.parts), dim=1)
         best, total, number = logits.argmax(1), torch.zeros_like(reads[:, 0]), iter(rows)
         for layer, norm in enumerate(self.inner.layer_norm):
             for pole in range(len(self.poles)):
@@ -174,7 +176,9 @@ class Coverage(_Layers):
     def judge(self, reads: Tensor) -> Tensor:
         """The score of these products; it counts, and has no gradient."""
         total = torch.zeros_like(reads[:, 0])
-        for part, alpha, stats in zip(reads.split(self.parts, dim=1), self.inner.alpha, self.inner._stats, strict=True):
+        for part, alpha, stats in zip(
+            torch.split(reads, list(self.parts), dim=1), self.inner.alpha, self.inner._stats, strict=True
+        ):
             bins = _bin_indices_geometric(torch.sigmoid(alpha * part.detach()), m=stats.m)
             count = stats.counts.to(reads.device).gather(1, bins.T).T.to(reads)
             total = total - (count / stats.o_star).clamp(max=1).mean(1)

@@ -52,7 +52,8 @@ class Odin:
 
     def judge(self, reads: Tensor) -> Tensor:
         """The score of these logits."""
-        return -(reads / self.inner.temperature).softmax(1).amax(1)
+        scores: Tensor = -(reads / self.inner.temperature).softmax(1).amax(1)
+        return scores
 
 
 class OdinMahalanobis:
@@ -65,7 +66,7 @@ class OdinMahalanobis:
     def fit(self, loader: Loader) -> None:
         """See `Detector`."""
         features, labels = self.classifier.collect(self.features, loader)
-        self.inner.fit_features(features, labels.unique(return_inverse=True)[1])
+        self.inner.fit_features(features, torch.unique(labels, return_inverse=True)[1])
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""

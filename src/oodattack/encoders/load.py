@@ -9,6 +9,7 @@ from oodattack.encoders.encoder import Encoder
 from oodattack.encoders.own import from_file, from_python
 from oodattack.encoders.source import Source
 from oodattack.encoders.spec import KINDS, Options, parse_channels, parse_classes, parse_size, parse_spec
+from oodattack.encoders.trained import from_training
 from oodattack.encoders.zoo import from_package, from_timm, from_torchvision
 from oodattack.errors import InputError
 
@@ -32,6 +33,7 @@ def load_encoder(
     - `torchvision:NAME`: a classifier of torchvision, by default with its best published weights.
     - `timm:NAME`: a model of timm (the `timm` extra), by default with its pretrained weights.
     - `python:MODULE:FACTORY`: what the function returns, an `nn.Module`, or an `Encoder`, taken as it is.
+    - `trained:DIR`: what `oodattack train` left in a directory.
     - `file:PATH`: a model in `.pt2`, TorchScript or pickled, with `trust`; or a state dict, with `factory`.
 
     Args:
@@ -97,6 +99,9 @@ def _source(kind: str, target: str, options: Options, spec: str, *, trust: bool)
             return from_timm(target, options.weights, trust=trust)
         case "python":
             return from_python(target, options.weights, trust=trust)
+        case "trained":
+            options.refuse("trained:", "weights", "mean", "std", "classes", "size")
+            return from_training(target)
         case "file":
             options.refuse("file:", "weights")
             return from_file(target, options.factory, trust=trust)

@@ -9,7 +9,7 @@ from pathlib import Path
 from oodattack.encoders.messages import nearest
 from oodattack.errors import InputError
 
-KINDS = "embedded, torchvision:NAME, timm:NAME, python:MODULE:FACTORY, file:PATH"
+KINDS = "embedded, torchvision:NAME, timm:NAME, python:MODULE:FACTORY, trained:DIR, file:PATH"
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,11 @@ def draw_run(run: Run, folder: Path, *, samples: Sequence[int] | None = None) ->
             "convergence": convergence(run),
             "eps": mape_against_eps(run),
         }
-        return [_save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items() if figure is not None]
+        return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items() if figure is not None]
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG file, whole or not at all."""
     FigureCanvasAgg(figure)
     write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
     return path

@@ -34,8 +34,9 @@ def claim(
             written.
 
     >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder, claim(Path(folder), "a.json", {}, is_begun=lambda _: False) as there:
-    ...     there is None
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with claim(Path(folder), "a.json", {}, is_begun=lambda _: False) as there:
+    ...         there is None
     True
     """
     path = Path(path)

@@ -23,7 +23,7 @@ class AuditSettings:
         start: the initial OOD images x'_out of the attacks, one or more sources, dealt out in turn.
         out: directory of the audit.
         detectors: names of pytorch-ood's detectors, or "all", or "none".
-        detector: your own detectors, each as ``MODULE:FACTORY``, a function of a `Classifier` that returns a `Detector`.
+        detector: your own detectors, each as ``MODULE:FACTORY``: a function of a `Classifier` that returns one.
         attacks: which of "latent", "informed" and "direct".
         eps: radii of the ball, in pixels of [0, 1]; the verdict is that of the largest.
         norm: "l1", "l2" or "linf".

@@ -1,0 +1,8 @@
+"""What is trained here: small classifiers, and what stands beside them while they learn."""
+
+from oodattack.networks.bottleneck import Bottleneck
+from oodattack.networks.build import MEAN, STD, build_network
+from oodattack.networks.gan import Discriminator, Generator
+from oodattack.networks.resnet import CifarResNet
+
+__all__ = ["MEAN", "STD", "Bottleneck", "CifarResNet", "Discriminator", "Generator", "build_network"]

@@ -1,0 +1,232 @@
+"""An audit as a page of Markdown."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from oodattack.audit import Audit
+from oodattack.audit.measures import VERDICTS
+from oodattack.report.style import eps_label
+from oodattack.runs.files import write_text
+from oodattack.settings import NORM_NAMES
+
+Row = Mapping[str, Any]
+KINDS = ("latent", "informed", "direct")
+
+
+def write_audit(audit: Audit) -> Path:
+    """Write ``report.md`` into a finished audit's directory, and return its path.
+
+    Raises:
+        InputError: if the audit is not finished.
+    """
+    path = audit.path / "report.md"
+    write_text(path, audit_markdown(audit.read_results()))
+    return path
+
+
+def audit_markdown(results: Row) -> str:
+    """The results of an audit: every detector, every attack, with intervals."""
+    settings, classifier = results["settings"], results["classifier"]
+    largest = max(map(float, settings["eps"]))
+    natural = [name for name in results["detectors"][0]["clean"] if name != "starts"]
+    accuracy = "".join(
+        f", {100 * value:.1f} % of the {what} images right"
+        for what, value in (("training", classifier["train_accuracy"]), ("test", classifier["test_accuracy"]))
+        if value is not None
+    )
+    lines = [
+        "# Audit",
+        "",
+        f"Classifier: {_cell(classifier['encoder'])}, {classifier['classes']} classes, z of {classifier['latent_dim']}"
+        f" numbers, layers {_cell(', '.join(classifier['layers']))}{accuracy}. Fitted on {classifier['train_images']}"
+        f" training images. {results['sets']['in']} x_in, starts {_cell(', '.join(settings['start']))}.",
+        "",
+        f"{NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps (and half as many, at most 50, on the 8-bit"
+        f" grid), seed {settings['seed']}; oodattack {results['environment']['oodattack']}, torch"
+        f" {results['environment']['torch']}, {results['environment']['device']},"
+        f" {results['environment']['threads']} threads.",
+        "",
+        *_main_table(results, natural, largest),
+        "",
+        *(f"- {name}: {meaning}." for name, meaning in VERDICTS.items()),
+        "",
+        *_measures_table(results, largest),
+        *_curve_table(results, largest),
+        *_attack_table(results),
+        *_outside_table(results),
+        *_left_out(results),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _main_table(results: Row, natural: Sequence[str], eps: float) -> list[str]:
+    settings = results["settings"]
+    kinds = [kind for kind in KINDS if kind in settings["attacks"]]
+    heading = ["detector", "reads", *natural, "starts", *kinds, "strongest, 95 % interval", "pass", "verdict"]
+    lines = [
+        f"## AUROC at eps {eps_label(eps)}",
+        "",
+        "Natural OOD sets and the starts, then the attacked starts; 0.5 means that the detector cannot tell. *pass*:"
+        " share of the strongest attack's images below the threshold that accepts 95 % of x_in.",
+        "",
+        *_head(heading),
+    ]
+    for row in results["detectors"]:
+        found = {m["kind"]: m for m in _at(row, eps, settings["steps"])}
+        same = {"informed": "= latent"} if row["reads"] == "z" else {}
+        worst = row["strongest"]
+        lines.append(
+            _line(
+                [
+                    _cell(row["name"]),
+                    _cell(row["reads"]),
+                    *(f"{row['clean'][name]['auroc']:.3f}" for name in (*natural, "starts")),
+                    *(f"{found[k]['auroc']:.3f}" if k in found else same.get(k, "–") for k in kinds),
+                    f"{worst['auroc']:.3f} ({worst['auroc_low']:.3f}–{worst['auroc_high']:.3f})",
+                    f"{100 * worst['fpr95_in_positive']:.0f} %",
+                    f"**{row['verdict']}**" if row["verdict"] == "held" else row["verdict"],
+                ]
+            )
+        )
+    return lines
+
+
+def _measures_table(results: Row, eps: float) -> list[str]:
+    """FPR95 and AUPR, of the starts and under the strongest attack."""
+    lines = [
+        "## More measures",
+        "",
+        f"Of the starts before the attack, and under the strongest attack at eps {eps_label(eps)}. FPR95: of OOD images"
+        " at 95 % TPR, in-distribution positive. AUPR-in, AUPR-out: in-distribution, or OOD, positive.",
+        "",
+        *_head(
+            [
+                *("detector", "FPR95, before", "after", "AUPR-in, before", "after", "AUPR-out, before", "after"),
+                *("direct attack by",),
+            ]
+        ),
+    ]
+    for row in results["detectors"]:
+        before, after = row["clean"]["starts"], row["strongest"]
+        cells = [f"{m[name]:.3f}" for name in ("fpr95_in_positive", "aupr_in", "aupr_out") for m in (before, after)]
+        lines.append(_line([_cell(row["name"]), *cells, _cell(row["applicable"]["direct"])]))
+    return [*lines, ""]
+
+
+def _curve_table(results: Row, largest: float) -> list[str]:
+    """AUROC of the strongest attack against eps, and of the latent one against its budget."""
+    settings = results["settings"]
+    radii, budgets = sorted(map(float, settings["eps"])), sorted(map(int, settings["budget"]))
+    lines: list[str] = []
+    if len(radii) > 1:
+        lines += ["## AUROC under the strongest attack, against eps", ""]
+        lines += _head(["detector", "0 (starts)", *map(eps_label, radii)])
+        for row in results["detectors"]:
+            least = [min((m["auroc"] for m in _at(row, eps, settings["steps"])), default=None) for eps in radii]
+            cells = [f"{row['clean']['starts']['auroc']:.3f}", *("–" if v is None else f"{v:.3f}" for v in least)]
+            lines.append(_line([_cell(row["name"]), *cells]))
+        lines.append("")
+    if budgets and "latent" in settings["attacks"]:
+        steps = [*budgets, settings["steps"]]
+        lines += [f"## AUROC under the latent attack at eps {eps_label(largest)}, against its budget", ""]
+        lines += _head(["detector", "0 (starts)", *(f"{n} steps" for n in steps)])
+        for row in results["detectors"]:
+            found = {n: [m for m in _at(row, largest, n) if m["kind"] == "latent"] for n in steps}
+            cells = [f"{m[0]['auroc']:.3f}" if m else "–" for m in found.values()]
+            lines.append(_line([_cell(row["name"]), f"{row['clean']['starts']['auroc']:.3f}", *cells]))
+        lines.append("")
+    return lines
+
+
+def _attack_table(results: Row) -> list[str]:
+    lines = [
+        "## The attacks",
+        "",
+        "Medians over the images: MAPE of what was matched (direct: how far the score stayed above its aim, relative to"
+        " it), distance; mean gradient evaluations.",
+        "",
+        *_head(["attack", "on", "eps", "steps", "MAPE", "distance", "evaluations"]),
+    ]
+    for attack in results["attacks"].values():
+        mape = "–" if attack["mape"] is None else f"{100 * attack['mape']:.3g} %"
+        lines.append(
+            _line(
+                [
+                    *(attack["kind"], _cell("z" if attack["target"] == "features" else attack["target"])),
+                    *(eps_label(float(attack["eps"])), str(attack["steps"]), mape),
+                    *(f"{attack['distance']:.3g}", f"{attack['gradient_evaluations']:.0f}"),
+                ]
+            )
+        )
+    return [*lines, ""]
+
+
+def _outside_table(results: Row) -> list[str]:
+    if not results["outside"]:
+        return []
+    lines = [
+        "## Is x_out still OOD?",
+        "",
+        "Of the latent attack's images. MAPE of z_out (and of the start) against z_in in each encoder: the first was"
+        " attacked, the others were not. *nearer*: share nearer to the start than to x_in in that encoder's latents;"
+        " *flagged*: share that the distance to the 50th neighbour there calls OOD (5 % of x_in are).",
+        "",
+        *_head(
+            [
+                *(
+                    "eps",
+                    "L2 to start",
+                    "Linf",
+                    "SSIM to start",
+                    "SSIM to x_in",
+                    "encoder",
+                    "MAPE",
+                    "MAPE of the start",
+                ),
+                *("nearer", "flagged", "starts flagged"),
+            ]
+        ),
+    ]
+    for key, found in results["outside"].items():
+        pixels = [
+            "–" if found[name] is None else f"{found[name]:.3g}"
+            for name in ("distance_l2", "distance_linf", "ssim_start", "ssim_in")
+        ]
+        for name, judged in found["encoders"].items():
+            shares = [f"{100 * judged[n]:.0f} %" for n in ("nearer_start", "flagged", "flagged_start")]
+            mapes = [f"{100 * judged[n]:.3g} %" for n in ("mape", "mape_before")]
+            eps = eps_label(float(results["attacks"][key]["eps"]))
+            lines.append(_line([eps, *pixels, _cell(name), *mapes, *shares]))
+    return [*lines, ""]
+
+
+def _left_out(results: Row) -> list[str]:
+    lines: list[str] = []
+    if results["absent"]:
+        lines += ["## Left out", ""]
+        lines += [f"- {_cell(absent['name'])}: {_cell(absent['reason'])}" for absent in results["absent"]]
+        lines.append("")
+    if results["failures"]:
+        lines += ["## Failed", ""]
+        lines += [f"- {_cell(what)}: {_cell(reason)}" for what, reason in results["failures"].items()]
+    return lines
+
+
+def _at(row: Row, eps: float, steps: int) -> list[Row]:
+    return [m for m in row["attacked"].values() if float(m["eps"]) == eps and m["steps"] == steps]
+
+
+def _head(cells: Sequence[str]) -> list[str]:
+    return [_line([_cell(cell) for cell in cells]), _line(["---"] * len(cells))]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(text: str) -> str:
+    """Text from outside, kept from being Markdown or HTML."""
+    for sign in "\\`*_|<>[]":
+        text = text.replace(sign, f"&#{ord(sign)};" if sign in "<>|" else f"\\{sign}")
+    return " ".join(text.split())

@@ -1,0 +1,163 @@
+"""A network while it learns."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from oodattack.errors import InputError
+from oodattack.networks import MEAN, STD
+from oodattack.runs.files import write_whole
+from oodattack.train_settings import TrainSettings
+from oodattack.training.data import Labelled, Outliers
+from oodattack.training.imagined import Imagined
+from oodattack.training.losses import Draw, loss
+
+Tell = Callable[[str, int, int], None]
+
+
+class Session:
+    """A network, its optimizer and schedule, and where its outliers come from; accelerate puts them on the device.
+
+    Args:
+        settings: how to train.
+        model: what to train.
+        images: labelled images.
+        outliers: images of no class; None for none.
+        accelerator: of accelerate.
+        epochs: of the schedule.
+        rate: largest learning rate.
+        seed: epochs of sessions with different seeds draw differently.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        model: nn.Module,
+        images: Labelled,
+        outliers: Outliers | None,
+        accelerator: Accelerator,
+        *,
+        epochs: int,
+        rate: float,
+        seed: int,
+    ) -> None:
+        self.settings, self.images, self.outliers, self.accelerator = settings, images, outliers, accelerator
+        self.epochs, self.seed = epochs, seed
+        self.history: list[float] = []
+        device = accelerator.device
+        self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        steps = -(-len(images) // settings.batch_size)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=epochs * steps + 1)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.schedule = schedule
+        self.imagined = Imagined(device, settings.loss_weight, self.mean, self.std) if self._imagines else None
+
+    @property
+    def _imagines(self) -> bool:
+        return self.settings.method == "confidence"
+
+    def epoch(self, tell: Tell) -> float:
+        """One pass over the images; returns the mean loss.
+
+        Raises:
+            InputError: if the loss is no number any more.
+        """
+        number = len(self.history)
+        what = f"epoch {number + 1} of {self.epochs}"
+        with seeded(self.seed, number):
+            loader = DataLoader(self.images, self.settings.batch_size, shuffle=True)
+            draw = self._draw(number)
+            self.model.train()
+            total = 0.0
+            for step, (images, labels) in enumerate(loader):
+                x = self.normalise(images.to(self.accelerator.device))
+                y = labels.to(self.accelerator.device)
+                now = loss(self.model, x, y, self.settings.loss_weight, draw)
+                if not bool(now.isfinite()):
+                    raise InputError(
+                        f"the loss is no number in {what}, step {step + 1}; the epochs before are kept: give a smaller"
+                        f" --rate than {self.settings.rate:g} and another --out"
+                    )
+                self.optimizer.zero_grad(set_to_none=True)
+                self.accelerator.backward(now)
+                self.accelerator.clip_grad_norm_(self.model.parameters(), 5.0)
+                self.optimizer.step()
+                self.schedule.step()
+                total += float(now.detach())
+                tell(f"{what}, loss {total / (step + 1):.3f}", step + 1, len(loader))
+        self.model.eval()
+        self.history.append(total / len(loader))
+        return self.history[-1]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """What the network is given for images (B, 3, H, W) in [0, 1]."""
+        return (images - self.mean) / self.std
+
+    def _draw(self, number: int) -> Draw | None:
+        if self.imagined is not None:
+            return self.imagined
+        if self.outliers is None:
+            return None
+        outliers = self.outliers
+        generator = torch.Generator().manual_seed(hash((self.seed, number)) % 2**31)
+        return lambda _model, images: self.normalise(outliers.draw(len(images), generator).to(images))
+
+    @torch.no_grad()
+    def accuracy(self, images: Labelled) -> float:
+        """Share of images that are classified right."""
+        self.model.eval()
+        right = 0
+        for x, y in DataLoader(images, self.settings.batch_size):
+            logits = self.model(self.normalise(x.to(self.accelerator.device)))
+            right += int((logits.argmax(1).cpu() == y).sum())
+        return right / len(images)
+
+    def save(self, file: Path) -> None:
+        """Keep all that a resumed training needs, whole or not at all."""
+        state: dict[str, Any] = {
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "imagined": None if self.imagined is None else self.imagined.state_dict(),
+        }
+        write_whole(file, lambda partial: torch.save(state, partial))
+
+    def load(self, file: Path) -> None:
+        """Go on from what `save` kept.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        try:
+            state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            if self.imagined is not None:
+                self.imagined.load_state_dict(state["imagined"])
+            self.history = state["history"]
+        except Exception as error:
+            raise InputError(f"cannot go on from {file}: {error}; delete it to begin again") from error
+
+
+@contextmanager
+def seeded(seed: int, number: int) -> Iterator[None]:
+    """Torch's random numbers from a seed of this part's own; those of the caller go on afterwards as before.
+
+    >>> with seeded(0, 1):
+    ...     a = torch.rand(1)
+    >>> with seeded(0, 1):
+    ...     bool(a == torch.rand(1))
+    True
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed((seed * 1_000_003 + number + 1) % 2**63)
+        yield

@@ -1,0 +1,140 @@
+"""From settings to a trained network on disk."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from oodattack.encoders import pick_device
+from oodattack.engines.machine import environment
+from oodattack.errors import InputError
+from oodattack.networks import build_network
+from oodattack.runs.directory import claim
+from oodattack.runs.files import write_text, write_whole
+from oodattack.train_settings import TrainSettings
+from oodattack.training.data import Labelled, Outliers
+from oodattack.training.rounds import run_rounds
+from oodattack.training.session import Session, seeded
+
+FORMAT = 1
+NAME, CHECKPOINT, WEIGHTS, RESULTS = "train.json", "checkpoint.pt", "model.safetensors", "results.json"
+_ELSEWHERE = ("out", "test", "device", "tensorboard", "rounds", "round_epochs", "round_images", "eps")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How far a training is.
+
+    Attributes:
+        name: what is being done.
+        done: of it.
+        total: of it.
+    """
+
+    name: str
+    done: int
+    total: int
+
+
+def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | None = None) -> dict[str, Any]:
+    """Train a network and leave a directory that ``trained:DIR`` names; go on with the one that is there.
+
+    The state is kept after every epoch, and an interrupted training goes on to the same weights as one that was not:
+    each epoch draws its order, its crops and its noise from a seed of its own.
+
+    Args:
+        settings: what to do.
+        on_progress: called after every step.
+
+    Returns:
+        What ``results.json`` holds: ``loss`` of each epoch, ``test_accuracy``, and ``rounds``.
+
+    Raises:
+        InputError: bad input, or a loss that is no number any more; finished epochs are kept.
+        KeyboardInterrupt: after Ctrl-C; finished epochs are kept.
+    """
+
+    def tell(name: str, done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(Training(name, done, total))
+
+    images = Labelled(settings.train, settings.size, augment=settings.augment)
+    test = None if settings.test is None else Labelled(settings.test, settings.size, images.classes)
+    outliers = Outliers(settings.outliers, settings.size) if settings.outliers else None
+    accelerator = _accelerator(settings.device)
+    header = {
+        "format": FORMAT,
+        "settings": {name: _plain(value) for name, value in asdict(settings).items() if name not in _ELSEWHERE},
+        "inputs": {
+            "train": images.source.digest(),
+            "outliers": [] if outliers is None else [source.digest() for source in outliers.sources],
+        },
+        "classes": list(images.classes),
+        "environment": environment(accelerator.device),
+    }
+    with claim(settings.out, NAME, header, is_begun=lambda path: (path / CHECKPOINT).exists()):
+        with seeded(settings.seed, -1):
+            model = build_network(settings.network, settings.method, len(images.classes))
+        session = Session(
+            settings,
+            model,
+            images,
+            outliers if settings.method == "outlier-exposure" else None,
+            accelerator,
+            epochs=settings.epochs,
+            rate=settings.rate,
+            seed=settings.seed,
+        )
+        if (settings.out / CHECKPOINT).exists():
+            session.load(settings.out / CHECKPOINT)
+        while len(session.history) < settings.epochs:
+            mean = session.epoch(tell)
+            session.save(settings.out / CHECKPOINT)
+            _log(settings, len(session.history), mean)
+        results: dict[str, Any] = {"loss": session.history}
+        if test is not None:
+            tell("testing", 0, 1)
+            results["test_accuracy"] = session.accuracy(test)
+        weights = {name: value.contiguous() for name, value in session.model.state_dict().items()}
+        write_whole(settings.out / WEIGHTS, lambda partial: save_file(weights, partial))
+        write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
+        if settings.rounds:
+            assert test is not None and outliers is not None  # noqa: S101, PT018 -- the settings have seen to it
+            results["rounds"] = run_rounds(settings, session, test, outliers, tell)
+            write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _accelerator(device: str | None) -> Accelerator:
+    """Accelerate on the device that was asked for.
+
+    Raises:
+        InputError: if it cannot be used here, or accelerate takes another.
+    """
+    wanted = pick_device(device)
+    accelerator = Accelerator(cpu=wanted.type == "cpu")
+    if device is not None and accelerator.device.type != wanted.type:
+        raise InputError(f"expected to train on {device}, got {accelerator.device}, which accelerate is bound to")
+    return accelerator
+
+
+def _log(settings: TrainSettings, epoch: int, mean: float) -> None:
+    if settings.tensorboard is None:
+        return
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+    with SummaryWriter(settings.tensorboard) as writer:
+        writer.add_scalar("loss", mean, epoch)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON holds it."""
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
