@@ -23,6 +23,15 @@ def resnet32() -> nn.Module:
     return CifarResNet(blocks=5)
 
 
+def small() -> nn.Module:
+    """A ResNet-8 for images of 16x16; the same weights every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        net = CifarResNet(blocks=1)
+    net.input_size = (16, 16)
+    return net
+
+
 class _JpegResNet(CifarResNet):
     """The same behind what a camera or an upload does: 8 bits, JPEG; no gradient passes through."""
 

@@ -22,8 +22,8 @@ from oodattack.pixels import dequantize, quantize
 Function = Callable[[Tensor], Tensor]
 
 CLOSE = 1e-4  # MAPE at which an informed attack is finished: a tenth of what the paper calls small
-AIM = 0.05  # spreads of the in-distribution scores below that of x_in: where a direct attack aims
-CENTRE = 10.0  # of standardised scores: a MAPE needs a target that is not near zero
+AIM = 0.02  # of the in-distribution images lie between x_in and where a direct attack aims
+CENTRE = 10.0  # of ranks: a MAPE needs a target that is not near zero
 DIRECTIONS = 32  # along which a score without gradient is differenced
 REACH = 0.01  # of the largest value that is read: how far
 
@@ -115,7 +115,7 @@ def lower(way: "Way", detector: Detector, samples: Samples, ball: Ball, latent: 
         latent: (B, 3, H, W) images in [0, 1] that the latent attack found in this ball, where the second try starts;
             None for no second try.
     """
-    target = way.standard(detector.score(samples.x_in)) - AIM
+    target = (way.ranks(detector.score(samples.x_in)) - AIM).clamp_min(CENTRE)
     found: Found | None = None
     best = torch.full((len(target),), torch.inf, dtype=torch.float64)
     evaluations = torch.zeros(len(target), dtype=torch.int64)
@@ -123,14 +123,14 @@ def lower(way: "Way", detector: Detector, samples: Samples, ball: Ball, latent: 
         result = attack(
             way.f,
             samples.start,
-            target.to(samples.start.dtype),
+            target,
             eps=ball.eps,
             norm=ball.norm,
             steps=ball.steps,
             seed=list(samples.seeds),
             pixels=256,
             gradient=way.gradient,
-            tolerance=AIM / 2 / CENTRE,
+            tolerance=AIM / 2 / (CENTRE + 1),
             initial=initial,
             below=True,
             check=False,
@@ -154,35 +154,68 @@ def _merge(better: Tensor, new: Found, old: Found) -> Found:
     )
 
 
+class Ranks:
+    """Scores as ranks among those of in-distribution images: the least has `CENTRE`, the highest 1 more.
+
+    A map that only goes up changes nothing that an AUROC sees, and gives every score its due: of a softmax most
+    scores lie within a thousandth of their spread. Between two scores it is linear, and beyond the last ones it goes
+    on in spreads (standard deviations), so that it has a slope everywhere.
+
+    Args:
+        scores: (N,) finite ones of in-distribution images.
+
+    >>> ranks = Ranks(torch.tensor([0.0, 1.0, 3.0]))
+    >>> ranks(torch.tensor([0.0, 0.5, 3.0])) - CENTRE
+    tensor([0.0000, 0.2500, 1.0000])
+    """
+
+    def __init__(self, scores: Tensor) -> None:
+        scores = scores.double().cpu()
+        self.values, counts = torch.unique(scores, return_counts=True)
+        middle = counts.cumsum(0) - (counts + 1) / 2  # of those that are equal
+        self.ranks = (middle - middle[0]) / (middle[-1] - middle[0]).clamp_min(1) + CENTRE
+        self.spread = float(scores.std()) or 1.0
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """(B,), in float64 where the device has it; differentiable."""
+        scores = scores if scores.device.type == "mps" else scores.double()
+        values, ranks = self.values.to(scores), self.ranks.to(scores)
+        beyond = torch.where(
+            scores < values[0],
+            ranks[0] + (scores - values[0]) / self.spread,
+            ranks[-1] + (scores - values[-1]) / self.spread,
+        )
+        if len(values) == 1:
+            return beyond
+        after = torch.searchsorted(values, scores.detach().contiguous()).clamp(1, len(values) - 1)
+        slope = (ranks[after] - ranks[after - 1]) / (values[after] - values[after - 1])
+        between = ranks[after - 1] + (scores - values[after - 1]) * slope
+        return torch.where((scores >= values[0]) & (scores <= values[-1]), between, beyond)
+
+
 @dataclass(frozen=True)
 class Way:
     """How a detector's score is followed by a direct attack.
 
     Attributes:
-        f: images to standardised scores (B,): in spreads of the in-distribution scores, centred at `CENTRE`.
+        f: images to ranks (B,).
         gradient: where its slope comes from.
         how: the same in words.
-        mean: of the in-distribution scores.
-        spread: their standard deviation.
+        ranks: from scores to ranks.
     """
 
     f: Function
     gradient: Gradient
     how: str
-    mean: float
-    spread: float
-
-    def standard(self, scores: Tensor) -> Tensor:
-        """Scores in these units."""
-        return (scores - self.mean) / self.spread + CENTRE
+    ranks: Ranks
 
 
-def find_way(detector: Detector, x_in: Tensor, scores: Tensor) -> Way:
+def find_way(detector: Detector, images: Tensor, scores: Tensor) -> Way:
     """A direct attack's way: by the score's gradient where it has one, by differences where it has none.
 
     Args:
         detector: fitted.
-        x_in: (B, 3, H, W) a few in-distribution images in [0, 1], where the gradient is tried.
+        images: (B, 3, H, W) a few images in [0, 1], where the gradient is tried.
         scores: of many in-distribution images.
 
     Raises:
@@ -190,22 +223,18 @@ def find_way(detector: Detector, x_in: Tensor, scores: Tensor) -> Way:
     """
     if not bool(scores.isfinite().all()):
         raise InputError("its scores of in-distribution images are not finite")
-    mean, spread = float(scores.mean()), float(scores.std()) or 1.0
-
-    def standard(scores: Tensor) -> Tensor:
-        return (scores - mean) / spread + CENTRE
-
+    ranks = Ranks(scores)
     judge = getattr(detector, "judge", None)
 
     def f(images: Tensor) -> Tensor:
-        return standard(detector.score(images) if judge is None else judge(detector.reads(images)))
+        return ranks(detector.score(images) if judge is None else judge(detector.reads(images)))
 
-    if _has_slope(f, x_in[:2]):
-        return Way(f, Autograd(), "gradient of the score", mean, spread)
+    if _has_slope(f, images):
+        return Way(f, Autograd(), "gradient of the score", ranks)
     if judge is None:
-        return Way(f, Spsa(directions=8), "SPSA on the image", mean, spread)
-    differences = Differences(detector.reads, lambda reads: standard(judge(reads)))
-    return Way(f, differences, "differences of the score along what it reads", mean, spread)
+        return Way(f, Spsa(directions=8), "SPSA on the image", ranks)
+    differences = Differences(detector.reads, lambda reads: ranks(judge(reads)))
+    return Way(f, differences, "differences of the score along what it reads", ranks)
 
 
 def _has_slope(f: Function, images: Tensor) -> bool:

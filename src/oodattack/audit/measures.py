@@ -26,7 +26,8 @@ class Measure:
         auroc_high: upper end.
         fpr95_in_positive: FPR at 95 % TPR with in-distribution as the positive class: the share of OOD images that pass
             at the threshold that accepts 95 % of the in-distribution images.
-        aupr_in: area under the precision-recall curve, in-distribution positive.
+        aupr_in: area under the precision-recall curve, in-distribution positive; by trapezoids, as pytorch-ood has it,
+            which is more than average precision where many scores are equal.
         aupr_out: the same, OOD positive.
         threshold: that threshold, the least score that 95 % of the in-distribution images do not exceed.
         count: number of OOD images.
@@ -95,20 +96,25 @@ def threshold(inside: Tensor) -> float:
 def _interval(inside: np.ndarray, outside: np.ndarray, paired: bool, seed: int) -> tuple[float, float]:
     """95 % percentile interval of the AUROC over bootstrap resamples.
 
-    An AUROC is the mean over pairs of who is higher (Mann and Whitney), so a resample only weighs the pairs anew.
+    An AUROC is the mean over pairs of who is higher (Mann and Whitney), so a resample only weighs the pairs anew. An
+    image attacked to look like another is compared with it once, however often the two are drawn: counted with the
+    square, their part, which an attack makes one-sided, would double.
     """
     rng = np.random.default_rng(seed)
     order = np.sort(inside)
     below = np.searchsorted(order, outside, side="left")
     upto = np.searchsorted(order, outside, side="right")
     rank = np.argsort(inside, kind="stable")
+    own = (outside > inside) + (outside == inside) / 2 if paired else np.zeros(len(outside))
+    once = 1 - 1 / len(inside)  # the mean weight of any other two
     values = []
     for _ in range(RESAMPLES):
         weight_in = rng.multinomial(len(inside), np.full(len(inside), 1 / len(inside)))
         weight_out = weight_in if paired else rng.multinomial(len(outside), np.full(len(outside), 1 / len(outside)))
         passed = np.concatenate([[0], np.cumsum(weight_in[rank])])
-        won = (passed[below] + passed[upto]) / 2
-        values.append(float(won @ weight_out) / (len(inside) * len(outside)))
+        won = (passed[below] + passed[upto]) / 2 @ weight_out
+        again = weight_in * (weight_in - once) if paired else np.zeros(len(outside))
+        values.append(float((won - own @ again) / (len(inside) * len(outside) - again.sum())))
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 

@@ -83,12 +83,13 @@ def run_audit(settings: AuditSettings, *, on_progress: Callable[[Stage], None] |
     }
     with claim(settings.out, NAME, header, is_begun=is_begun), exact():
         audit = Audit(settings.out)
+        audit.write_samples(inputs.x_in, inputs.starts)
         batch_size = settings.batch_size or _batch_size(classifier, inputs, settings.steps)
         absent += _fit(detectors, inputs.train, audit, tell)
         scores = Scores(settings, {"in": inputs.x_in, "starts": inputs.starts, **{s.name: s for s in inputs.natural}})
         for images in scores.sets.values():
             absent += _score(detectors, images, batch_size, encoder.mean.device, scores, tell)
-        ways = _ways(detectors, inputs, scores, batch_size, encoder.mean.device, absent)
+        ways = _ways(detectors, inputs, scores, encoder.mean.device, absent)
         attacker = Attacker(settings, classifier, detectors, ways, inputs, audit, batch_size)
         failures: dict[str, str] = {}
         attacks = plan(settings, detectors)
@@ -182,13 +183,12 @@ def _ways(
     detectors: dict[str, Detector],
     inputs: Inputs,
     scores: "Scores",
-    batch_size: int,
     device: torch.device,
     absent: list[Absent],
 ) -> dict[str, Way]:
     """How each detector's score is followed."""
     ways = {}
-    few = next(inputs.x_in.batches(min(2, batch_size), device))
+    few = torch.cat([next(images.batches(2, device)) for images in (inputs.x_in, inputs.starts)])
     for name, detector in list(detectors.items()):
         try:
             ways[name] = find_way(detector, few, scores.values[name, "in"])

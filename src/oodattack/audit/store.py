@@ -3,6 +3,7 @@
 ::
 
     audit.json                  settings, inputs, environment
+    samples.parquet             x_in and start of each row
     fits/KNN.pt                 what a detector was fitted to: tensors, loaded without executing code
     attacks/latent-…/00000.parquet   attacked images, one row a sample, written whole
     scores.parquet              every score of every image by every detector
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from oodattack.audit.attacks import Attack, Found
+from oodattack.audit.data import ImageSet
 from oodattack.errors import InputError
 from oodattack.images import encode_png
 from oodattack.runs.files import write_text, write_whole
@@ -37,6 +39,15 @@ _ATTACKED = pa.schema(
         ("mape", pa.float64()),
         ("distance", pa.float64()),
         ("gradient_evaluations", pa.int64()),
+    ]
+)
+_SAMPLES = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("x_in_name", pa.string()),
+        ("x_in", IMAGE),
+        ("start_name", pa.string()),
+        ("start", IMAGE),
     ]
 )
 _SCORES = pa.schema(
@@ -75,6 +86,17 @@ class Audit:
     def write_fit(self, detector: str, state: Mapping[str, Any]) -> None:
         """Keep what a detector was fitted to."""
         write_whole(self.path / "fits" / f"{detector}.pt", lambda partial: torch.save(dict(state), partial))
+
+    def write_samples(self, x_in: ImageSet, starts: ImageSet) -> None:
+        """Keep what the attacks go from and to, as the encoder gets it."""
+        columns: dict[str, list[Any]] = {"row": list(range(len(x_in.names)))}
+        for column, images in (("x_in", x_in), ("start", starts)):
+            columns[f"{column}_name"] = list(images.names)
+            columns[column] = [
+                image_cell(encode_png(image), name) for image, name in zip(images.images, images.names, strict=True)
+            ]
+        table = pa.table(columns, schema=_SAMPLES)
+        write_whole(self.path / "samples.parquet", lambda partial: pq.write_table(table, partial))
 
     def attack_rows(self, attack: Attack) -> set[int]:
         """The samples that an attack is done with."""

@@ -28,9 +28,10 @@ EXAMPLES = r"""[bold]Examples[/bold]
   oodattack audit --config audit.toml --detector mymodule:MyDetector"""
 LEGEND = """\
 AUROC of attacked starts against x_in (0.5: the detector cannot tell), at the
-largest eps; start: before the attack; natural: mean over the --ood sets;
-95 %: bootstrap interval of the strongest attack's; passes: share of images
-of that attack below the threshold that accepts 95 % of x_in.
+largest eps. start: before the attack; nat.: mean over the --ood sets; lat.,
+inf. (= where the detector reads z), dir.: the latent, the informed and the
+direct attack; 95 %: bootstrap interval of the strongest; pass: share of its
+images below the threshold that accepts 95 % of x_in.
 held: at this eps and budget, a stronger attack may come; bent: below 0.9 of
 the start's; broken: at or below 0.55, interval included; blind: no better
 than chance on the starts before any attack.
@@ -146,7 +147,7 @@ def _table(results: Mapping[str, Any]) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for heading in ["detector", "verdict", "start", "natural", *kinds, "95 %", "passes"]:
+    for heading in ["detector", "verdict", "start", "nat.", *(f"{kind[:3]}." for kind in kinds), "95 %", "pass"]:
         table.add_column(heading, justify="left" if heading in ("detector", "verdict") else "right", no_wrap=True)
     for row in results["detectors"]:
         worst, clean = row["strongest"], row["clean"]
@@ -158,7 +159,7 @@ def _table(results: Mapping[str, Any]) -> Table:
             f"{sum(natural) / len(natural):.2f}" if natural else "–",
             *(_at_largest(row, kind, settings) for kind in kinds),
             f"{worst['auroc_low']:.2f}–{worst['auroc_high']:.2f}",
-            percent(round(worst["fpr95_in_positive"], 3)),
+            f"{100 * worst['fpr95_in_positive']:.0f} %",
         )
     return table
 

@@ -130,8 +130,7 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, Row], None], title: str, 
     handles, labels = grid[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
-    figure.suptitle(title, fontsize=12)
-    figure.supxlabel(x_label, fontsize=10)
+    figure.suptitle(f"{title}\nacross: {x_label}", fontsize=12)
     figure.supylabel(y_label, fontsize=10)
     return figure
 

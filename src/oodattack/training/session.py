@@ -57,11 +57,10 @@ class Session:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=epochs * steps + 1)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.schedule = schedule
-        self.imagined = Imagined(device, settings.loss_weight, self.mean, self.std) if self._imagines else None
-
-    @property
-    def _imagines(self) -> bool:
-        return self.settings.method == "confidence"
+        self.imagined: Imagined | None = None
+        if settings.method == "confidence":
+            with seeded(seed, -2):
+                self.imagined = Imagined(device, settings.loss_weight, self.mean, self.std)
 
     def epoch(self, tell: Tell) -> float:
         """One pass over the images; returns the mean loss.

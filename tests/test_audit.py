@@ -1,0 +1,214 @@
+"""The audit as a whole: it goes on where it stopped, grows, and loses nothing to one bad detector."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from oodattack.audit import AuditSettings, Stage, open_audit, run_audit
+from oodattack.detectors import Classifier, Loader
+from oodattack.errors import InputError
+from oodattack.report import audit_markdown
+from tests.digits import write_digits, write_photographs
+from tests.factories import Norm
+
+FEW = ("MaxSoftmax", "KNN", "OpenMax", "Gram", "NACUE", "Mahalanobis")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    return *write_digits(folder / "digits"), write_photographs(folder / "photographs", 5)
+
+
+def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> AuditSettings:
+    train, test, photographs = pictures
+    values: dict[str, Any] = {
+        "encoder": "python:tests.factories:small",
+        "train": str(train),
+        "test": str(test),
+        "start": (str(photographs), "noise"),
+        "ood": (str(photographs),),
+        "detectors": FEW,
+        "eps": (2.0,),
+        "steps": 6,
+        "limit": 6,
+        "fit_limit": 200,
+        "batch_size": 4,
+        "out": out,
+    }
+    return AuditSettings(**{**values, **changes})
+
+
+def same(one: Path, other: Path) -> None:
+    """Two audits agree: every score, every attacked image, every figure."""
+    first, second = (pq.read_table(path / "scores.parquet").to_pandas() for path in (one, other))
+    keys = ["detector", "set", "row"]
+    first, second = (table.sort_values(keys).reset_index(drop=True) for table in (first, second))
+    assert first[keys].equals(second[keys])
+    assert (first["score"] - second["score"]).abs().max() == 0
+    results = [json.loads((path / "results.json").read_text()) for path in (one, other)]
+    for name in ("detectors", "attacks", "outside", "absent", "failures"):
+        assert results[0][name] == results[1][name], name
+
+
+class Stop(KeyboardInterrupt):
+    pass
+
+
+@pytest.mark.parametrize("where", ["fitting OpenMax", "attacking: informed", "attacking: direct KNN", "scoring direct"])
+def test_a_stopped_audit_goes_on_to_the_same_end(
+    pictures: tuple[Path, Path, Path], tmp_path: Path, where: str, whole: Path
+) -> None:
+    def stop(stage: Stage) -> None:
+        if stage.name.startswith(where) and (stage.done or "fitting" in where or "scoring" in where):
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_audit(settings(pictures, tmp_path / "audit"), on_progress=stop)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "audit").glob("*/**/*.*")}
+    assert before
+    run_audit(settings(pictures, tmp_path / "audit"))
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())  # nothing is computed twice
+    same(tmp_path / "audit", whole)
+
+
+@pytest.fixture(scope="module")
+def whole(pictures: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("audits") / "whole"
+    run_audit(settings(pictures, out))
+    return out
+
+
+def test_a_killed_audit_goes_on(pictures: tuple[Path, Path, Path], tmp_path: Path, whole: Path) -> None:
+    train, test, photographs = pictures
+    command = [
+        *(sys.executable, "-m", "oodattack", "audit", "--encoder", "python:tests.factories:small"),
+        *("--train", train, "--test", test, "--start", photographs, "--start", "noise", "--ood", photographs),
+        *("--detectors", ",".join(FEW), "--eps", "2", "--steps", "6", "--limit", "6", "--fit-limit", "200"),
+        *("--batch-size", "4", "--out", tmp_path / "audit"),
+    ]
+    arguments = [str(part) for part in command]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("attacking: direct"):
+            process.kill()
+            break
+    process.wait()
+    process.stderr.close()
+    assert process.returncode < 0
+    assert not (tmp_path / "audit" / "results.json").exists()
+    finished = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    same(tmp_path / "audit", whole)
+
+
+def test_a_finished_audit_grows(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "audit"
+    run_audit(settings(pictures, out, detectors=("KNN",)))
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/**/*.*")}
+    grown = {"detectors": ("KNN", "MaxLogit"), "eps": (2.0, 4.0), "budget": ("2",), "ood": ()}
+    results = run_audit(settings(pictures, out, **grown)).read_results()
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert {row["name"] for row in results["detectors"]} == {"KNN", "MaxLogit"}
+    keys = {
+        "latent-features-2-6",
+        "latent-features-4-6",
+        "direct-KNN-4-6",
+        "informed-logits-2-6",
+        "latent-features-4-2",
+    }
+    assert keys < set(results["attacks"])
+    page = audit_markdown(results)
+    assert "## AUROC under the strongest attack, against eps" in page
+    assert "| 0 (starts) | 2 steps | 6 steps |" in page
+
+
+@pytest.mark.parametrize("changed", [{"limit": 5}, {"norm": "linf", "eps": (0.5,)}, {"seed": 1}, {"start": ("noise",)}])
+def test_what_decides_the_results_cannot_change(
+    pictures: tuple[Path, Path, Path], whole: Path, changed: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match=f"settings.{next(iter(changed))}"):
+        run_audit(settings(pictures, whole, **changed))
+
+
+class Broken(Norm):
+    """A detector that fails in a way of choice."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__(classifier)
+        self.classifier = classifier
+
+
+class NoFit(Broken):
+    def fit(self, loader: Loader) -> None:
+        raise RuntimeError("no covariance\ntoday")
+
+
+class NoNumbers(Broken):
+    def score(self, images: Tensor) -> Tensor:
+        return torch.full((len(images),), torch.nan)
+
+
+class OneNumber(Broken):
+    def score(self, images: Tensor) -> Tensor:
+        return torch.zeros(1)
+
+
+class NoReads(Broken):
+    def reads(self, images: Tensor) -> Tensor:
+        raise RuntimeError("nothing to read")
+
+    def score(self, images: Tensor) -> Tensor:
+        return images.mean((1, 2, 3))
+
+
+def test_one_bad_detector_costs_the_others_nothing(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    own = tuple(f"tests.test_audit:{name}" for name in ("NoFit", "NoNumbers", "OneNumber", "NoReads"))
+    out = tmp_path / "audit"
+    results = run_audit(
+        settings(pictures, out, detectors=("KNN",), detector=(*own, "tests.factories:Norm"))
+    ).read_results()
+    absent = {found["name"]: found["reason"] for found in results["absent"]}
+    assert absent["NoFit"] == "its fit failed: RuntimeError: no covariance today"
+    assert "NaN among them" in absent["NoNumbers"]
+    assert "got shape (1,)" in absent["OneNumber"]
+    names = {row["name"] for row in results["detectors"]}
+    assert {"KNN", "Norm", "NoReads"} == names
+    assert "nothing to read" in results["failures"]["informed-NoReads-2-6"]
+    page = audit_markdown(results)
+    assert "its fit failed: RuntimeError: no covariance today" in page
+    assert "nothing to read" in page
+
+
+def test_names_from_outside_do_not_become_markup(whole: Path) -> None:
+    results = open_audit(whole).read_results()
+    results["classifier"]["encoder"] = "<script>alert(1)</script> | `x` [a](b)"
+    results["absent"] = [{"name": "*a*", "reason": "<img src=x>\n# heading"}]
+    page = audit_markdown(results)
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "\n# heading" not in page
+    assert "[a](b)" not in page
+
+
+def test_a_folder_that_is_no_class_is_predicted(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    results = run_audit(settings(pictures, tmp_path, train=str(pictures[2]), detectors=("MaxLogit",))).read_results()
+    assert results["classifier"]["train_accuracy"] is None
+    assert results["classifier"]["test_accuracy"] is not None
+
+
+def test_linf_and_no_bound(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    changes = {"detectors": ("MaxLogit",), "norm": "linf", "eps": (8 / 255, float("inf"))}
+    results = run_audit(settings(pictures, tmp_path, **changes)).read_results()
+    found = results["outside"]["latent-features-0.0313725-6"]
+    assert found["distance_linf"] <= 8 / 255 + 1e-6
+    assert "latent-features-inf-6" in results["attacks"]
+    audit_markdown(results)

@@ -1,0 +1,217 @@
+"""The attacks of an audit on detectors whose answer is known."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oodattack.audit.attacks import (
+    AIM,
+    CENTRE,
+    DIRECTIONS,
+    Ball,
+    Differences,
+    Ranks,
+    Samples,
+    Way,
+    find_way,
+    lower,
+    match,
+)
+from oodattack.gradient import Autograd, Spsa
+from oodattack.pixels import dequantize
+
+BALL = Ball(1.0, 2, 30)
+
+
+def samples(count: int = 4) -> Samples:
+    x = torch.randint(0, 256, (2, count, 3, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    return Samples(dequantize(x[0]), dequantize(x[1]), list(range(count)))
+
+
+class Linear:
+    """A detector whose score is linear in the image; its judge may be without gradient, or missing."""
+
+    def __init__(self, slope: bool = True, judge: bool = True) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.weight = torch.randn(3 * 8 * 8, 5, generator=generator) / 10
+        self.direction = torch.randn(5, generator=generator)
+        self.slope = slope
+        if not judge:
+            self.judge = None  # type: ignore[assignment, method-assign]
+
+    def fit(self, loader: Any) -> None:
+        pass
+
+    def reads(self, images: Tensor) -> Tensor:
+        return images.flatten(1) @ self.weight
+
+    def judge(self, reads: Tensor) -> Tensor:
+        reads = reads if self.slope else reads.detach()
+        scores: Tensor = reads @ self.direction
+        return scores
+
+    def score(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            scores: Tensor = self.reads(images) @ self.direction
+            return scores
+
+
+def norms(found: Tensor, start: Tensor) -> Tensor:
+    return torch.linalg.vector_norm((dequantize(found) - start).flatten(1), dim=1)
+
+
+@pytest.mark.parametrize(
+    ("detector", "source", "how"),
+    [
+        (Linear(), Autograd, "gradient of the score"),
+        (Linear(slope=False), Differences, "differences of the score along what it reads"),
+        (Linear(slope=False, judge=False), Spsa, "SPSA on the image"),
+    ],
+)
+def test_a_score_is_followed_as_well_as_it_can_be(detector: Linear, source: type, how: str) -> None:
+    some = samples(16)
+    way = find_way(detector, some.x_in[:2], detector.score(some.x_in))
+    assert isinstance(way.gradient, source)
+    assert way.how == how
+    ball = Ball(3.0, 2, 60)
+    found = lower(way, detector, some, ball, None)
+    assert (norms(found.images, some.start) <= 3 * (1 + 1e-6)).all()
+    before, after = detector.score(some.start), detector.score(dequantize(found.images))
+    assert (after <= before + 1e-6).all()
+    if source is not Spsa:
+        wanted = detector.score(some.x_in)
+        # What the ball allows: the start's score less eps times the length of the slope, but for the pixel box.
+        reachable = before - 0.9 * 3 * (detector.weight @ detector.direction).norm() < wanted
+        assert reachable.any()
+        assert (after[reachable] <= wanted[reachable]).all()
+
+
+def test_a_direct_attack_stops_where_it_has_arrived() -> None:
+    detector, some = Linear(), samples(16)
+    way = find_way(detector, some.x_in[:2], detector.score(some.x_in))
+    found = lower(way, detector, some, Ball(8.0, 2, 100), None)
+    arrived = found.mape <= AIM / 2 / (CENTRE + 1)
+    assert arrived.all()
+    assert (found.gradient_evaluations < 40).all()
+    # An image that passes with room to spare is not raised to the target.
+    low = Samples(some.start, some.x_in, some.seeds)
+    best = detector.score(some.x_in).argmin()
+    alone = Samples(low.x_in[best : best + 1] * 0 + some.x_in[:1], some.x_in[best : best + 1], [0])
+    kept = lower(way, detector, alone, BALL, None)
+    assert torch.equal(dequantize(kept.images), some.x_in[best : best + 1])
+
+
+def test_the_better_of_two_tries_is_kept() -> None:
+    detector, some = Linear(), samples(8)
+    way = find_way(detector, some.x_in[:2], detector.score(some.x_in))
+    # One step from the start reaches little; the second try begins where a longer attack has ended.
+    far = lower(way, detector, some, Ball(3.0, 2, 60), None)
+    short = Ball(3.0, 2, 1)
+    alone = lower(way, detector, some, short, None)
+    both = lower(way, detector, some, short, dequantize(far.images))
+    scores = [detector.score(dequantize(found.images)) for found in (alone, both)]
+    assert (scores[1] <= scores[0] + 1e-9).all()
+    assert (scores[1] < scores[0]).any()
+    assert (both.gradient_evaluations >= alone.gradient_evaluations).all()
+
+
+def test_a_match_has_the_reads_of_x_in() -> None:
+    detector, some = Linear(), samples()
+    found = match(detector.reads, some, Ball(6.0, 2, 100), parts=None, tolerance=0)
+    assert (norms(found.images, some.start) <= 6 * (1 + 1e-6)).all()
+    reads = detector.reads(dequantize(found.images))
+    assert (reads - detector.reads(some.x_in)).abs().max() < 0.02 * (detector.reads(some.start) - reads).abs().max()
+
+
+@pytest.mark.parametrize("width", [1, 7, DIRECTIONS])
+def test_differences_are_the_gradient_where_they_span_what_is_read(width: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(3 * 4 * 4, width, generator=generator, dtype=torch.float64)
+
+    def reads(x: Tensor) -> Tensor:
+        return (x.flatten(1) @ weight).tanh()
+
+    def judge(z: Tensor) -> Tensor:
+        return (z**2).sum(1) + z[:, 0]
+
+    x = torch.rand(3, 3, 4, 4, dtype=torch.float64, generator=generator)
+    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    value, pullback = Differences(reads, judge)(reads, x, generators)
+    exact, exact_pullback = Autograd()(lambda images: judge(reads(images)), x, [])
+    ones = torch.ones(3, 1, dtype=torch.float64)
+    assert torch.allclose(value, exact)
+    assert torch.allclose(pullback(ones), exact_pullback(ones), rtol=1e-6, atol=1e-9)
+
+
+def test_differences_along_few_directions_never_point_uphill() -> None:
+    width = 4 * DIRECTIONS
+    slope = torch.randn(width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    lift = torch.randn(192, width, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    differences = Differences(lambda images: images.flatten(1) @ lift, lambda z: z @ slope)
+    pullback = differences(differences.reads, x, [torch.Generator().manual_seed(i) for i in range(2)])[1]
+    found = pullback(torch.ones(2, 1, dtype=torch.float64)).flatten(1)
+    # The projection of a gradient on a random quarter of its space has a quarter of its square along it.
+    along = torch.linalg.lstsq(lift.T.contiguous(), torch.zeros(width, dtype=torch.float64)).solution
+    assert along.shape == (192,)
+    gradient = lift @ slope
+    assert (found @ gradient > 0).all()
+
+
+def test_ranks_are_the_shares_below_and_go_on_beyond() -> None:
+    scores = torch.tensor([5.0, 1.0, 1.0, 2.0])
+    ranks = Ranks(scores)
+    given = torch.tensor([1.0, 1.5, 2.0, 5.0], dtype=torch.float64)
+    # Places 0.5 (two are equal), 2, 3, from the first to the last.
+    assert torch.allclose(ranks(given) - CENTRE, torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64))
+    spread = float(scores.std())
+    beyond = ranks(torch.tensor([1.0 - spread, 5.0 + 2 * spread])) - CENTRE
+    assert torch.allclose(beyond, torch.tensor([-1.0, 3.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scores", [torch.ones(5), torch.full((3,), 1e30), torch.tensor([0.0, 1e-30, 1.0])])
+def test_ranks_of_constant_huge_and_crowded_scores_are_numbers_with_a_slope(scores: Tensor) -> None:
+    x = (scores + scores.abs().max() * 0.1).clone().requires_grad_(True)
+    ranks = Ranks(scores)(x)
+    (slope,) = torch.autograd.grad(ranks.sum(), x)
+    assert ranks.isfinite().all()
+    assert (slope > 0).all()
+
+
+def test_ranks_are_monotone() -> None:
+    scores = torch.randn(50, generator=torch.Generator().manual_seed(0)).exp()
+    given = torch.linspace(-2, 20, 500, dtype=torch.float64)
+    found = Ranks(scores)(given)
+    assert (found.diff() > 0).all()
+    assert math.isclose(float(Ranks(scores)(scores.max())) - CENTRE, 1.0)
+
+
+def test_a_way_needs_finite_scores() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        find_way(Linear(), samples().x_in, torch.tensor([1.0, math.inf]))
+
+
+def test_a_network_of_its_own_kind_is_followed_too() -> None:
+    """A score that is found by sorting has a gradient all the same."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Tanh())
+    net.requires_grad_(False)
+    reads: Callable[[Tensor], Tensor] = net
+
+    class Sorted(Linear):
+        def reads(self, images: Tensor) -> Tensor:
+            return reads(images)
+
+        def score(self, images: Tensor) -> Tensor:
+            return self.judge(self.reads(images))
+
+        def judge(self, reads: Tensor) -> Tensor:
+            scores: Tensor = reads.sort(dim=1).values[:, :3].sum(1)
+            return scores
+
+    some = samples()
+    way: Way = find_way(Sorted(), some.x_in[:2], Sorted().score(some.x_in))
+    assert isinstance(way.gradient, Autograd)

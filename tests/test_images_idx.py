@@ -1,0 +1,69 @@
+"""Images in MNIST's format."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from oodattack.errors import InputError
+from oodattack.images import open_images
+
+PIXELS = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+DATA = struct.pack(">IIII", 0x803, *PIXELS.shape) + PIXELS.tobytes()
+LABELS = struct.pack(">II", 0x801, 2) + bytes([3, 7])
+
+
+def write(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "t10k-images-idx3-ubyte.gz"])
+@pytest.mark.parametrize("whole_folder", [False, True])
+def test_images_are_read_row_by_row(tmp_path: Path, name: str, whole_folder: bool) -> None:
+    path = write(tmp_path, name, DATA)
+    write(tmp_path, "t10k-labels-idx1-ubyte.gz", LABELS)
+    source = open_images(tmp_path if whole_folder else path)
+    assert source.names == ("t10k-images/00000", "t10k-images/00001")
+    for index in range(2):
+        expected = torch.from_numpy(PIXELS[index].copy()).expand(3, -1, -1)
+        assert torch.equal(source.read(index), expected)
+    assert source.digest() == open_images(path).digest()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DATA[:20], "got the file cut off"),
+        (DATA[:10], "got something else"),
+        (LABELS + DATA, "got something else"),
+        (struct.pack(">IIII", 0x803, 2**31, 2**31, 2**31), "got something else"),
+        (b"", "got something else"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a-idx3-ubyte", "a-idx3-ubyte.gz"])
+def test_a_damaged_file_is_told(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    path = write(tmp_path, name, data)
+    with pytest.raises(InputError, match=message):
+        open_images(path)
+
+
+def test_a_file_that_is_not_compressed_as_it_says_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a-idx3-ubyte.gz"
+    path.write_bytes(DATA)
+    with pytest.raises(InputError, match="cannot read"):
+        open_images(path)
+    path.write_bytes(gzip.compress(DATA)[:-12])
+    with pytest.raises(InputError, match=r"cannot read|cut off"):
+        open_images(path)
+
+
+def test_one_of_two_files_must_be_named(tmp_path: Path) -> None:
+    write(tmp_path, "train-images-idx3-ubyte", DATA)
+    write(tmp_path, "t10k-images-idx3-ubyte", DATA)
+    with pytest.raises(InputError, match=r"expected one idx file in .*, got 2; name one"):
+        open_images(tmp_path)

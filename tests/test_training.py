@@ -1,0 +1,203 @@
+"""Training: what is minimised, what is kept, and that a stop changes nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
+
+from oodattack.detectors import Classifier, make_detectors
+from oodattack.encoders import load_encoder
+from oodattack.errors import InputError
+from oodattack.networks import Bottleneck, CifarResNet
+from oodattack.networks.bottleneck import rate
+from oodattack.pixels import dequantize
+from oodattack.train_settings import TrainSettings
+from oodattack.training import Training, train
+from oodattack.training.data import Labelled, Outliers
+from oodattack.training.losses import loss
+from tests.digits import SIDE, write_digits, write_photographs
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    return *write_digits(folder / "digits"), write_photographs(folder / "photographs", 12)
+
+
+def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> TrainSettings:
+    _, test, photographs = pictures  # the smaller part, to be quick
+    values: dict[str, Any] = {
+        "train": str(test),
+        "outliers": (str(photographs),),
+        "network": "resnet8",
+        "size": SIDE,
+        "epochs": 3,
+        "out": out,
+    }
+    return TrainSettings(**{**values, **changes})
+
+
+class Stop(KeyboardInterrupt):
+    pass
+
+
+@pytest.mark.parametrize("method", ["plain", "outlier-exposure", "confidence", "bottleneck"])
+def test_a_stopped_training_goes_on_to_the_same_weights(
+    pictures: tuple[Path, Path, Path], tmp_path: Path, method: str
+) -> None:
+    def stop(now: Training) -> None:
+        if now.name.startswith("epoch 2") and now.done == 2:
+            raise Stop
+
+    changes: dict[str, Any] = {"method": method, "epochs": 2}
+    if method == "confidence":
+        changes["size"] = 32
+    whole = settings(pictures, tmp_path / "whole", **changes)
+    train(whole)
+    parted = settings(pictures, tmp_path / "parted", **changes)
+    with pytest.raises(Stop):
+        train(parted, on_progress=stop)
+    assert not (parted.out / "model.safetensors").exists()
+    train(parted)
+    weights = [load_file(s.out / "model.safetensors") for s in (whole, parted)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert json.loads((whole.out / "results.json").read_text()) == json.loads((parted.out / "results.json").read_text())
+
+
+def test_a_trained_network_is_an_encoder_with_class_names(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    results = train(settings(pictures, tmp_path / "net", test=str(pictures[1])))
+    assert results["loss"][-1] < results["loss"][0]
+    encoder = load_encoder(f"trained:{tmp_path / 'net'}", device="cpu")
+    assert encoder.classes == tuple(f"digit{i}" for i in range(10))
+    images = Labelled(str(pictures[1]), SIDE)
+    x = torch.stack([images[i][0] for i in range(100)])
+    y = torch.tensor([images[i][1] for i in range(100)])
+    found = encoder.classify(x)
+    assert found is not None
+    everything = torch.stack([images[i][0] for i in range(len(images))])
+    right = (encoder.classify(everything).argmax(1) == torch.tensor(images.labels)).double().mean()  # type: ignore[union-attr]
+    assert float(right) == pytest.approx(results["test_accuracy"])
+    assert len(y) == len(found)
+
+
+def test_the_losses_are_the_papers() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).requires_grad_(False)
+    x, out, y = torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2), torch.tensor([0, 2, 1, 0])
+    plain = F.cross_entropy(net(x), y)
+    assert torch.allclose(loss(net, x, y, 7.0, None), plain)
+    uniform = -F.log_softmax(net(out), dim=1).mean(1).mean()
+    assert torch.allclose(loss(net, x, y, 0.5, lambda _model, _images: out), plain + 0.5 * uniform)
+    bottleneck = Bottleneck(CifarResNet(1), classes=3, width=4).train()
+    images = torch.randn(4, 3, 32, 32)
+    torch.manual_seed(1)
+    total = loss(bottleneck, images, y, 0.1, None)
+    torch.manual_seed(1)
+    mean, log_variance = bottleneck.stats(bottleneck.body.pooled(images)).chunk(2, dim=1)
+    q = Normal(mean, (log_variance / 2).exp())
+    nats = kl_divergence(q, Normal(torch.zeros_like(mean), torch.ones_like(mean))).sum(1)
+    drawn = bottleneck.linear(mean + torch.randn_like(mean) * (log_variance / 2).exp())
+    assert torch.allclose(total, F.cross_entropy(drawn, y) + 0.1 * nats.mean(), rtol=1e-4)
+    assert torch.allclose(rate(torch.cat([mean, log_variance], dim=1)), nats, rtol=1e-4)
+
+
+def test_outliers_are_half_attacked_ones_once_there_are_any(pictures: tuple[Path, Path, Path]) -> None:
+    outliers = Outliers([str(pictures[2])], SIDE)
+    white = torch.full((3, 3, SIDE, SIDE), 255, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    assert (outliers.draw(50, generator) == 1).flatten(1).all(1).sum() == 0
+    outliers.found.append(white)
+    assert (outliers.draw(50, generator) == 1).flatten(1).all(1).sum() == 25
+    assert torch.equal(outliers.get(len(outliers) - 1), white[0])
+    with pytest.raises(IndexError):
+        outliers.get(len(outliers))
+
+
+@pytest.mark.slow
+def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    told: list[str] = []
+    changes = {"test": str(pictures[1]), "rounds": 1, "round_epochs": 2, "round_images": 16, "eps": (6.0,)}
+    first = settings(pictures, tmp_path / "net", **changes)
+    results = train(first, on_progress=lambda now: told.append(now.name))
+    rows = results["rounds"]
+    assert [row["round"] for row in rows] == [0, 1]
+    assert "old" not in rows[0]["EnergyBased"]
+    assert {"natural", "old", "new"} == set(rows[1]["MaxSoftmax"])
+    assert all(0 <= row["EnergyBased"]["new"]["auroc"] <= 1 for row in rows)
+    # What fooled the network of before is told apart by the one trained on its like better than a new attack is.
+    assert rows[1]["EnergyBased"]["old"]["auroc"] >= rows[1]["EnergyBased"]["new"]["auroc"]
+    kept = torch.load(tmp_path / "net" / "rounds" / "001.pt", weights_only=True)
+    outliers = Outliers([str(pictures[2])], SIDE)
+    starts = torch.stack([outliers.get(i) for i in range(0, 12, 2)])
+    distances = torch.cdist(dequantize(kept["found"]).flatten(1), dequantize(starts).flatten(1)).amin(1)
+    assert (distances <= 6 * (1 + 1e-4)).all()  # attacked from outliers at even places
+    # A finished round is not run again, and the next goes on from it.
+    more = settings(pictures, tmp_path / "net", **{**changes, "rounds": 2})
+    told.clear()
+    again = train(more, on_progress=lambda now: told.append(now.name))["rounds"]
+    assert again[:2] == rows
+    assert not any(name.startswith("round 1") for name in told)
+    assert any(name.startswith("round 2") for name in told)
+
+
+def test_rate_is_a_detector_of_a_bottleneck_alone(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    train(settings(pictures, tmp_path / "net", method="bottleneck", epochs=1))
+    encoder = load_encoder(f"trained:{tmp_path / 'net'}", device="cpu")
+    detectors, _ = make_detectors(Classifier(encoder), ["Rate"])
+    x = torch.rand(5, 3, SIDE, SIDE)
+    net = encoder.model
+    assert isinstance(net, Bottleneck)
+    with torch.no_grad():
+        expected = rate(net.stats(net.body.pooled(encoder.normalise(x))))
+    assert torch.allclose(detectors["Rate"].score(x).float(), expected, rtol=1e-5)
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("an unknown method", {"method": "outlier_exposure"}, "did you mean 'outlier-exposure'"),
+    ("no outliers", {"method": "outlier-exposure", "outliers": ()}, "missing --outliers"),
+    ("rounds without a test set", {"rounds": 1}, "expected --rounds with --test"),
+    ("no network", {"network": "resnet19"}, "expected network as resnet8"),
+    ("no epochs", {"epochs": 0}, "expected epochs as a whole number of at least 1"),
+    ("a rate of nothing", {"rate": 0.0}, "expected a learning rate above 0"),
+    ("another GAN's size", {"method": "confidence", "size": 64}, "expected size 32 for confidence"),
+    ("no such augmentation", {"augment": ("crops",)}, "did you mean 'crop'"),
+]
+
+
+@pytest.mark.parametrize(("what", "changes", "message"), BAD, ids=[case[0] for case in BAD])
+def test_bad_settings_are_told(
+    pictures: tuple[Path, Path, Path], tmp_path: Path, what: str, changes: dict[str, Any], message: str
+) -> None:
+    del what
+    with pytest.raises(InputError, match=message):
+        train(settings(pictures, tmp_path / "net", **changes))
+
+
+def test_bad_folders_are_told(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected images in one folder a class"):
+        train(settings(pictures, tmp_path / "a", train=str(pictures[2])))
+    with pytest.raises(InputError, match="expected the folders of the training images"):
+        train(settings(pictures, tmp_path / "b", test=str(pictures[2])))
+    with pytest.raises(InputError, match="expected the directory of a training"):
+        load_encoder(f"trained:{tmp_path}")
+    train(settings(pictures, tmp_path / "net", epochs=1))
+    (tmp_path / "net" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="expected a finished training"):
+        load_encoder(f"trained:{tmp_path / 'net'}")
+    with pytest.raises(InputError, match=r"settings\.epochs: the run has 1, you ask for 2"):
+        train(settings(pictures, tmp_path / "net", epochs=2))
+    checkpoint = tmp_path / "net" / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    state["model"]["linear.bias"].fill_(torch.nan)
+    torch.save({**state, "history": []}, checkpoint)
+    with pytest.raises(InputError, match="the loss is no number in epoch 1 of 1, step 1"):
+        train(settings(pictures, tmp_path / "net", epochs=1))
+    checkpoint.write_bytes(b"broken")
+    with pytest.raises(InputError, match="cannot go on from"):
+        train(settings(pictures, tmp_path / "net", epochs=1))
