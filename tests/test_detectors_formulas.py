@@ -241,10 +241,13 @@ def odin(c: Case) -> Array:
 
 
 def monte_carlo_dropout(c: Case) -> Array:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        draws = [F.dropout(torch.from_numpy(c.seen).float(), DROPOUT).double().numpy() for _ in range(30)]
-    return np.asarray(np.var([softmax(c.head(z)) for z in draws], axis=0, ddof=1).mean(1))
+    def one(z: Tensor) -> float:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            draws = [F.dropout(z[None], DROPOUT).double().numpy() for _ in range(30)]
+        return float(np.var([softmax(c.head(z)) for z in draws], axis=0, ddof=1).mean())
+
+    return np.array([one(z) for z in torch.from_numpy(c.seen).float()])
 
 
 def gram(c: Case) -> Array:

@@ -166,7 +166,7 @@ class Ranks:
 
     >>> ranks = Ranks(torch.tensor([0.0, 1.0, 3.0]))
     >>> ranks(torch.tensor([0.0, 0.5, 3.0])) - CENTRE
-    tensor([0.0000, 0.2500, 1.0000])
+    tensor([0.0000, 0.2500, 1.0000], dtype=torch.float64)
     """
 
     def __init__(self, scores: Tensor) -> None:

@@ -78,7 +78,7 @@ class Audit:
             return None
         try:
             with torch.serialization.safe_globals(_plain_types()):
-                state: dict[str, Any] = torch.load(file, weights_only=True)
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
             raise InputError(f"cannot read {file}: {error}; delete it and give the command again") from error
         return state

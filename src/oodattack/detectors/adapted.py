@@ -17,6 +17,7 @@ from torch import Tensor
 
 from oodattack.detectors.classifier import Classifier, View
 from oodattack.detectors.detector import Loader
+from oodattack.errors import InputError
 
 
 class Adapted:
@@ -27,6 +28,7 @@ class Adapted:
         classifier: what it judges.
         view: which part of it: logits, features or feature maps.
         contiguous: whether it wants the classes that there are numbered from 0 without gaps.
+        every_class: whether it needs images of every class.
 
     Attributes:
         reading: a name that detectors share which read the same.
@@ -40,8 +42,11 @@ class Adapted:
     (torch.Size([2]), torch.Size([2, 5]), 'logits')
     """
 
-    def __init__(self, inner: Any, classifier: Classifier, view: View, *, contiguous: bool = False) -> None:
-        self.inner, self.classifier, self.view, self.contiguous = inner, classifier, view, contiguous
+    def __init__(
+        self, inner: Any, classifier: Classifier, view: View, *, contiguous: bool = False, every_class: bool = False
+    ) -> None:
+        self.inner, self.classifier, self.view = inner, classifier, view
+        self.contiguous, self.every_class = contiguous, every_class
         self.kind = "logits" if isinstance(inner, api.LogitsDetector) else "features"
         self.reading = "logits" if view is classifier.logits else "features"
 
@@ -49,9 +54,12 @@ class Adapted:
         """See `Detector`."""
         if self.inner.requires_fit:
             values, labels = self.classifier.collect(self.view, loader)
+            if self.every_class:
+                need_every_class(labels, self.classifier)
             if self.contiguous:
                 labels = torch.unique(labels, return_inverse=True)[1]
             getattr(self.inner, f"fit_{self.kind}")(values, labels)
+            self.inner.to(self.classifier.encoder.mean.device)
 
     @torch.no_grad()
     def score(self, images: Tensor) -> Tensor:
@@ -75,6 +83,7 @@ class Adapted:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what another has been fitted to."""
         load_fitted_state(self.inner, state)
+        self.inner.to(self.classifier.encoder.mean.device)
 
 
 class Shaped:
@@ -102,6 +111,7 @@ class Shaped:
         if f"fit_{self.kind}" in vars(type(self.inner)):  # `requires_fit` is not said by all that have it
             values, labels = self.classifier.collect(self.view, loader)
             getattr(self.inner, f"fit_{self.kind}")(self._formed(values), labels)
+            self.inner.to(self.classifier.encoder.mean.device)
 
     @torch.no_grad()
     def score(self, images: Tensor) -> Tensor:
@@ -125,6 +135,18 @@ class Shaped:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what another has been fitted to."""
         load_fitted_state(self.inner, state)
+        self.inner.to(self.classifier.encoder.mean.device)
+
+
+def need_every_class(labels: Tensor, classifier: Classifier) -> None:
+    """Raise unless there are training images of every class.
+
+    Raises:
+        InputError: saying how many there are.
+    """
+    there = len(torch.unique(labels))
+    if there < classifier.classes:
+        raise InputError(f"expected training images of all {classifier.classes} classes, got {there} of them")
 
 
 def _energy(logits: Tensor) -> Tensor:

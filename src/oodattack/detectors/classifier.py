@@ -35,9 +35,10 @@ class View:
             layer="+".join(layers),
             mean=encoder.mean.flatten().tolist(),
             std=encoder.std.flatten().tolist(),
-        ).to(encoder.mean.device)
+        )
+        self.exact.to(encoder.mean.device).eval()
         self.fast = prepare(self.exact)
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, int, Tensor] | None = None
 
     def flat(self, images: Tensor) -> Tensor:
         """All values in one row: (B, K)."""
@@ -45,10 +46,11 @@ class View:
             z: Tensor = self.fast(images)
             return z
         # Dozens of detectors are asked about the same images one after the other.
-        if self._last is None or self._last[0] is not images:
+        version = images._version  # goes up when a tensor is changed in place
+        if self._last is None or self._last[0] is not images or self._last[1] != version:
             with torch.no_grad():
-                self._last = (images, self.exact(images))
-        return self._last[1]
+                self._last = (images, version, self.exact(images))
+        return self._last[2]
 
     def split(self, z: Tensor) -> list[Tensor]:
         """Rows (B, K) as the values they are made of."""

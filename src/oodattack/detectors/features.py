@@ -36,9 +36,9 @@ def feature_detectors(classifier: Classifier) -> dict[str, Adapted]:
         name: Adapted(kind(None), classifier, view, contiguous=True)
         for name, kind in {"Mahalanobis": Mahalanobis, "RMD": RMD, "GMM": GMM}.items()
     }
+    found["SHE"] = Adapted(SHE(None, head), classifier, view, every_class=True)
     found["KNN"] = _Neighbours(KNN(None), classifier, view)
     others = {
-        "SHE": SHE(None, head),
         "NNGuide": NNGuide(None, head),
         # The papers' dimensions (512 of 2048) belong to wide networks; half is what the library falls back to.
         "ViM": ViM(None, d=width // 2, w=head.weight, b=head.bias),
@@ -75,7 +75,7 @@ class _HeadGradient(Adapted):
         """Nothing to fit."""
 
     def score(self, images: Tensor) -> Tensor:
-        return self.judge(self.view(images)).double()
+        return self.judge(self.view(images.detach())).double()
 
     def judge(self, reads: Tensor) -> Tensor:
         scores: Tensor = self.inner.predict(reads.detach())

@@ -8,7 +8,7 @@ from pytorch_ood.detector import NACUE, Gram, MultiMahalanobis
 from pytorch_ood.detector.nac import _bin_indices_geometric
 from torch import Tensor, nn
 
-from oodattack.detectors.adapted import fitted_state, load_fitted_state
+from oodattack.detectors.adapted import fitted_state, load_fitted_state, need_every_class
 from oodattack.detectors.classifier import Classifier, View
 from oodattack.detectors.detector import Loader
 from oodattack.encoders.encoder import Encoder
@@ -47,6 +47,7 @@ class _Layers:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what another has been fitted to."""
         load_fitted_state(self.inner, state)
+        self.inner.to(self.classifier.encoder.mean.device)
 
 
 class LayersMahalanobis(_Layers):
@@ -63,9 +64,9 @@ class LayersMahalanobis(_Layers):
     def fit(self, loader: Loader) -> None:
         """See `Detector`."""
         means, labels = self.classifier.collect(self.layers, loader, self._pooled)
-        self.inner.fit_structured(
-            list(torch.split(means, self.widths, dim=1)), torch.unique(labels, return_inverse=True)[1]
-        )
+        classes = torch.unique(labels, return_inverse=True)[1]
+        self.inner.fit_structured(list(torch.split(means, self.widths, dim=1)), classes)
+        self.inner.to(self.classifier.encoder.mean.device)
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
@@ -101,8 +102,8 @@ class LayersGram(_Layers):
 
     def fit(self, loader: Loader) -> None:
         """See `Detector`; the held-out tenth that it draws is the same every time."""
-        device = self.classifier.encoder.mean.device
-        self.inner.to(device)
+        need_every_class(self.classifier.collect(self.classifier.logits, loader)[1], self.classifier)
+        self.inner.to(self.classifier.encoder.mean.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.inner.fit(loader)
@@ -205,7 +206,7 @@ class _WithGradient:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in self.loader:
-            yield images.requires_grad_(True), labels
+            yield images.detach().requires_grad_(True), labels
 
 
 def _gram_rows(values: Tensor, p: int) -> Tensor:

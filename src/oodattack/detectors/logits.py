@@ -1,5 +1,6 @@
 """Detectors that look at the logits."""
 
+import torch
 from pytorch_ood.detector import (
     GEN,
     EnergyBased,
@@ -10,6 +11,7 @@ from pytorch_ood.detector import (
     OpenMax,
     TemperatureScaling,
 )
+from torch import Tensor
 
 from oodattack.detectors.adapted import Adapted
 from oodattack.detectors.classifier import Classifier
@@ -30,6 +32,24 @@ def logit_detectors(classifier: Classifier) -> dict[str, Adapted]:
         "GEN": GEN(None),
         "KLMatching": KLMatching(None),
         "TemperatureScaling": TemperatureScaling(None),
-        "OpenMax": OpenMax(None),
     }
-    return {name: Adapted(detector, classifier, classifier.logits) for name, detector in inner.items()}
+    found = {name: Adapted(detector, classifier, classifier.logits) for name, detector in inner.items()}
+    return {**found, "OpenMax": _EachAlone(OpenMax(None), classifier, classifier.logits)}
+
+
+class _EachAlone(Adapted):
+    """OpenMax, which takes the distance to a class that nothing in a batch is predicted as for 0.
+
+    With one row more for each class the scores of an image are the same in every batch.
+    """
+
+    def score(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+        return self.judge(self.view(images)).double()
+
+    def judge(self, reads: Tensor) -> Tensor:
+        """The score of these logits; the library gives it no gradient."""
+        with torch.no_grad():
+            classes = torch.eye(reads.shape[1]).to(reads)
+            scores: Tensor = self.inner.predict_logits(torch.cat([reads, classes]))
+            return scores[: len(reads)].to(reads.device)

@@ -1,5 +1,7 @@
 """Detectors that move the image a little before they look at it (ODIN), or look many times with dropout."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,10 +69,12 @@ class OdinMahalanobis:
         """See `Detector`."""
         features, labels = self.classifier.collect(self.features, loader)
         self.inner.fit_features(features, torch.unique(labels, return_inverse=True)[1])
+        self.inner._base.to(self.classifier.encoder.mean.device)
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
-        scores: Tensor = self.inner.predict(images.detach())
+        with _frozen(self.features.exact):
+            scores: Tensor = self.inner.predict(images.detach())
         return scores.double()
 
     def reads(self, images: Tensor) -> Tensor:
@@ -78,7 +82,8 @@ class OdinMahalanobis:
         fitted: Mahalanobis = self.inner._base
         exact, fitted.encoder = fitted.encoder, _network(self.features, images)
         try:
-            moved = self.inner._odin_preprocess(images.detach(), images.device)
+            with _frozen(fitted.encoder):
+                moved = self.inner._odin_preprocess(images.detach(), images.device)
         finally:
             fitted.encoder = exact
         return self.features(images + (moved - images).detach())
@@ -95,10 +100,14 @@ class OdinMahalanobis:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what another has been fitted to."""
         load_fitted_state(self.inner._base, state)
+        self.inner._base.to(self.classifier.encoder.mean.device)
 
 
 class Dropout:
-    """The variance of 30 softmaxes with dropout, drawn alike for every batch."""
+    """The variance of 30 softmaxes with dropout, drawn alike for every image.
+
+    Images are judged one by one: within a batch each would have draws of its own place.
+    """
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
@@ -109,15 +118,30 @@ class Dropout:
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            scores: Tensor = self.inner.predict(images)
-        self.classifier.encoder.eval()
-        return scores.double()
+        scores = []
+        for image in images.split(1):  # type: ignore[no-untyped-call]
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                scores.append(self.inner.predict(image))
+        self.classifier.logits.exact.eval()
+        return torch.cat(scores).double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: z, on whose copies dropout acts in the networks that have it before their head."""
         return self.classifier.features(images)
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients of weights: the library takes those of the image by a backward pass that would leave them."""
+    asking = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 def _network(view: View, images: Tensor) -> nn.Module:
