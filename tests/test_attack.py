@@ -628,6 +628,46 @@ def test_a_try_that_arrives_is_taken_though_an_earlier_one_has_the_lower_loss() 
     assert result.gradient_evaluations.item() == 2
 
 
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+@pytest.mark.parametrize("method", ["fast", "paper"])
+def test_an_attack_sets_out_from_what_was_found_before(method: str, norm: float) -> None:
+    f, start, target = make_encoder(), make_images(4, 1), make_encoder()(make_images(4, 2))
+    eps = {1: 6.0, 2: 1.5, math.inf: 0.3}[norm]
+    first = attack(f, start, target, eps=eps, norm=norm, steps=60)
+    seen: list[Tensor] = []
+
+    def watched(x: Tensor) -> Tensor:
+        seen.append(x.detach())
+        return f(x)
+
+    again = attack(watched, start, target, eps=eps, norm=norm, steps=1, method=method, initial=first.image, check=False)
+    assert torch.allclose(seen[1], first.image)  # after the start, whose latent is asked for
+    assert (again.mape <= first.mape + 1e-12).all() or method == "paper"
+    assert (distance(again.image, start, norm) <= eps * (1 + 1e-9)).all()
+    # What lies outside of the ball is brought into it first.
+    seen.clear()
+    far = attack(watched, start, target, eps=eps / 2, norm=norm, steps=1, initial=1 - start, check=False)
+    assert (distance(seen[1], start, norm) <= eps / 2 * (1 + 1e-9)).all()
+    assert (distance(seen[1], start, norm) > eps / 4).all()
+    assert (distance(far.image, start, norm) <= eps / 2 * (1 + 1e-9)).all()
+
+
+def test_a_bound_is_met_by_everything_below_it() -> None:
+    def f(x: Tensor) -> Tensor:
+        return x.mean((1, 2, 3)) + 1
+
+    start = torch.full((3, 3, 4, 4), 0.5, dtype=torch.float64)
+    bound = torch.tensor([1.6, 1.5, 1.3], dtype=torch.float64)
+    result = attack(f, start, bound, eps=math.inf, steps=80, below=True, tolerance=1e-3)
+    assert torch.equal(result.image[:2], start[:2])  # they pass already
+    assert result.gradient_evaluations[:2].tolist() == [1, 1]
+    assert result.mape[:2].tolist() == [0, 0]
+    assert result.latent[2] <= 1.3 * (1 + 1e-3)
+    exact = attack(f, start, bound, eps=math.inf, steps=80, tolerance=1e-3)
+    assert (exact.latent - bound).abs().max() < 2e-3  # without it the target is met from both sides
+    assert exact.latent[0] > 1.59
+
+
 def test_grid_steps_without_a_grid_are_refused() -> None:
     f, start, target = make_encoder(), make_images(1, 1), make_encoder()(make_images(1, 2))
     with pytest.raises(InputError, match="expected grid_steps with pixels=256, got pixels=None"):

@@ -170,6 +170,21 @@ class NoReads(Broken):
         return images.mean((1, 2, 3))
 
 
+def test_the_detector_of_the_documentation_is_audited(
+    pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "audit.md").read_text()
+    code = page.partition("## Your own detector")[2].partition("```python\n")[2].partition("```")[0]
+    assert len(code[code.index("class") :].splitlines()) <= 25
+    (tmp_path / "mydetector.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    changes = {"detectors": ("none",), "detector": ("mydetector:Centroid",)}
+    (row,) = run_audit(settings(pictures, tmp_path / "audit", **changes)).read_results()["detectors"]
+    assert row["name"] == "Centroid"
+    assert {found["kind"] for found in row["attacked"].values()} == {"latent", "informed", "direct"}
+    assert row["applicable"]["direct"] == "gradient of the score"
+
+
 def test_one_bad_detector_costs_the_others_nothing(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     own = tuple(f"tests.test_audit:{name}" for name in ("NoFit", "NoNumbers", "OneNumber", "NoReads"))
     out = tmp_path / "audit"

@@ -235,6 +235,81 @@ def test_other_verbs(
     assert "Traceback" not in done.err
 
 
+def _audit(folder: Path) -> dict[str, Any]:
+    """Arguments of an audit that would run."""
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        write(f"{name}/0.png", PNG)(folder)
+        write(f"{name}/1.png", PNG)(folder)
+    return {
+        "encoder": TINY,
+        "train": folder / "train",
+        "test": folder / "test",
+        "start": "noise",
+        "steps": 2,
+        "detectors": "MaxLogit",
+        "out": folder / "audit",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder": None}, "missing --encoder"),
+        ({"train": None, "start": None}, "missing --train, --start"),
+        ({"train": MISSING}, "it does not exist"),
+        ({"test": MISSING}, "it does not exist"),
+        ({"ood": MISSING}, "it does not exist"),
+        ({"test": write("one/0.png", PNG)}, "expected at least 2 images"),
+        ({"test": lambda folder: write("text/a.png", "hello")(folder).parent}, "got none that can be decoded"),
+        ({"start": "noize"}, "did you mean noise"),
+        ({"detectors": "KNNN"}, "did you mean 'KNN'"),
+        ({"detectors": "MCM"}, "only for networks of images and texts"),
+        ({"detectors": "none"}, "no detector was named"),
+        ({"detectors": "KNN,KNN"}, "expected each detectors once"),
+        ({"detector": "tests.factories:Nrom"}, "nearest: Norm"),
+        ({"detector": "nowhere:X"}, "to be importable here"),
+        ({"attacks": "latent,indirect"}, "did you mean 'direct'"),
+        ({"eps": "-1"}, "expected eps >= 0"),
+        ({"eps": "8", "norm": "linf"}, "give 8/255"),
+        ({"budget": "5"}, "from 1 to below the 2 steps, got '5'"),
+        ({"budget": "x"}, "expected budget as whole numbers"),
+        ({"limit": "1"}, "expected limit as a whole number of at least 2"),
+        ({"steps": "0"}, "expected steps as a whole number of at least 1"),
+        ({"layers": "conv1"}, "expected layers with feature maps, got 'conv1'"),
+        ({"witness": "python:nowhere:net"}, "to be importable here"),
+        ({"encoder": "python:tests.factories:dark"}, "expected a classifier with a linear head"),
+        ({"out": lambda folder: write("d/thesis.tex", "x")(folder).parent}, "with thesis.tex and no audit.json"),
+        ({"config": write("a.toml", 'detektors = "all"')}, "did you mean 'detectors'"),
+    ],
+)
+def test_a_careless_audit(
+    change: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {**_audit(tmp_path), **{name: made(value, tmp_path) for name, value in change.items()}}
+    arguments = [part for name, value in options.items() if value is not None for part in (f"--{name}", value)]
+    done = oodattack(capsys, "audit", *arguments)
+    assert done.code == 2, done
+    error = done.err[done.err.index("error: ") :]
+    assert message in error, error
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in done.err
+
+
+def test_a_damaged_audit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [part for name, value in _audit(tmp_path).items() for part in (f"--{name}", value)]
+    assert oodattack(capsys, "audit", *arguments, "--quiet").code == 0
+    shard = next((tmp_path / "audit").glob("attacks/*/*.parquet"))
+    shard.write_bytes(b"PAR1")
+    done = oodattack(capsys, "audit", *arguments)
+    assert done.code == 0
+    assert f"cannot read {shard}" in done.out  # the others are told all the same
+    fit = tmp_path / "audit" / "fits" / "MaxLogit.pt"
+    fit.write_bytes(b"nothing")
+    done = oodattack(capsys, "audit", *arguments)
+    assert "error" in done.err
+    assert str(fit) in done.err
+
+
 def test_show_names_a_row_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(PNG)

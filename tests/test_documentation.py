@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ["oodattack", *(f"oodattack.{name}" for name in ("encoders", "images", "engines", "runs", "report"))]
+PARTS = ("encoders", "images", "engines", "runs", "report", "detectors", "audit", "training", "networks")
+PACKAGES = ["oodattack", *(f"oodattack.{name}" for name in PARTS)]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

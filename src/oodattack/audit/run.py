@@ -60,6 +60,16 @@ def run_audit(settings: AuditSettings, *, on_progress: Callable[[Stage], None] |
     Raises:
         InputError: bad input; what was computed before is kept.
         KeyboardInterrupt: after Ctrl-C.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> images = "torchvision:FakeData"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     audit = run_audit(AuditSettings(
+    ...         encoder="python:tests.factories:tiny", train=images, test=images, start=("noise",), limit=2,
+    ...         fit_limit=4, detectors=("MaxLogit",), attacks=("latent",), steps=2, out=Path(folder)))
+    ...     [row["name"] for row in audit.read_results()["detectors"]]
+    ['MaxLogit']
     """
     keep_freed_memory()
 
@@ -90,6 +100,8 @@ def run_audit(settings: AuditSettings, *, on_progress: Callable[[Stage], None] |
         for images in scores.sets.values():
             absent += _score(detectors, images, batch_size, encoder.mean.device, scores, tell)
         ways = _ways(detectors, inputs, scores, encoder.mean.device, absent)
+        if not detectors:
+            raise InputError("no detector is left: " + "; ".join(f"{a.name}: {a.reason}" for a in absent))
         attacker = Attacker(settings, classifier, detectors, ways, inputs, audit, batch_size)
         failures: dict[str, str] = {}
         attacks = plan(settings, detectors)

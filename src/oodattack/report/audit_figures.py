@@ -35,6 +35,17 @@ def draw_audit(audit: Audit, folder: Path) -> list[Path]:
 
     Raises:
         InputError: if the audit is not finished, or the folder cannot be written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from oodattack.audit import AuditSettings, run_audit
+    >>> images = "torchvision:FakeData"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     audit = run_audit(AuditSettings(
+    ...         encoder="python:tests.factories:tiny", train=images, test=images, start=("noise",), limit=2,
+    ...         fit_limit=4, detectors=("MaxLogit",), attacks=("latent",), steps=2, out=Path(folder)))
+    ...     [path.name for path in draw_audit(audit, Path(folder) / "figures")]
+    ['heatmap.png', 'histograms.png', 'roc.png']
     """
     results, scores = audit.read_results(), audit.read_scores()
     rows, settings = results["detectors"], results["settings"]

@@ -19,6 +19,17 @@ def write_audit(audit: Audit) -> Path:
 
     Raises:
         InputError: if the audit is not finished.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from oodattack.audit import AuditSettings, run_audit
+    >>> images = "torchvision:FakeData"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     audit = run_audit(AuditSettings(
+    ...         encoder="python:tests.factories:tiny", train=images, test=images, start=("noise",), limit=2,
+    ...         fit_limit=4, detectors=("MaxLogit",), attacks=("latent",), steps=2, out=Path(folder)))
+    ...     write_audit(audit).read_text()[:7]
+    '# Audit'
     """
     path = audit.path / "report.md"
     write_text(path, audit_markdown(audit.read_results()))
@@ -26,7 +37,19 @@ def write_audit(audit: Audit) -> Path:
 
 
 def audit_markdown(results: Row) -> str:
-    """The results of an audit: every detector, every attack, with intervals."""
+    """The results of an audit: every detector, every attack, with intervals.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from oodattack.audit import AuditSettings, run_audit
+    >>> images = "torchvision:FakeData"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     audit = run_audit(AuditSettings(
+    ...         encoder="python:tests.factories:tiny", train=images, test=images, start=("noise",), limit=2,
+    ...         fit_limit=4, detectors=("MaxLogit",), attacks=("latent",), steps=2, out=Path(folder)))
+    ...     audit_markdown(audit.read_results()).count("| MaxLogit |")
+    2
+    """
     settings, classifier = results["settings"], results["classifier"]
     largest = max(map(float, settings["eps"]))
     natural = [name for name in results["detectors"][0]["clean"] if name != "starts"]

@@ -56,6 +56,17 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
     Raises:
         InputError: bad input, or a loss that is no number any more; finished epochs are kept.
         KeyboardInterrupt: after Ctrl-C; finished epochs are kept.
+
+    >>> import tempfile, torch
+    >>> from oodattack.images import encode_png
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for path in (Path(folder, "images", name, "0.png") for name in ("cat", "dog")):
+    ...         path.parent.mkdir(parents=True)
+    ...         _ = path.write_bytes(encode_png(torch.randint(256, (3, 8, 8)).byte()))
+    ...     results = train(TrainSettings(
+    ...         train=f"{folder}/images", network="resnet8", size=8, epochs=1, out=Path(folder, "net")))
+    ...     len(results["loss"])
+    1
     """
 
     def tell(name: str, done: int, total: int) -> None:
