@@ -97,6 +97,37 @@ def test_pairs_that_move_together_have_a_narrow_interval() -> None:
     assert paired.auroc_low <= paired.auroc <= paired.auroc_high
 
 
+def test_images_of_one_start_do_not_count_as_many() -> None:
+    """Where starts differ more than x_in do, the interval is that of so few starts."""
+    rng = torch.Generator().manual_seed(5)
+    covered = []
+    for seed in range(40):
+        effect = torch.randn(10, generator=rng, dtype=torch.float64)
+        inside = torch.randn(200, generator=rng, dtype=torch.float64) / 4
+        outside = torch.randn(200, generator=rng, dtype=torch.float64) / 4 + effect.repeat(20)
+        groups = [f"start {i % 10}" for i in range(200)]
+        wide = measure(inside, outside, paired=True, groups=groups, seed=seed)
+        narrow = measure(inside, outside, paired=True, seed=seed)
+        assert wide.auroc_high - wide.auroc_low > 2 * (narrow.auroc_high - narrow.auroc_low)
+        covered.append(wide.auroc_low <= 0.5 <= wide.auroc_high)
+    assert sum(covered) >= 30
+    # Of fewer than ten no bootstrap can be made; each pair counts then.
+    few = [f"start {i % 2}" for i in range(200)]
+    assert measure(inside, outside, paired=True, groups=few, seed=1) == measure(inside, outside, paired=True, seed=1)
+
+
+def test_the_interval_of_the_share_that_passes_draws_the_threshold_too() -> None:
+    inside, outside = normal(100, 40), normal(400, 41) + 1.6
+    found = measure(inside, outside)
+    rng = np.random.default_rng(3)
+    shares = []
+    for _ in range(1500):
+        drawn = inside[rng.integers(100, size=100)]
+        shares.append(float((outside[rng.integers(400, size=400)] <= threshold(drawn)).double().mean()))
+    assert found.fpr95_low == pytest.approx(np.quantile(shares, 0.025), abs=0.03)
+    assert found.fpr95_high == pytest.approx(np.quantile(shares, 0.975), abs=0.03)
+
+
 @pytest.mark.parametrize(
     ("inside", "outside", "paired", "message"),
     [
@@ -112,7 +143,7 @@ def test_what_cannot_be_measured_is_told(inside: Tensor, outside: Tensor, paired
 
 
 def _with(auroc: float, low: float, high: float) -> Measure:
-    return Measure(auroc, low, high, 0.0, 0.5, 0.5, 0.0, 100)
+    return Measure(auroc, low, high, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 100)
 
 
 @pytest.mark.parametrize(

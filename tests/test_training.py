@@ -109,6 +109,12 @@ def test_the_losses_are_the_papers() -> None:
 
 def test_outliers_are_half_attacked_ones_once_there_are_any(pictures: tuple[Path, Path, Path]) -> None:
     outliers = Outliers([str(pictures[2])], SIDE)
+    held = Outliers([str(pictures[2])], SIDE, hold_out=True)
+    drawn = held.draw(200, torch.Generator().manual_seed(0))
+    natural = torch.stack([dequantize(held.get(i)) for i in range(12)])
+    which = torch.cdist(drawn.flatten(1), natural.flatten(1)).argmin(1).tolist()
+    assert set(which) == {0, 2, 4, 6, 8, 10}  # what is measured with is never trained on
+    assert list(held.held_out) == [1, 3, 5, 7, 9, 11]
     white = torch.full((3, 3, SIDE, SIDE), 255, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
     assert (outliers.draw(50, generator) == 1).flatten(1).all(1).sum() == 0
@@ -128,11 +134,17 @@ def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_
     rows = results["rounds"]
     assert [row["round"] for row in rows] == [0, 1]
     assert "old" not in rows[0]["EnergyBased"]
-    assert {"natural", "old", "new"} == set(rows[1]["MaxSoftmax"])
+    assert {"natural", "old", "new", "longer", "larger", "direct"} == set(rows[1]["MaxSoftmax"])
+    assert all(row["mape"]["longer"] < row["mape"]["new"] for row in rows)
+    assert all(row["mape"]["larger"] < row["mape"]["new"] for row in rows)
     assert all(0 <= row["EnergyBased"]["new"]["auroc"] <= 1 for row in rows)
     # What fooled the network of before is told apart by the one trained on its like better than a new attack is.
     assert rows[1]["EnergyBased"]["old"]["auroc"] >= rows[1]["EnergyBased"]["new"]["auroc"]
-    kept = torch.load(tmp_path / "net" / "rounds" / "001.pt", weights_only=True)
+    kept = torch.load(tmp_path / "net" / "rounds" / "001" / "state.pt", weights_only=True)
+    weights = load_file(tmp_path / "net" / "rounds" / "001" / "model.safetensors")
+    again = load_encoder(f"trained:{tmp_path / 'net' / 'rounds' / '001'}", device="cpu").model.state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert not torch.equal(weights["linear.bias"], load_file(tmp_path / "net" / "model.safetensors")["linear.bias"])
     outliers = Outliers([str(pictures[2])], SIDE)
     starts = torch.stack([outliers.get(i) for i in range(0, 12, 2)])
     distances = torch.cdist(dequantize(kept["found"]).flatten(1), dequantize(starts).flatten(1)).amin(1)
@@ -140,10 +152,12 @@ def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_
     # A finished round is not run again, and the next goes on from it.
     more = settings(pictures, tmp_path / "net", **{**changes, "rounds": 2})
     told.clear()
-    again = train(more, on_progress=lambda now: told.append(now.name))["rounds"]
-    assert again[:2] == rows
+    three = train(more, on_progress=lambda now: told.append(now.name))["rounds"]
+    assert three[:2] == rows
     assert not any(name.startswith("round 1") for name in told)
     assert any(name.startswith("round 2") for name in told)
+    with pytest.raises(InputError, match=r"settings\.eps"):
+        train(settings(pictures, tmp_path / "net", **{**changes, "eps": (1.0,)}))
 
 
 def test_rate_is_a_detector_of_a_bottleneck_alone(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:

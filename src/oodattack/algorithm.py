@@ -25,6 +25,8 @@ from oodattack.result import AttackResult
 from oodattack.steps import polyak_cap
 from oodattack.whitening import Whitening
 
+GRID = 2**20  # number of the stream that the search on the grid draws from; no attack has so many tries
+
 Callback = Callable[[int, Tensor], None]
 """Called after every step with the steps done in this try, and the MAPE (B,) of each sample's image that counts so
 far: the best that was looked at, for `paper` that of an earlier try or the start."""
@@ -298,7 +300,8 @@ class _Tries:
         now = self.problem.rows(rows)
         levels = to_grid(best.image[rows], now.start, now.eps, self.norm)
         steps = self.grid_steps if self.gradient.passes else 0
-        found = descend(self.f, now, levels, self.norm, steps, self.tolerance, self.gradient)
+        generators = [_generator(self.seeds[i], GRID) for i in rows.tolist()]
+        found = descend(self.f, now, levels, self.norm, steps, self.tolerance, self.gradient, generators)
         best.calls[rows] += found.calls
         best.looks[rows] += found.looks
         best.saved[rows] = dequantize(found.levels, now.start.dtype)

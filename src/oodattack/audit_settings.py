@@ -24,7 +24,7 @@ class AuditSettings:
         out: directory of the audit.
         detectors: names of pytorch-ood's detectors, or "all", or "none".
         detector: your own detectors, each as ``MODULE:FACTORY``: a function of a `Classifier` that returns one.
-        attacks: which of "latent", "informed" and "direct".
+        attacks: which of "latent", "informed" and "direct"; the first is always made, for the others build on it.
         eps: radii of the ball, in pixels of [0, 1]; the verdict is that of the largest.
         norm: "l1", "l2" or "linf".
         steps: gradient evaluations of an attack in floating point; half as many more, at most 50, go to the 8-bit grid.
@@ -56,7 +56,7 @@ class AuditSettings:
     eps: tuple[float, ...] = (5.0,)
     norm: str = "l2"
     steps: int = 100
-    budget: tuple[str, ...] = ()
+    budget: tuple[int, ...] = ()
     limit: int = 200
     ood_limit: int = 500
     fit_limit: int = 10000
@@ -69,7 +69,10 @@ class AuditSettings:
     trust: bool = False
 
     def __post_init__(self) -> None:
-        tidy(self, "start", "ood", "eps", "out", "detectors", "detector", "attacks", "budget", "witness")
+        for name in ("detectors", "attacks"):
+            object.__setattr__(self, name, _listed(getattr(self, name)))
+        object.__setattr__(self, "budget", _whole(_listed(self.budget)))
+        tidy(self, "start", "ood", "eps", "out", "detector", "witness")
         check_ball(self.norm, self.eps)
         check_seed(self.seed)
         for name in ("start", "detectors", "attacks"):
@@ -79,16 +82,11 @@ class AuditSettings:
         for name in ("steps", "batch_size", "ood_limit", "fit_limit"):
             at_least(name, getattr(self, name), 1)
         at_least("limit", self.limit, 2)
-        for text in self.budget:
-            if not text.isdecimal() or not 1 <= int(text) < self.steps:
+        for steps in self.budget:
+            if not 1 <= steps < self.steps:
                 raise InputError(
-                    f"expected budget as whole numbers from 1 to below the {self.steps} steps, got {text!r}"
+                    f"expected budget as whole numbers from 1 to below the {self.steps} steps, got {steps}"
                 )
-
-    @property
-    def budgets(self) -> tuple[int, ...]:
-        """The smaller numbers of steps."""
-        return tuple(int(steps) for steps in self.budget)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "AuditSettings":
@@ -97,4 +95,21 @@ class AuditSettings:
         Raises:
             InputError: for an unknown name (with the nearest), a missing one, or a value of a wrong kind.
         """
-        return build(cls, values)
+        names = ("detectors", "attacks", "budget")
+        listed = {name: tuple(map(str, _listed(values[name]))) for name in names if values.get(name)}
+        return build(cls, {**values, **listed})
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    """One or several values, texts split at their commas."""
+    found: list[Any] = []
+    for one in value if isinstance(value, list | tuple) else [value]:
+        found += [part.strip() for part in one.split(",")] if isinstance(one, str) else [one]
+    return tuple(found)
+
+
+def _whole(values: tuple[Any, ...]) -> tuple[int, ...]:
+    try:
+        return tuple(int(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected budget as whole numbers, got {', '.join(map(str, values))}") from error

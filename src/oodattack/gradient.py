@@ -30,7 +30,7 @@ class Gradient(Protocol):
     ) -> tuple[Tensor, Pullback]:
         """The latents (B, K) of images ``x`` (B, 3, H, W), and the pullback at them.
 
-        There is one generator per sample; on the 8-bit grid, which a source of exact gradients alone searches, none.
+        There is one generator per sample.
         """
 
 

@@ -5,7 +5,7 @@ pixels than latents, so that some few changes of single levels undo it; which, t
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,7 @@ def descend(
     steps: int,
     tolerance: float,
     gradient: Gradient,
+    generators: Sequence[torch.Generator] = (),
 ) -> Descent:
     """Change single levels of 8-bit images until their latents are closer to the targets, inside the ball.
 
@@ -57,6 +58,7 @@ def descend(
         steps: gradient evaluations; 0 only looks at the images.
         tolerance: MAPE at which a sample is finished.
         gradient: where gradients come from.
+        generators: one for each sample, for gradients that draw; none for those that do not.
 
     Returns:
         A `Descent`: the best of the images, with the loss and the work.
@@ -72,7 +74,8 @@ def descend(
     )
     memory = _Memory(min(steps, MEMORY))
     for _ in range(steps):
-        latent, pullback = gradient(f, dequantize(at, now.start.dtype), [])
+        draws = [generators[i] for i in rows.tolist()] if generators else []
+        latent, pullback = gradient(f, dequantize(at, now.start.dtype), draws)
         found.calls[rows] += 1
         error = now.error(latent)
         arrived = _record(found, rows, at, latent, error, now, tolerance)

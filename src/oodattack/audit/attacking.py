@@ -1,6 +1,6 @@
 """The attacks of an audit, carried out batch by batch and kept as they are finished."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,6 @@ from oodattack.audit.attacks import (
     Ball,
     Found,
     Samples,
-    Way,
     lower,
     match,
     read_function,
@@ -22,6 +21,7 @@ from oodattack.audit.attacks import (
 from oodattack.audit.data import from_pngs
 from oodattack.audit.inputs import Inputs
 from oodattack.audit.store import Audit
+from oodattack.audit.ways import Way
 from oodattack.audit_settings import AuditSettings
 from oodattack.detectors import Classifier, Detector
 from oodattack.engines.memory import Fitting
@@ -32,10 +32,18 @@ Z = "features"
 Tell = Callable[[str, int, int], None]
 
 
-def plan(settings: AuditSettings, detectors: Mapping[str, Detector]) -> list[Attack]:
+def plan(
+    settings: AuditSettings, detectors: Mapping[str, Detector], ways: Collection[str], own: Mapping[str, str]
+) -> list[Attack]:
     """Every attack, those first that others start from.
 
     What reads z is not attacked again by *informed*: *latent* has done it.
+
+    Args:
+        settings: of the audit.
+        detectors: by name.
+        ways: names of those whose score can be followed.
+        own: digests of the sources of the user's own, by name: their code may change.
 
     >>> from pathlib import Path
     >>> from oodattack.encoders import load_encoder
@@ -43,22 +51,21 @@ def plan(settings: AuditSettings, detectors: Mapping[str, Detector]) -> list[Att
     >>> c = Classifier(load_encoder("python:tests.factories:tiny"))
     >>> some, _ = make_detectors(c, ["KNN", "MaxLogit"])
     >>> s = AuditSettings(encoder="x", train="a", test="b", start=("noise",), out=Path("c"), steps=9, budget=("3",))
-    >>> [attack.key for attack in plan(s, some)]
+    >>> [attack.key for attack in plan(s, some, some, {})]
     ['latent-features-5-9', 'informed-logits-5-9', 'direct-KNN-5-9', 'direct-MaxLogit-5-9', 'latent-features-5-3']
     """
     readings = dict.fromkeys(reading(name, detector) for name, detector in detectors.items())
-    found = []
-    if "latent" in settings.attacks:
-        found += [Attack("latent", Z, eps, settings.steps) for eps in settings.eps]
+    targets = [("latent", Z)]
     if "informed" in settings.attacks:
-        found += [
-            Attack("informed", what, eps, settings.steps) for what in readings if what != Z for eps in settings.eps
-        ]
+        targets += [("informed", what) for what in readings if what != Z]
     if "direct" in settings.attacks:
-        found += [Attack("direct", name, eps, settings.steps) for name in detectors for eps in settings.eps]
-    if "latent" in settings.attacks:
-        found += [Attack("latent", Z, max(settings.eps), steps) for steps in settings.budgets]
-    return found
+        targets += [("direct", name) for name in detectors if name in ways]
+    found = [
+        Attack(kind, target, eps, settings.steps, own.get(target, ""))
+        for kind, target in targets
+        for eps in settings.eps
+    ]
+    return found + [Attack("latent", Z, max(settings.eps), steps) for steps in settings.budget]
 
 
 @dataclass(frozen=True)
@@ -109,8 +116,8 @@ class Attacker:
             )
             samples = Samples(x_in, starts, self._seeds(rows))
             if attack.kind == "direct":
-                latent = self._latent(attack, rows, device)
-                return lower(self.ways[attack.target], self.detectors[attack.target], samples, ball, latent)
+                way, detector = self.ways[attack.target], self.detectors[attack.target]
+                return lower(way, detector, samples, ball, self._latent(attack, rows, device))
             if attack.kind == "latent":
                 return match(self.classifier.features, samples, ball, parts=None, tolerance=0)
             name, detector = next(
@@ -129,10 +136,8 @@ class Attacker:
             sample_seed(self.settings.seed, self.inputs.x_in.names[row], self.inputs.starts.names[row]) for row in rows
         ]
 
-    def _latent(self, attack: Attack, rows: range, device: torch.device) -> Tensor | None:
-        """What the latent attack found in the same ball, where it was asked for."""
-        if "latent" not in self.settings.attacks:
-            return None
+    def _latent(self, attack: Attack, rows: range, device: torch.device) -> Tensor:
+        """What the latent attack found in the same ball."""
         table = self.audit.read_attack(Attack("latent", Z, attack.eps, self.settings.steps)).slice(
             rows.start, len(rows)
         )

@@ -6,26 +6,21 @@
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from oodattack.algorithm import attack
+from oodattack.audit.ways import CENTRE, Function, Way
 from oodattack.detectors import Classifier, Detector
-from oodattack.errors import InputError
-from oodattack.gradient import Autograd, Gradient, Pullback, Spsa
-from oodattack.metrics import as_matrix
 from oodattack.pixels import dequantize, quantize
-
-Function = Callable[[Tensor], Tensor]
+from oodattack.result import AttackResult
 
 CLOSE = 1e-4  # MAPE at which an informed attack is finished: a tenth of what the paper calls small
 AIM = 0.02  # of the in-distribution images lie between x_in and where a direct attack aims
-CENTRE = 10.0  # of ranks: a MAPE needs a target that is not near zero
-DIRECTIONS = 32  # along which a score without gradient is differenced
-REACH = 0.01  # of the largest value that is read: how far
+TOLERANCE = AIM / 2 / (CENTRE + 1)  # the MAPE at which it has arrived
 
 
 @dataclass(frozen=True)
@@ -37,12 +32,14 @@ class Attack:
         target: what is read, or the detector's name.
         eps: radius of the ball.
         steps: gradient evaluations in floating point.
+        version: of a target whose code may change.
     """
 
     kind: str
     target: str
     eps: float
     steps: int
+    version: str = ""
 
     @property
     def key(self) -> str:
@@ -51,7 +48,7 @@ class Attack:
         >>> Attack("direct", "KNN", 5.0, 100).key
         'direct-KNN-5-100'
         """
-        return f"{self.kind}-{self.target}-{self.eps:.6g}-{self.steps}"
+        return f"{self.kind}-{self.target}-{self.eps:.9g}-{self.steps}" + f"-{self.version[:8]}" * bool(self.version)
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,7 @@ class Found:
     mape: Tensor  # (B,) of what was matched; of a direct attack how far the score stayed above its aim, relative to it
     distance: Tensor
     gradient_evaluations: Tensor
+    forward_evaluations: Tensor  # passes without a gradient
 
 
 @dataclass(frozen=True)
@@ -99,12 +97,10 @@ def match(f: Function, samples: Samples, ball: Ball, *, parts: Sequence[int] | N
         tolerance=tolerance,
         check=False,
     )
-    return Found(
-        quantize(result.image).cpu(), result.mape.cpu(), result.distance.cpu(), result.gradient_evaluations.cpu()
-    )
+    return _found(result)
 
 
-def lower(way: "Way", detector: Detector, samples: Samples, ball: Ball, latent: Tensor | None) -> Found:
+def lower(way: Way, detector: Detector, samples: Samples, ball: Ball, latent: Tensor | None) -> Found:
     """Images near the starts whose score is no higher than that of x_in: the better of two tries a sample.
 
     Args:
@@ -116,182 +112,54 @@ def lower(way: "Way", detector: Detector, samples: Samples, ball: Ball, latent: 
             None for no second try.
     """
     target = (way.ranks(detector.score(samples.x_in)) - AIM).clamp_min(CENTRE)
-    found: Found | None = None
-    best = torch.full((len(target),), torch.inf, dtype=torch.float64)
-    evaluations = torch.zeros(len(target), dtype=torch.int64)
-    for initial in (None,) if latent is None else (None, latent):
-        result = attack(
-            way.f,
-            samples.start,
-            target,
-            eps=ball.eps,
-            norm=ball.norm,
-            steps=ball.steps,
-            seed=list(samples.seeds),
-            pixels=256,
-            gradient=way.gradient,
-            tolerance=AIM / 2 / (CENTRE + 1),
-            initial=initial,
-            below=True,
-            check=False,
-        )
-        score = detector.score(dequantize(quantize(result.image)).to(samples.start)).cpu()
-        better = score.nan_to_num(nan=torch.inf) < best
-        best = torch.where(better, score, best)
-        evaluations += result.gradient_evaluations.cpu()
-        now = Found(quantize(result.image).cpu(), result.mape.cpu(), result.distance.cpu(), evaluations)
-        found = now if found is None else _merge(better, now, found)
-    assert found is not None  # noqa: S101 -- there is one try at least
+    target = target.to(samples.start.device, torch.float32 if samples.start.device.type == "mps" else torch.float64)
+    found = _try(way, samples, target, ball, None)
+    # Where the score is not low enough yet, the other try may be the better one.
+    rest = (found.mape > TOLERANCE).nonzero().flatten()
+    if latent is None or len(rest) == 0:
+        return found
+    some = Samples(samples.x_in[rest], samples.start[rest], [samples.seeds[i] for i in rest.tolist()])
+    again = _try(way, some, target[rest], ball, latent[rest])
+    before, after = (
+        detector.score(dequantize(images).to(samples.start)).cpu().nan_to_num(nan=torch.inf)
+        for images in (found.images[rest], again.images)
+    )
+    better = after < before
+    for name in ("images", "mape", "distance"):
+        getattr(found, name)[rest[better]] = getattr(again, name)[better]
+    found.gradient_evaluations[rest] += again.gradient_evaluations
+    found.forward_evaluations[rest] += again.forward_evaluations
     return found
 
 
-def _merge(better: Tensor, new: Found, old: Found) -> Found:
-    return Found(
-        torch.where(better[:, None, None, None], new.images, old.images),
-        torch.where(better, new.mape, old.mape),
-        torch.where(better, new.distance, old.distance),
-        new.gradient_evaluations,
+def _try(way: Way, samples: Samples, target: Tensor, ball: Ball, initial: Tensor | None) -> Found:
+    """One attack on ranks."""
+    result = attack(
+        way.f,
+        samples.start,
+        target,
+        eps=ball.eps,
+        norm=ball.norm,
+        steps=ball.steps,
+        seed=list(samples.seeds),
+        pixels=256,
+        gradient=way.gradient,
+        tolerance=TOLERANCE,
+        initial=initial,
+        below=True,
+        check=False,
     )
+    return _found(result)
 
 
-class Ranks:
-    """Scores as ranks among those of in-distribution images: the least has `CENTRE`, the highest 1 more.
-
-    A map that only goes up changes nothing that an AUROC sees, and gives every score its due: of a softmax most
-    scores lie within a thousandth of their spread. Between two scores it is linear, and beyond the last ones it goes
-    on in spreads (standard deviations), so that it has a slope everywhere.
-
-    Args:
-        scores: (N,) finite ones of in-distribution images.
-
-    >>> ranks = Ranks(torch.tensor([0.0, 1.0, 3.0]))
-    >>> ranks(torch.tensor([0.0, 0.5, 3.0])) - CENTRE
-    tensor([0.0000, 0.2500, 1.0000], dtype=torch.float64)
-    """
-
-    def __init__(self, scores: Tensor) -> None:
-        scores = scores.double().cpu()
-        self.values, counts = torch.unique(scores, return_counts=True)
-        middle = counts.cumsum(0) - (counts + 1) / 2  # of those that are equal
-        self.ranks = (middle - middle[0]) / (middle[-1] - middle[0]).clamp_min(1) + CENTRE
-        self.spread = float(scores.std()) or 1.0
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """(B,), in float64 where the device has it; differentiable."""
-        scores = scores if scores.device.type == "mps" else scores.double()
-        values, ranks = self.values.to(scores), self.ranks.to(scores)
-        beyond = torch.where(
-            scores < values[0],
-            ranks[0] + (scores - values[0]) / self.spread,
-            ranks[-1] + (scores - values[-1]) / self.spread,
-        )
-        if len(values) == 1:
-            return beyond
-        after = torch.searchsorted(values, scores.detach().contiguous()).clamp(1, len(values) - 1)
-        slope = (ranks[after] - ranks[after - 1]) / (values[after] - values[after - 1])
-        between = ranks[after - 1] + (scores - values[after - 1]) * slope
-        return torch.where((scores >= values[0]) & (scores <= values[-1]), between, beyond)
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a detector's score is followed by a direct attack.
-
-    Attributes:
-        f: images to ranks (B,).
-        gradient: where its slope comes from.
-        how: the same in words.
-        ranks: from scores to ranks.
-    """
-
-    f: Function
-    gradient: Gradient
-    how: str
-    ranks: Ranks
-
-
-def find_way(detector: Detector, images: Tensor, scores: Tensor) -> Way:
-    """A direct attack's way: by the score's gradient where it has one, by differences where it has none.
-
-    Args:
-        detector: fitted.
-        images: (B, 3, H, W) a few images in [0, 1], where the gradient is tried.
-        scores: of many in-distribution images.
-
-    Raises:
-        InputError: if these scores are not finite.
-    """
-    if not bool(scores.isfinite().all()):
-        raise InputError("its scores of in-distribution images are not finite")
-    ranks = Ranks(scores)
-    judge = getattr(detector, "judge", None)
-
-    def f(images: Tensor) -> Tensor:
-        return ranks(detector.score(images) if judge is None else judge(detector.reads(images)))
-
-    if _has_slope(f, images):
-        return Way(f, Autograd(), "gradient of the score", ranks)
-    if judge is None:
-        return Way(f, Spsa(directions=8), "SPSA on the image", ranks)
-    differences = Differences(detector.reads, lambda reads: ranks(judge(reads)))
-    return Way(f, differences, "differences of the score along what it reads", ranks)
-
-
-def _has_slope(f: Function, images: Tensor) -> bool:
-    """Whether f has a finite gradient that is not zero."""
-    x = images.detach().clone().requires_grad_(True)
-    try:
-        with torch.enable_grad():
-            (slope,) = torch.autograd.grad(f(x).sum(), x)
-    except RuntimeError:  # nothing depends on x, or numpy was asked for
-        return False
-    return bool(slope.isfinite().all() and slope.any())
-
-
-@dataclass(frozen=True)
-class Differences:
-    """The gradient of judge(reads(x)) where the judge has none.
-
-    The judge is differenced along random orthonormal directions of what it reads, and the result pulled back through
-    the network by autograd: one pass of the network, 2 * `DIRECTIONS` of the judge alone. It is SPSA's idea (Spall
-    1992; Section IV of the paper) in a space of tens or hundreds of dimensions in place of thousands of pixels;
-    orthonormal directions give the gradient's exact projection, whose length a Polyak step can rely on.
-    """
-
-    reads: Function
-    judge: Function
-    passes: int = 1
-    forwards: int = 0
-
-    def __call__(self, f: Function, x: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Pullback]:  # noqa: ARG002 -- of the protocol
-        """See `oodattack.gradient.Gradient`."""
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            reads = as_matrix(self.reads(x))
-        z = reads.detach()
-        with torch.no_grad():
-            scores = as_matrix(self.judge(z))
-
-        def pullback(weights: Tensor) -> Tensor:
-            slope = self._slope(z, generators)
-            (gradient,) = torch.autograd.grad(reads, x, weights.to(slope) * slope)
-            return gradient
-
-        return scores, pullback
-
-    @torch.no_grad()
-    def _slope(self, z: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """(B, K) projections of the judge's gradients."""
-        count = min(DIRECTIONS, z.shape[1])
-        drawn = generators or [torch.Generator().manual_seed(i) for i in range(len(z))]  # on the grid there are none
-        gauss = torch.stack([torch.randn(z.shape[1], count, generator=g) for g in drawn]).to(z)
-        directions = torch.linalg.qr(gauss).Q.transpose(1, 2)  # (B, count, K)
-        reach = (REACH * z.abs().amax(1)).clamp_min(torch.finfo(z.dtype).tiny)[:, None, None]
-        ahead = self.judge((z[:, None] + reach * directions).flatten(0, 1))
-        behind = self.judge((z[:, None] - reach * directions).flatten(0, 1))
-        along = (ahead - behind).view(len(z), count, 1).to(z) / (2 * reach)
-        slope: Tensor = (along * directions).sum(1)
-        return slope
+def _found(result: AttackResult) -> Found:
+    return Found(
+        quantize(result.image).cpu(),
+        result.mape.cpu(),
+        result.distance.cpu(),
+        result.gradient_evaluations.cpu(),
+        result.forward_evaluations.cpu(),
+    )
 
 
 def sample_seed(*parts: object) -> int:
@@ -305,7 +173,7 @@ def sample_seed(*parts: object) -> int:
 
 def reading(name: str, detector: Detector) -> str:
     """What a detector reads, as a name; detectors that share it are attacked together."""
-    return getattr(detector, "reading", name)
+    return str(getattr(detector, "reading", name))
 
 
 def read_function(name: str, detector: Detector, classifier: Classifier) -> Function:

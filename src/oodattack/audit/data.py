@@ -1,7 +1,7 @@
 """The images of an audit, and the classes of those that detectors are fitted to."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 import torch
@@ -21,11 +21,13 @@ class ImageSet:
         name: what the tables call it.
         images: (N, 3, H, W) uint8.
         names: of the files.
+        skipped: those that could not be decoded, with the reason.
     """
 
     name: str
     images: Tensor
     names: tuple[str, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def batches(self, size: int, device: torch.device) -> Iterator[Tensor]:
         """Images (B, 3, H, W) in [0, 1]."""
@@ -40,6 +42,7 @@ class TrainImages:
     where there are as many folders as classes; without either the network's own prediction stands in.
 
     Attributes:
+        order: the folders in the order of the network's classes, where they are these.
         labelled: whether the classes are those of the folders.
         skipped: images that could not be decoded.
     """
@@ -47,7 +50,8 @@ class TrainImages:
     def __init__(self, source: ImageSource, classifier: Classifier, limit: int, batch_size: int) -> None:
         self.source, self.classifier, self.batch_size = source, classifier, batch_size
         self.chosen = evenly(len(source), limit)
-        labels = class_numbers(source.names, classifier)
+        self.order = class_order(source.names, classifier)
+        labels = class_numbers(source.names, self.order)
         self.labels = None if labels is None else torch.tensor([labels[i] for i in self.chosen])
         self.labelled = labels is not None
         self.skipped: dict[str, str] = {}
@@ -77,33 +81,46 @@ class TrainImages:
                 yield images, self.labels[kept]
 
 
-def class_numbers(names: Sequence[str], classifier: Classifier) -> list[int] | None:
-    """The class of each image, from the name of its folder; None where folders are not the network's classes."""
-    folders = [PurePath(name).parent.name for name in names]
+def class_order(names: Sequence[str], classifier: Classifier) -> Sequence[str] | None:
+    """The folders of training images in the order of the network's classes; None where they are not its classes."""
+    folders = {PurePath(name).parent.name for name in names}
     known = classifier.encoder.classes
-    if known is not None and set(folders) <= set(known):
-        return [known.index(folder) for folder in folders]
-    order = sorted(set(folders))
-    return [order.index(folder) for folder in folders] if len(order) == classifier.classes else None
+    if known is not None and folders <= set(known):
+        return known
+    return sorted(folders) if len(folders) == classifier.classes else None
+
+
+def class_numbers(names: Sequence[str], order: Sequence[str] | None) -> list[int] | None:
+    """The class of each image, from the name of its folder; None where there is no order, or a folder is not in it.
+
+    >>> class_numbers(["a/cat/1.png", "a/dog/1.png"], ["cat", "dog"])
+    [0, 1]
+    """
+    folders = [PurePath(name).parent.name for name in names]
+    if order is None or not set(folders) <= set(order):
+        return None
+    return [order.index(folder) for folder in folders]
 
 
 def read_set(spec: str, name: str, limit: int, size: tuple[int, int], data_root: Path | None) -> ImageSet:
-    """Images of a source, evenly spaced over all; those that cannot be decoded are left out.
+    """Images of a source, evenly spaced over all; those that cannot be decoded are left out, and told.
 
     Raises:
         InputError: if there is nothing to read.
     """
     source = open_images(spec, data_root=data_root)
-    images, names, fault = [], [], None
+    images, names = [], []
+    skipped: dict[str, str] = {}
     for index in evenly(len(source), limit):
         try:
             images.append(fit(source.read(index), size))
             names.append(source.names[index])
         except InputError as error:
-            fault = fault or error
+            skipped[source.names[index]] = str(error)
     if not images:
-        raise InputError(f"expected images in {spec}, got none that can be decoded; the first: {fault}")
-    return ImageSet(name, torch.stack(images), tuple(names))
+        first = next(iter(skipped.values()))
+        raise InputError(f"expected images in {spec}, got none that can be decoded; the first: {first}")
+    return ImageSet(name, torch.stack(images), tuple(names), skipped)
 
 
 def read_starts(specs: Sequence[str], count: int, size: tuple[int, int], seed: int) -> ImageSet:

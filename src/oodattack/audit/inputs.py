@@ -66,25 +66,26 @@ def _short_names(specs: Sequence[str]) -> list[str]:
     return [f"{name} (natural)" if name in ("in", "starts") else name for name in names]
 
 
-def find_detectors(settings: AuditSettings, classifier: Classifier) -> tuple[dict[str, Detector], list[Absent]]:
+def find_detectors(
+    settings: AuditSettings, classifier: Classifier
+) -> tuple[dict[str, Detector], dict[str, str], list[Absent]]:
     """Those of pytorch-ood that were asked for, and the user's own, not yet fitted.
+
+    Returns:
+        All detectors by name; of the user's own the digest of their source; and those that do not apply.
 
     Raises:
         InputError: for a name that there is not, a name used twice, or if none is left.
     """
     names = () if settings.detectors == ("none",) else settings.detectors
     found, absent = make_detectors(classifier, names) if names else ({}, [])
+    own = {}
     for spec in settings.detector:
         name, detector = own_detector(spec, classifier)
-        if name in found:
+        if name in (*found, "features", "logits"):
             raise InputError(f"expected a detector's own name for {spec}, got {name}, which there is; rename it")
-        found[name] = detector
+        found[name], own[name] = detector, source_digest(spec)
     if not found:
         reasons = "; ".join(f"{a.name}: {a.reason}" for a in absent) or "no detector was named"
         raise InputError(f"expected a detector that applies to {classifier.encoder.name}, got none ({reasons})")
-    return found, absent
-
-
-def own_digests(settings: AuditSettings) -> dict[str, str]:
-    """A digest of the source of each of the user's own detectors."""
-    return {spec: source_digest(spec) for spec in settings.detector}
+    return found, own, absent

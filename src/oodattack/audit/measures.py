@@ -1,6 +1,7 @@
 """How well scores tell out-of-distribution images from in-distribution ones, with intervals, and the verdict."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,7 @@ from oodattack.errors import InputError
 
 ACCEPTED = 0.95  # of in-distribution images pass at the threshold
 RESAMPLES = 1000
+FEWEST = 10  # groups that a bootstrap of groups can do with
 BROKEN, BENT = 0.55, 0.9
 
 
@@ -26,6 +28,8 @@ class Measure:
         auroc_high: upper end.
         fpr95_in_positive: FPR at 95 % TPR with in-distribution as the positive class: the share of OOD images that pass
             at the threshold that accepts 95 % of the in-distribution images.
+        fpr95_low: lower end of its 95 % bootstrap interval; the threshold is drawn anew with the images.
+        fpr95_high: upper end.
         aupr_in: area under the precision-recall curve, in-distribution positive; by trapezoids, as pytorch-ood has it,
             which is more than average precision where many scores are equal.
         aupr_out: the same, OOD positive.
@@ -37,13 +41,17 @@ class Measure:
     auroc_low: float
     auroc_high: float
     fpr95_in_positive: float
+    fpr95_low: float
+    fpr95_high: float
     aupr_in: float
     aupr_out: float
     threshold: float
     count: int
 
 
-def measure(inside: Tensor, outside: Tensor, *, paired: bool = False, seed: int = 0) -> Measure:
+def measure(
+    inside: Tensor, outside: Tensor, *, paired: bool = False, groups: Sequence[str] | None = None, seed: int = 0
+) -> Measure:
     """Compare in-distribution with OOD scores, higher being more OOD.
 
     The figures are those of pytorch-ood, rank based in float64: neither the size of scores nor a monotone map of them
@@ -53,6 +61,7 @@ def measure(inside: Tensor, outside: Tensor, *, paired: bool = False, seed: int 
         inside: (N,) scores of in-distribution images.
         outside: (M,) scores of OOD images.
         paired: whether ``outside[i]`` was attacked to look like ``inside[i]``: the bootstrap then draws pairs.
+        groups: of pairs, the name of the start of each: ten or more that serve several pairs are drawn as wholes.
         seed: of the bootstrap.
 
     Raises:
@@ -71,12 +80,17 @@ def measure(inside: Tensor, outside: Tensor, *, paired: bool = False, seed: int 
         raise InputError(f"expected as many scores outside as inside for pairs, got {len(outside)} and {len(inside)}")
     scores = torch.cat([inside, outside])
     labels = torch.cat([torch.zeros(len(inside)), -torch.ones(len(outside))])  # below 0 is OOD to pytorch-ood
-    low, high = _interval(inside.numpy(), outside.numpy(), paired, seed)
+    rng = np.random.default_rng(seed)
+    draws = [_draw(rng, len(inside), len(outside), paired, groups) for _ in range(RESAMPLES)]
+    low, high = _interval(inside.numpy(), outside.numpy(), draws, paired)
+    passed_low, passed_high = _passing(inside.numpy(), outside.numpy(), draws)
     return Measure(
         auroc=float(metrics.auroc(scores, labels)),
         auroc_low=low,
         auroc_high=high,
         fpr95_in_positive=float(metrics.fpr_at_tpr(-scores, -1 - labels, ACCEPTED)),
+        fpr95_low=passed_low,
+        fpr95_high=passed_high,
         aupr_in=float(metrics.aupr(scores, labels, positive="id")),
         aupr_out=float(metrics.aupr(scores, labels, positive="ood")),
         threshold=threshold(inside),
@@ -93,14 +107,30 @@ def threshold(inside: Tensor) -> float:
     return float(inside.sort().values[math.ceil(ACCEPTED * len(inside)) - 1])
 
 
-def _interval(inside: np.ndarray, outside: np.ndarray, paired: bool, seed: int) -> tuple[float, float]:
+Draw = tuple[np.ndarray, np.ndarray]
+"""How often each image inside, and each outside, is in a resample."""
+
+
+def _draw(rng: np.random.Generator, inside: int, outside: int, paired: bool, groups: Sequence[str] | None) -> Draw:
+    if not paired:
+        return _often(rng, inside), _often(rng, outside)
+    names, member = np.unique(groups if groups is not None else [], return_inverse=True)
+    # What one start has in common must not count as so many independent images.
+    weight = _often(rng, len(names))[member] if FEWEST <= len(names) < inside else _often(rng, inside)
+    return weight, weight
+
+
+def _often(rng: np.random.Generator, count: int) -> np.ndarray:
+    return rng.multinomial(count, np.full(count, 1 / count))
+
+
+def _interval(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw], paired: bool) -> tuple[float, float]:
     """95 % percentile interval of the AUROC over bootstrap resamples.
 
     An AUROC is the mean over pairs of who is higher (Mann and Whitney), so a resample only weighs the pairs anew. An
     image attacked to look like another is compared with it once, however often the two are drawn: counted with the
     square, their part, which an attack makes one-sided, would double.
     """
-    rng = np.random.default_rng(seed)
     order = np.sort(inside)
     below = np.searchsorted(order, outside, side="left")
     upto = np.searchsorted(order, outside, side="right")
@@ -108,23 +138,34 @@ def _interval(inside: np.ndarray, outside: np.ndarray, paired: bool, seed: int) 
     own = (outside > inside) + (outside == inside) / 2 if paired else np.zeros(len(outside))
     once = 1 - 1 / len(inside)  # the mean weight of any other two
     values = []
-    for _ in range(RESAMPLES):
-        weight_in = rng.multinomial(len(inside), np.full(len(inside), 1 / len(inside)))
-        weight_out = weight_in if paired else rng.multinomial(len(outside), np.full(len(outside), 1 / len(outside)))
+    for weight_in, weight_out in draws:
         passed = np.concatenate([[0], np.cumsum(weight_in[rank])])
         won = (passed[below] + passed[upto]) / 2 @ weight_out
         again = weight_in * (weight_in - once) if paired else np.zeros(len(outside))
-        values.append(float((won - own @ again) / (len(inside) * len(outside) - again.sum())))
+        values.append(float((won - own @ again) / (weight_in.sum() * weight_out.sum() - again.sum())))
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
-Verdict = Literal["broken", "bent", "held", "blind"]
+def _passing(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw]) -> tuple[float, float]:
+    """The same of the share of images outside that pass at the threshold of the images inside."""
+    rank = np.argsort(inside, kind="stable")
+    values = []
+    for weight_in, weight_out in draws:
+        count = np.cumsum(weight_in[rank])
+        limit = inside[rank[np.searchsorted(count, ACCEPTED * count[-1])]]
+        values.append(float(weight_out[outside <= limit].sum() / weight_out.sum()))
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+Verdict = Literal["broken", "bent", "held", "blind", "unfinished"]
 VERDICTS = {
-    "broken": "AUROC under the strongest attack, its interval included, at or below 0.55",
+    "broken": "AUROC under the strongest attack on each image, its interval included, at or below 0.55",
     "bent": "AUROC under the strongest attack below 0.9 of that of the starts before it",
     "held": "held at this eps and budget; a stronger attack may come",
     "blind": "no better than chance on the starts before any attack: there is nothing to break",
+    "unfinished": "an attack on it failed, so that nothing is said",
 }
 
 

@@ -12,6 +12,7 @@
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ _ATTACKED = pa.schema(
         ("mape", pa.float64()),
         ("distance", pa.float64()),
         ("gradient_evaluations", pa.int64()),
+        ("forward_evaluations", pa.int64()),
     ]
 )
 _SAMPLES = pa.schema(
@@ -115,6 +117,7 @@ class Audit:
                     "mape": float(found.mape[i]),
                     "distance": float(found.distance[i]),
                     "gradient_evaluations": int(found.gradient_evaluations[i]),
+                    "forward_evaluations": int(found.forward_evaluations[i]),
                 }
                 for i, row in enumerate(rows)
             ],
@@ -132,7 +135,7 @@ class Audit:
         return sorted((self.path / "attacks" / attack.key).glob("*.parquet"))
 
     def write_scores(self, scores: Mapping[tuple[str, str], Tensor], names: Mapping[str, Sequence[str]]) -> None:
-        """Keep the scores: of each detector and set, with the names of the set's images."""
+        """Keep the scores (N,) by detector and set, with the names of the images of each set."""
         columns: dict[str, list[Any]] = {name: [] for name in _SCORES.names}
         for (detector, images), values in scores.items():
             columns["detector"] += [detector] * len(values)
@@ -152,8 +155,8 @@ class Audit:
         return {key: torch.tensor(values, dtype=torch.float64) for key, values in found.items()}
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Keep the tables."""
-        write_text(self.path / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+        """Keep the tables; what is no number, or without end, is null in JSON."""
+        write_text(self.path / "results.json", json.dumps(_finite(results), indent=2, allow_nan=False) + "\n")
 
     def read_results(self) -> dict[str, Any]:
         """The tables.
@@ -188,6 +191,14 @@ def open_audit(path: Path) -> Audit:
 def is_begun(path: Path) -> bool:
     """Whether a directory holds fits or attacks."""
     return any(path.glob("fits/*.pt")) or any(path.glob("attacks/*/*.parquet"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read(file: Path, columns: Sequence[str] | None = None) -> pa.Table:

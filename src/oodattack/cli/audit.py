@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from oodattack.audit_settings import AuditSettings
+from oodattack.audit_settings import ATTACKS, AuditSettings
 from oodattack.cli.terminal import INTERRUPTED, error_console, percent, plain_warnings, printable, stages
 from oodattack.settings import NORM_NAMES, load_config
 
@@ -30,8 +30,8 @@ LEGEND = """\
 AUROC of attacked starts against x_in (0.5: the detector cannot tell), at the
 largest eps. start: before the attack; nat.: mean over the --ood sets; lat.,
 inf. (= where the detector reads z), dir.: the latent, the informed and the
-direct attack; 95 %: bootstrap interval of the strongest; pass: share of its
-images below the threshold that accepts 95 % of x_in.
+direct attack; 95 %: bootstrap interval of the strongest of them on each image;
+pass: share of its images below the threshold that accepts 95 % of x_in.
 held: at this eps and budget, a stronger attack may come; bent: below 0.9 of
 the start's; broken: at or below 0.55, interval included; blind: no better
 than chance on the starts before any attack.
@@ -90,9 +90,6 @@ def audit(
         for name, value in locals().items()
         if name not in ("config", "json", "quiet") and value not in (None, [])
     }
-    for name in ("detectors", "attacks", "budget"):
-        if name in given:
-            given[name] = [part.strip() for part in given[name].split(",")]
     settings = AuditSettings.of({**(load_config(config) if config else {}), **given})
     console = error_console(quiet=quiet)
     with plain_warnings(console):
@@ -127,6 +124,9 @@ def _tell(results: Mapping[str, Any], settings: AuditSettings, written: list[Pat
             for name, judged in found["encoders"].items()
         )
         console.print(printable(f"x_out     {key}: L2 {found['distance_l2']:.3g} from the start; {nearer}"))
+    skipped = sum(map(len, results["skipped"].values()))
+    if skipped:
+        console.print(f"skipped   {skipped} images could not be decoded (report.md names them)")
     for absent in results["absent"]:
         console.print(printable(f"left out  {absent['name']}: {absent['reason']}"))
     for what, reason in results["failures"].items():
@@ -139,7 +139,7 @@ def _tell(results: Mapping[str, Any], settings: AuditSettings, written: list[Pat
 def _table(results: Mapping[str, Any]) -> Table:
     """What survived comes first; fits 80 columns."""
     settings = results["settings"]
-    kinds = [kind for kind in ("latent", "informed", "direct") if kind in settings["attacks"]]
+    kinds = [kind for kind in ATTACKS if kind == "latent" or kind in settings["attacks"]]
     table = Table(
         title=f"{NORM_NAMES[settings['norm']]} ball, eps {max(map(float, settings['eps'])):.4g},"
         f" {settings['steps']} steps, {results['sets']['in']} x_in",

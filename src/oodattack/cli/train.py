@@ -33,7 +33,9 @@ EXAMPLES = r"""[bold]Examples[/bold]
 LEGEND = """\
 AUROC by the energy score (MaxSoftmax is in results.json), on images never
 trained on: natural outliers; old: those that fooled the network of the round
-before; new: an attack on the network as it is now. MAPE: of the new attack.
+before; new attacks on the network as it is now: new: like those trained on,
+on z; longer: of four times the steps; larger: in twice the ball; direct: on
+the energy itself. MAPE: of new, median.
 """
 
 
@@ -103,11 +105,15 @@ def _tell(results: "Mapping[str, Any]", settings: TrainSettings) -> None:
         console.print(f"accuracy  {percent(results['test_accuracy'])} of the test images")
     if "rounds" in results:
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for heading in ("round", "accuracy", "natural", "old", "new", "MAPE"):
+        sets = ("natural", "old", "new", "longer", "larger", "direct")
+        for heading in ("round", "accuracy", *sets, "MAPE"):
             table.add_column(heading, justify="right")
         for row in results["rounds"]:
             found = row["EnergyBased"]
-            aurocs = [f"{found[name]['auroc']:.3f}" if name in found else "–" for name in ("natural", "old", "new")]
-            table.add_row(str(row["round"]), percent(row["accuracy"]), *aurocs, percent(row["mape"]))
+            aurocs = [f"{found[name]['auroc']:.3f}" if name in found else "–" for name in sets]
+            table.add_row(str(row["round"]), percent(row["accuracy"]), *aurocs, percent(row["mape"]["new"]))
         console.print(table, LEGEND, soft_wrap=False)
     console.print(f"network   {settings.out}/model.safetensors; --encoder trained:{settings.out} uses it")
+    if settings.rounds:
+        last = f"{settings.out}/rounds/{settings.rounds:03d}"
+        console.print(f"rounds    trained:{last} is the network of the last, {settings.out} that before any")

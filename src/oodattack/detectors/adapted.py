@@ -14,6 +14,7 @@ import torch
 from pytorch_ood import api
 from pytorch_ood.detector import EnergyBased
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from oodattack.detectors.classifier import Classifier, View
 from oodattack.detectors.detector import Loader
@@ -65,7 +66,7 @@ class Adapted:
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         scores: Tensor = getattr(self.inner, f"predict_{self.kind}")(self.view(images))
-        return scores.double().to(images.device)
+        return scores.cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`."""
@@ -117,7 +118,7 @@ class Shaped:
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         logits = getattr(self.inner, f"predict_{self.kind}")(self._values(images))
-        return _energy(logits).double().to(images.device)
+        return _energy(logits).cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: the logits after reshaping."""
@@ -159,13 +160,36 @@ def unshaped(logits: Tensor) -> Tensor:
     return logits
 
 
-def differentiable(inner: Any, method: str) -> Callable[[Tensor], Tensor]:
-    """A method of a detector without the `torch.no_grad` that the library wraps it in.
+def differentiable(inner: Any, method: str) -> Callable[[Any], Any]:
+    """A method of a detector with the gradient that its formula has.
 
-    Where the formula itself detaches (or goes through numpy), there is still no gradient: the attack finds out.
+    The library wraps it in `torch.no_grad` and detaches what it gives; neither is done here. Where a formula leaves
+    torch, there is still no gradient: the attack finds out.
     """
     function = inspect.unwrap(getattr(type(inner), method))
-    return lambda values: function(inner, values)
+
+    def attached(values: Any) -> Any:
+        first = values if isinstance(values, Tensor) else values[0]
+        if not (torch.is_grad_enabled() and first.requires_grad):
+            return function(inner, values)
+        try:
+            with _Attached():
+                return function(inner, values)
+        except RuntimeError:  # numpy takes nothing that is attached
+            return function(inner, values)
+
+    return attached
+
+
+class _Attached(TorchFunctionMode):
+    """Within it `x.detach()` and `x.data` are x."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.detach or func == Tensor.data.__get__:  # type: ignore[attr-defined]
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def fitted_state(inner: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A classifier as detectors see it: logits, features, feature maps and layers of images."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -169,12 +170,17 @@ def _linear(module: nn.Module) -> nn.Linear:
 
 
 def _feature_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Every activation (B, C, h, w) with more than one pixel, by layer, in the order in which they are finished."""
+    """Every activation (B, C, h, w) with more than one pixel, by layer, in the order in which they are finished.
+
+    Of the shape of the images: other networks hand on (B, h, w, C). A module that runs twice has no one value.
+    """
     seen: dict[str, Tensor] = {}
+    runs: Counter[str] = Counter()
     handles = []
 
     def watch(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            runs[name] += 1
             if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
                 seen.pop(name, None)
                 seen[name] = output.clone()  # before a later layer changes it in place
@@ -188,7 +194,12 @@ def _feature_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    wide = x.shape[3] / x.shape[2]
+    return {
+        name: value
+        for name, value in seen.items()
+        if runs[name] == 1 and abs(value.shape[3] - wide * value.shape[2]) < 1
+    }
 
 
 def _is_pooled_to(maps: Tensor, features: Tensor) -> bool:

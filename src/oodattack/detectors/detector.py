@@ -22,8 +22,8 @@ class Detector(Protocol):
     """A judge of images; a class with these three methods, and nothing else, is audited like all others.
 
     Two more methods are used where a detector has them: ``judge(reads) -> (B,)``, the score of what it reads, with
-    which a score without gradient is attacked at the cost of the judge alone (`DirectGradient`); and
-    ``state_dict()`` / ``load_state_dict(state)`` of tensors, which keep what was fitted in the audit's folder.
+    which a score without gradient is attacked at the cost of the judge alone; and ``parts``, the lengths of the parts
+    of what it reads, where these are of different sizes.
     """
 
     def fit(self, loader: Loader) -> None:

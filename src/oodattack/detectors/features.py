@@ -18,7 +18,7 @@ from pytorch_ood.detector import (
 )
 from torch import Tensor
 
-from oodattack.detectors.adapted import Adapted, fitted_state
+from oodattack.detectors.adapted import Adapted, differentiable, fitted_state
 from oodattack.detectors.classifier import Classifier
 from oodattack.detectors.detector import Loader
 
@@ -75,10 +75,10 @@ class _HeadGradient(Adapted):
         """Nothing to fit."""
 
     def score(self, images: Tensor) -> Tensor:
-        return self.judge(self.view(images.detach())).double()
+        return self.judge(self.view(images.detach())).cpu().double()
 
     def judge(self, reads: Tensor) -> Tensor:
-        scores: Tensor = self.inner.predict(reads.detach())
+        scores: Tensor = differentiable(self.inner, "predict")(reads)
         return scores
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pytorch_ood.detector import NACUE, Gram, MultiMahalanobis
 from pytorch_ood.detector.nac import _bin_indices_geometric
 from torch import Tensor, nn
 
-from oodattack.detectors.adapted import fitted_state, load_fitted_state, need_every_class
+from oodattack.detectors.adapted import differentiable, fitted_state, load_fitted_state, need_every_class
 from oodattack.detectors.classifier import Classifier, View
 from oodattack.detectors.detector import Loader
 from oodattack.encoders.encoder import Encoder
@@ -71,15 +71,16 @@ class LayersMahalanobis(_Layers):
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         with torch.no_grad():
-            return self.judge(self.reads(images)).double()
+            return self.judge(self.reads(images)).cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: the spatial means of all layers."""
         return self._pooled(self.layers.flat(images))
 
     def judge(self, reads: Tensor) -> Tensor:
-        """The score of these means; the library gives it no gradient."""
-        scores: Tensor = self.inner.predict_structured(list(torch.split(reads, self.widths, dim=1)))
+        """The score of these means."""
+        function = differentiable(self.inner, "predict_structured")
+        scores: Tensor = function(list(torch.split(reads, self.widths, dim=1)))
         return scores
 
 
@@ -113,7 +114,7 @@ class LayersGram(_Layers):
         """See `Detector`."""
         *maps, logits = self.layers.parts(images)
         scores: Tensor = self.inner.predict_structured(logits, maps)
-        return scores.double()
+        return scores.cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: the row sums ``(F^p F^pT)^(1/p)`` of every layer and pole p, and the logits."""
@@ -150,11 +151,13 @@ class Coverage(_Layers):
     def fit(self, loader: Loader) -> None:
         """See `Detector`."""
         self.inner.to(self.encoder.mean.device).fit(_WithGradient(loader))
+        self.inner._captured = []  # the last batch's graph
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         scores: Tensor = self.inner.predict(images.detach().requires_grad_(True))
-        return scores.double()
+        self.inner._captured = []
+        return scores.cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: of every layer the spatial mean of activation times gradient of the logits' KL divergence."""

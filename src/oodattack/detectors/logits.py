@@ -45,7 +45,7 @@ class _EachAlone(Adapted):
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
-        return self.judge(self.view(images)).double()
+        return self.judge(self.view(images)).cpu().double()
 
     def judge(self, reads: Tensor) -> Tensor:
         """The score of these logits; the library gives it no gradient."""

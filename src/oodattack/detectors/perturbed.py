@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from pytorch_ood.detector import MCD, ODIN, Mahalanobis, MahalanobisODIN, odin_preprocessing
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 from torch.nn.modules.dropout import _DropoutNd
 
-from oodattack.detectors.adapted import fitted_state, load_fitted_state
+from oodattack.detectors.adapted import differentiable, fitted_state, load_fitted_state
 from oodattack.detectors.classifier import Classifier, View
 from oodattack.detectors.detector import Loader
 
@@ -43,7 +44,7 @@ class Odin:
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         scores: Tensor = self.inner.predict(images)
-        return scores.double()
+        return scores.cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: the logits of the moved image; that the step's sign changes with the image has no slope."""
@@ -75,7 +76,7 @@ class OdinMahalanobis:
         """See `Detector`."""
         with _frozen(self.features.exact):
             scores: Tensor = self.inner.predict(images.detach())
-        return scores.double()
+        return scores.cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: the features of the moved image."""
@@ -89,8 +90,8 @@ class OdinMahalanobis:
         return self.features(images + (moved - images).detach())
 
     def judge(self, reads: Tensor) -> Tensor:
-        """The score of these features; the library gives it no gradient."""
-        scores: Tensor = self.inner._base.predict_features(reads)
+        """The score of these features."""
+        scores: Tensor = differentiable(self.inner._base, "predict_features")(reads)
         return scores
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,29 +107,52 @@ class OdinMahalanobis:
 class Dropout:
     """The variance of 30 softmaxes with dropout, drawn alike for every image.
 
-    Images are judged one by one: within a batch each would have draws of its own place.
+    Images are judged one by one: within a batch each would have draws of its own place. Where dropout acts on z alone,
+    the score is a function of z, ``judge``; elsewhere it takes 30 passes of the network, and is not followed.
     """
+
+    unfollowed = "its draws act within the network: each score takes 30 passes, too many for a direct attack"
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
         self.inner = MCD(classifier.logits.exact)
+        active = [m.p for m in classifier.encoder.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+        self.p = active[0]
+        size, device = classifier.encoder.input_size, classifier.encoder.mean.device
+        image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+        with torch.no_grad():
+            guess = self._judge(classifier.features(image))
+        score = self.score(image)
+        if len(active) == 1 and torch.allclose(guess.cpu().double(), score, rtol=1e-3, atol=1e-9):
+            self.judge = self._judge
 
     def fit(self, loader: Loader) -> None:
         """Nothing to fit."""
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
-        scores = []
-        for image in images.split(1):  # type: ignore[no-untyped-call]
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                scores.append(self.inner.predict(image))
-        self.classifier.logits.exact.eval()
-        return torch.cat(scores).double()
+        try:
+            return torch.cat([self._drawn(image) for image in torch.split(images, 1)]).cpu().double()
+        finally:
+            self.classifier.logits.exact.eval()  # whatever happened within
+
+    def _drawn(self, image: Tensor) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            scores: Tensor = self.inner.predict(image)
+        return scores
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: z, on whose copies dropout acts in the networks that have it before their head."""
         return self.classifier.features(images)
+
+    def _judge(self, reads: Tensor) -> Tensor:
+        """The score of these features, if dropout acts on them alone."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            masks = [dropout(torch.ones_like(reads[:1]), self.p) for _ in range(30)]
+        draws = torch.stack([self.classifier.head(reads * mask).softmax(1) for mask in masks])
+        return draws.var(0).mean(1)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Rate:
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         with torch.no_grad():
-            return self.judge(self.view(images)).double()
+            return self.judge(self.view(images)).cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: means and log-variances, of which z, the mean, is a part."""

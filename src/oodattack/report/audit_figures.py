@@ -13,13 +13,14 @@ from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from oodattack.audit import Audit
+from oodattack.audit_settings import ATTACKS
+from oodattack.report.audit_table import at, made
 from oodattack.report.draw import save
 from oodattack.report.style import BEFORE, COLOURS, IN, OUT, eps_label
 from oodattack.settings import NORM_NAMES
 
 Row = Mapping[str, Any]
 Scores = Mapping[tuple[str, str], Tensor]
-KINDS = ("latent", "informed", "direct")
 
 
 def draw_audit(audit: Audit, folder: Path) -> list[Path]:
@@ -49,7 +50,7 @@ def draw_audit(audit: Audit, folder: Path) -> list[Path]:
     """
     results, scores = audit.read_results(), audit.read_scores()
     rows, settings = results["detectors"], results["settings"]
-    told = f"{_short(settings['encoder'])}, {NORM_NAMES[settings['norm']]} ball"
+    told = f"{settings['encoder'].partition(',')[0]}, {NORM_NAMES[settings['norm']]} ball"
     largest = f"{told}, eps {eps_label(_largest(results))}, {settings['steps']} steps"
     natural = [name for name in rows[0]["clean"] if name != "starts"]
     with rc_context({"text.parse_math": False}):
@@ -78,7 +79,7 @@ def draw_audit(audit: Audit, folder: Path) -> list[Path]:
                 "eps, pixels in [0, 1]",
                 "AUROC",
             )
-        if settings["budget"] and "latent" in settings["attacks"]:
+        if settings["budget"]:
             figures["budget"] = _panels(
                 rows,
                 lambda axes, row: _against_budget(axes, row, _largest(results)),
@@ -93,18 +94,14 @@ def _largest(results: Row) -> float:
     return max(map(float, results["settings"]["eps"]))
 
 
-def _short(spec: str, most: int = 60) -> str:
-    return spec if len(spec) <= most else spec[: most - 1] + "…"
-
-
 def _heatmap(results: Row, natural: Sequence[str], title: str) -> Figure:
     """Detectors down, sets and attacks across; what was not applicable stays white."""
     rows, settings = results["detectors"], results["settings"]
-    columns = [*natural, "starts", *(kind for kind in KINDS if kind in settings["attacks"])]
+    columns = [*natural, "starts", *made(settings)]
     values = np.full((len(rows), len(columns)), np.nan)
     for i, row in enumerate(rows):
         found = {name: measure["auroc"] for name, measure in row["clean"].items()}
-        found |= {m["kind"]: m["auroc"] for m in _at(row, _largest(results), settings["steps"])}
+        found |= {m["kind"]: m["auroc"] for m in at(row, _largest(results), settings["steps"])}
         values[i] = [found.get(column, np.nan) for column in columns]
     figure = Figure(figsize=(3.2 + 0.95 * len(columns), 1.6 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -120,10 +117,6 @@ def _heatmap(results: Row, natural: Sequence[str], title: str) -> Figure:
     figure.colorbar(shown, ax=axes, shrink=0.5, label="AUROC (0.5: cannot tell)")
     figure.suptitle(title, fontsize=11)
     return figure
-
-
-def _at(row: Row, eps: float, steps: int) -> list[Row]:
-    return [m for m in row["attacked"].values() if float(m["eps"]) == eps and m["steps"] == steps]
 
 
 def _panels(rows: Sequence[Row], draw: Callable[[Axes, Row], None], title: str, x_label: str, y_label: str) -> Figure:
@@ -154,7 +147,7 @@ def _histogram(axes: Axes, row: Row, scores: Scores, natural: Sequence[str]) -> 
             np.concatenate([scores[name, other].numpy() for other in natural or ["starts"]]),
             BEFORE,
         ),
-        "strongest attack": (scores[name, row["strongest"]["attack"]].numpy(), OUT),
+        "strongest attack": (scores[name, row["strongest"]["set"]].numpy(), OUT),
     }
     everything = np.concatenate([values for values, _ in groups.values()])
     everything = everything[np.isfinite(everything)]
@@ -175,7 +168,7 @@ def _roc(axes: Axes, row: Row, scores: Scores) -> None:
     inside = scores[name, "in"].numpy()
     for label, images, colour in (
         ("starts", "starts", BEFORE),
-        ("strongest attack", row["strongest"]["attack"], OUT),
+        ("strongest attack", row["strongest"]["set"], OUT),
     ):
         outside = scores[name, images].numpy()
         truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
@@ -188,7 +181,7 @@ def _roc(axes: Axes, row: Row, scores: Scores) -> None:
 
 def _against_eps(axes: Axes, row: Row, steps: int) -> None:
     start = row["clean"]["starts"]
-    for colour, kind in zip(COLOURS, KINDS, strict=False):
+    for colour, kind in zip(COLOURS, ATTACKS, strict=False):
         found = [m for m in row["attacked"].values() if m["kind"] == kind and m["steps"] == steps]
         curve = [{**start, "eps": 0.0}, *sorted(found, key=lambda m: float(m["eps"]))]
         if found:

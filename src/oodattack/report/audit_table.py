@@ -6,12 +6,12 @@ from typing import Any
 
 from oodattack.audit import Audit
 from oodattack.audit.measures import VERDICTS
+from oodattack.audit_settings import ATTACKS
 from oodattack.report.style import eps_label
 from oodattack.runs.files import write_text
 from oodattack.settings import NORM_NAMES
 
 Row = Mapping[str, Any]
-KINDS = ("latent", "informed", "direct")
 
 
 def write_audit(audit: Audit) -> Path:
@@ -34,6 +34,15 @@ def write_audit(audit: Audit) -> Path:
     path = audit.path / "report.md"
     write_text(path, audit_markdown(audit.read_results()))
     return path
+
+
+def made(settings: Row) -> list[str]:
+    """The kinds of attacks that an audit made.
+
+    >>> made({"attacks": ["direct"]})
+    ['latent', 'direct']
+    """
+    return [kind for kind in ATTACKS if kind == "latent" or kind in settings["attacks"]]
 
 
 def audit_markdown(results: Row) -> str:
@@ -63,7 +72,8 @@ def audit_markdown(results: Row) -> str:
         "",
         f"Classifier: {_cell(classifier['encoder'])}, {classifier['classes']} classes, z of {classifier['latent_dim']}"
         f" numbers, layers {_cell(', '.join(classifier['layers']))}{accuracy}. Fitted on {classifier['train_images']}"
-        f" training images. {results['sets']['in']} x_in, starts {_cell(', '.join(settings['start']))}.",
+        f" training images. {results['sets']['in']} x_in, {results['distinct_starts']} starts:"
+        f" {_cell(', '.join(settings['start']))}.",
         "",
         f"{NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps (and half as many, at most 50, on the 8-bit"
         f" grid), seed {settings['seed']}; oodattack {results['environment']['oodattack']}, torch"
@@ -85,18 +95,28 @@ def audit_markdown(results: Row) -> str:
 
 def _main_table(results: Row, natural: Sequence[str], eps: float) -> list[str]:
     settings = results["settings"]
-    kinds = [kind for kind in KINDS if kind in settings["attacks"]]
-    heading = ["detector", "reads", *natural, "starts", *kinds, "strongest, 95 % interval", "pass", "verdict"]
+    kinds = made(settings)
+    heading = [
+        "detector",
+        "reads",
+        *natural,
+        "starts",
+        *kinds,
+        "strongest (95 % interval)",
+        "pass (95 % interval)",
+        "verdict",
+    ]
     lines = [
         f"## AUROC at eps {eps_label(eps)}",
         "",
-        "Natural OOD sets and the starts, then the attacked starts; 0.5 means that the detector cannot tell. *pass*:"
-        " share of the strongest attack's images below the threshold that accepts 95 % of x_in.",
+        "Natural OOD sets and the starts, then the attacked starts; 0.5 means that the detector cannot tell."
+        " *strongest*: of the attacks, on each image; *pass*: share of these images below the threshold that accepts"
+        " 95 % of x_in.",
         "",
         *_head(heading),
     ]
     for row in results["detectors"]:
-        found = {m["kind"]: m for m in _at(row, eps, settings["steps"])}
+        found = {m["kind"]: m for m in at(row, eps, settings["steps"])}
         same = {"informed": "= latent"} if row["reads"] == "z" else {}
         worst = row["strongest"]
         lines.append(
@@ -107,7 +127,8 @@ def _main_table(results: Row, natural: Sequence[str], eps: float) -> list[str]:
                     *(f"{row['clean'][name]['auroc']:.3f}" for name in (*natural, "starts")),
                     *(f"{found[k]['auroc']:.3f}" if k in found else same.get(k, "–") for k in kinds),
                     f"{worst['auroc']:.3f} ({worst['auroc_low']:.3f}–{worst['auroc_high']:.3f})",
-                    f"{100 * worst['fpr95_in_positive']:.0f} %",
+                    f"{100 * worst['fpr95_in_positive']:.0f} %"
+                    f" ({100 * worst['fpr95_low']:.0f}–{100 * worst['fpr95_high']:.0f})",
                     f"**{row['verdict']}**" if row["verdict"] == "held" else row["verdict"],
                 ]
             )
@@ -146,16 +167,17 @@ def _curve_table(results: Row, largest: float) -> list[str]:
         lines += ["## AUROC under the strongest attack, against eps", ""]
         lines += _head(["detector", "0 (starts)", *map(eps_label, radii)])
         for row in results["detectors"]:
-            least = [min((m["auroc"] for m in _at(row, eps, settings["steps"])), default=None) for eps in radii]
-            cells = [f"{row['clean']['starts']['auroc']:.3f}", *("–" if v is None else f"{v:.3f}" for v in least)]
+            least = {float(found["eps"]): found["auroc"] for found in row["worst"]}
+            values = [least.get(eps) for eps in radii]
+            cells = [f"{row['clean']['starts']['auroc']:.3f}", *("–" if v is None else f"{v:.3f}" for v in values)]
             lines.append(_line([_cell(row["name"]), *cells]))
         lines.append("")
-    if budgets and "latent" in settings["attacks"]:
+    if budgets:
         steps = [*budgets, settings["steps"]]
         lines += [f"## AUROC under the latent attack at eps {eps_label(largest)}, against its budget", ""]
         lines += _head(["detector", "0 (starts)", *(f"{n} steps" for n in steps)])
         for row in results["detectors"]:
-            found = {n: [m for m in _at(row, largest, n) if m["kind"] == "latent"] for n in steps}
+            found = {n: [m for m in at(row, largest, n) if m["kind"] == "latent"] for n in steps}
             cells = [f"{m[0]['auroc']:.3f}" if m else "–" for m in found.values()]
             lines.append(_line([_cell(row["name"]), f"{row['clean']['starts']['auroc']:.3f}", *cells]))
         lines.append("")
@@ -167,9 +189,9 @@ def _attack_table(results: Row) -> list[str]:
         "## The attacks",
         "",
         "Medians over the images: MAPE of what was matched (direct: how far the score stayed above its aim, relative to"
-        " it), distance; mean gradient evaluations.",
+        " it), distance; means of the work.",
         "",
-        *_head(["attack", "on", "eps", "steps", "MAPE", "distance", "evaluations"]),
+        *_head(["attack", "on", "eps", "steps", "MAPE", "distance", "evaluations", "forward passes besides"]),
     ]
     for attack in results["attacks"].values():
         mape = "–" if attack["mape"] is None else f"{100 * attack['mape']:.3g} %"
@@ -179,6 +201,7 @@ def _attack_table(results: Row) -> list[str]:
                     *(attack["kind"], _cell("z" if attack["target"] == "features" else attack["target"])),
                     *(eps_label(float(attack["eps"])), str(attack["steps"]), mape),
                     *(f"{attack['distance']:.3g}", f"{attack['gradient_evaluations']:.0f}"),
+                    f"{attack['forward_evaluations']:.0f}",
                 ]
             )
         )
@@ -226,6 +249,10 @@ def _outside_table(results: Row) -> list[str]:
 
 def _left_out(results: Row) -> list[str]:
     lines: list[str] = []
+    if results["skipped"]:
+        lines += ["## Could not be decoded", ""]
+        lines += [f"- {_cell(reason)}" for found in results["skipped"].values() for reason in found.values()]
+        lines.append("")
     if results["absent"]:
         lines += ["## Left out", ""]
         lines += [f"- {_cell(absent['name'])}: {_cell(absent['reason'])}" for absent in results["absent"]]
@@ -236,7 +263,12 @@ def _left_out(results: Row) -> list[str]:
     return lines
 
 
-def _at(row: Row, eps: float, steps: int) -> list[Row]:
+def at(row: Row, eps: float, steps: int) -> list[Row]:
+    """What a detector makes of the attacks in one ball with all their steps.
+
+    >>> at({"attacked": {"a": {"eps": "inf", "steps": 3}}}, float("inf"), 3)
+    [{'eps': 'inf', 'steps': 3}]
+    """
     return [m for m in row["attacked"].values() if float(m["eps"]) == eps and m["steps"] == steps]
 
 

@@ -55,12 +55,21 @@ class Labelled(Dataset[tuple[Tensor, int]]):
 
 
 class Outliers:
-    """Images that are no class's, drawn at random; attacked ones are added as they are found."""
+    """Images that are no class's, drawn at random; attacked ones are added as they are found.
 
-    def __init__(self, specs: Sequence[str], size: int) -> None:
+    Args:
+        specs: what to open.
+        size: side in pixels.
+        hold_out: whether those at odd places are kept from training, to measure with.
+    """
+
+    def __init__(self, specs: Sequence[str], size: int, *, hold_out: bool = False) -> None:
         self.sources: list[ImageSource] = [open_images(spec) for spec in specs]
         self.size = size
         self.found: list[Tensor] = []  # (N, 3, H, W) uint8
+        count = sum(map(len, self.sources))
+        self.trained = range(0, count, 2 if hold_out else 1)
+        self.held_out = range(1, count, 2) if hold_out else range(0)
 
     def __len__(self) -> int:
         return sum(map(len, self.sources)) + sum(map(len, self.found))
@@ -80,7 +89,8 @@ class Outliers:
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """(count, 3, size, size) in [0, 1]; half of them attacked ones, where there are any."""
         natural = sum(map(len, self.sources))
-        indices = torch.randint(natural, (count,), generator=generator)
+        places = torch.randint(len(self.trained), (count,), generator=generator)
+        indices = torch.tensor([self.trained[i] for i in places.tolist()])
         if self.found:
             half = count // 2
             indices[:half] = natural + torch.randint(len(self) - natural, (half,), generator=generator)

@@ -2,35 +2,48 @@
 
 Each round attacks the network (Algorithm 1, from outliers to the latents of training images), adds what was found to
 the outliers, and trains on. Then it is measured, on test images and outliers that are never trained on: natural
-outliers, the images that fooled the network of the round before, and a new attack on the network as it is now.
+outliers, the images that fooled the network of the round before, and new attacks on the network as it is now: one like
+those that were trained on, one of four times the steps, one in twice the ball, and one on the score itself.
 """
 
-from dataclasses import asdict
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from pytorch_ood.detector import EnergyBased, MaxSoftmax
+from safetensors.torch import save_file
 from torch import Tensor
 
-from oodattack.algorithm import attack
-from oodattack.audit.attacks import sample_seed
+from oodattack.audit.attacks import Ball, Samples, lower, match, sample_seed
 from oodattack.audit.data import evenly
 from oodattack.audit.measures import measure
-from oodattack.encoders import Encoder, prepare
+from oodattack.audit.ways import find_way
+from oodattack.detectors import Classifier, make_detectors
+from oodattack.encoders import Encoder
+from oodattack.errors import InputError
 from oodattack.networks import MEAN, STD
 from oodattack.pixels import dequantize, quantize
-from oodattack.runs.files import write_whole
+from oodattack.runs.directory import claim
+from oodattack.runs.files import write_text, write_whole
 from oodattack.train_settings import TrainSettings
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.session import Session, Tell
 
 STEPS = 100
+SCORE = "EnergyBased"  # what the attack on the score lowers
 AT_ONCE = 64
 GENTLE = 0.1  # of the first training's learning rate
 
 
 def run_rounds(
-    settings: TrainSettings, session: Session, test: Labelled, outliers: Outliers, tell: Tell
+    settings: TrainSettings,
+    session: Session,
+    test: Labelled,
+    outliers: Outliers,
+    header: Mapping[str, Any],
+    tell: Tell,
 ) -> list[dict[str, Any]]:
     """Attack, train on, measure, as often as the settings say; a finished round is not run again.
 
@@ -38,48 +51,99 @@ def run_rounds(
         settings: of the training.
         session: with the trained network.
         test: labelled images to measure with.
-        outliers: natural ones: even places are trained on, odd ones measured with. What is found is added.
+        outliers: natural ones, half of them held out. What is found is added.
+        header: of the training, with the class names; a copy goes with each round's network, so that
+            ``trained:DIR/rounds/NNN`` names it.
         tell: progress.
 
     Returns:
-        For each round, the first before any: ``accuracy`` on the test images, ``mape`` of the new attack (median), and
-        by score (``MaxSoftmax``, ``EnergyBased``) the measures of ``natural``, ``old`` and ``new``.
+        For each round, the first before any: ``accuracy`` on the test images, median ``mape`` of the attacks on z,
+        and by score (``MaxSoftmax``, ``EnergyBased``) the measures of ``natural``, ``old``, ``new``, ``longer``,
+        ``larger`` and ``direct``.
     """
-    plain = Labelled(settings.train, settings.size, test.classes)
-    count = min(settings.round_images, len(test), len(plain))
-    trained = _places(outliers, 0, count)
-    held_out = _places(outliers, 1, count)
-    x_test = torch.stack([quantize(test[i][0]) for i in evenly(len(test), count)])
-    rows: list[dict[str, Any]] = []
-    old: Tensor | None = None
-    for number in range(settings.rounds + 1):
-        file = settings.out / "rounds" / f"{number:03d}.pt"
-        if file.exists():
-            state = torch.load(file, map_location=session.accelerator.device, weights_only=True)
-            session.model.load_state_dict(state["model"])
-        else:
-            state = {}
-            if number:
-                x_in = torch.stack([quantize(plain[i][0]) for i in _some(len(plain), count, number)])
-                found = _attacked(settings, session, x_in, trained, f"round {number}: attacking", tell)[0]
-                state["found"] = found
-        if "found" in state:
-            outliers.found.append(state["found"].cpu())
-        if "row" not in state:
-            if number:
-                session = _train_on(settings, session, outliers, number, tell)
-            fresh, mape = _attacked(settings, session, x_test, held_out, f"round {number}: measuring", tell)
-            state["row"] = {
-                "round": number,
-                "accuracy": session.accuracy(test),
-                "mape": float(mape.nanmedian()),
-                **_compare(session, x_test, held_out, old, fresh, settings.seed),
-            }
-            state |= {"fresh": fresh, "model": session.model.state_dict()}
-            write_whole(file, lambda partial, state=state: torch.save(state, partial))  # type: ignore[misc]
-        old = state["fresh"].cpu()
-        rows.append(state["row"])
+    decisive = ("eps", "round_epochs", "round_images")
+    told = {
+        "settings": {name: str(getattr(settings, name)) for name in decisive},
+        "inputs": {"test": test.source.digest()},
+    }
+    with claim(settings.out / "rounds", "rounds.json", told, is_begun=lambda path: any(path.glob("*/state.pt"))):
+        rows: list[dict[str, Any]] = []
+        images = _images(settings, test, outliers)
+        old: Tensor | None = None
+        for number in range(settings.rounds + 1):
+            folder = settings.out / "rounds" / f"{number:03d}"
+            if (folder / "state.pt").exists():
+                state = torch.load(folder / "state.pt", map_location=session.accelerator.device, weights_only=True)
+                session.model.load_state_dict(state["model"])
+                outliers.found += [] if state["found"] is None else [state["found"].cpu()]
+            else:
+                state, session = _round(settings, session, images, outliers, old, number, tell)
+                state["row"]["accuracy"] = session.accuracy(test)
+                weights = {name: value.contiguous() for name, value in state["model"].items()}
+                write_text(folder / "train.json", json.dumps(header, indent=2) + "\n")
+                write_whole(folder / "model.safetensors", lambda partial, kept=weights: save_file(kept, partial))  # type: ignore[misc]
+                write_whole(folder / "state.pt", lambda partial, kept=state: torch.save(kept, partial))  # type: ignore[misc]
+            old = state["fresh"].cpu()
+            rows.append(state["row"])
     return rows
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What all rounds use, (N, 3, H, W) uint8."""
+
+    train: Labelled
+    x_test: Tensor
+    starts: Tensor  # outliers that are trained on, too
+    held_out: Tensor  # outliers that are not
+
+
+def _images(settings: TrainSettings, test: Labelled, outliers: Outliers) -> _Images:
+    train = Labelled(settings.train, settings.size, test.classes)
+    count = min(settings.round_images, len(test), len(train))
+
+    def some(places: range) -> Tensor:
+        chosen = [places[i] for i in evenly(len(places), count)]
+        return torch.stack([outliers.get(chosen[i % len(chosen)]) for i in range(count)])
+
+    if not outliers.held_out:
+        raise InputError(f"expected at least 2 outliers for rounds, got {len(outliers)}")
+    x_test = torch.stack([quantize(test[i][0]) for i in evenly(len(test), count)])
+    return _Images(train, x_test, some(outliers.trained), some(outliers.held_out))
+
+
+def _round(
+    settings: TrainSettings,
+    session: Session,
+    images: _Images,
+    outliers: Outliers,
+    old: Tensor | None,
+    number: int,
+    tell: Tell,
+) -> tuple[dict[str, Any], Session]:
+    """Attack and train on, but for the first; then measure."""
+    eps, count = settings.eps[0], len(images.x_test)
+    found: Tensor | None = None
+    if number:
+        # Other training images in each round.
+        order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(number))[:count]
+        x_in = torch.stack([quantize(images.train[i][0]) for i in order.tolist()])
+        attacker = _Attacker(settings, session, f"round {number}: attacking", tell)
+        found = attacker.latent(x_in, images.starts, eps, STEPS)[0]
+        outliers.found.append(found)
+        session = _train_on(settings, session, outliers, number, tell)
+    attacker = _Attacker(settings, session, f"round {number}: measuring", tell)
+    attacks = {"new": (eps, STEPS), "longer": (eps, 4 * STEPS), "larger": (2 * eps, STEPS)}
+    fresh = {name: attacker.latent(images.x_test, images.held_out, *ball) for name, ball in attacks.items()}
+    sets = {"natural": images.held_out, **({} if old is None else {"old": old})}
+    sets |= {name: attacked for name, (attacked, _) in fresh.items()}
+    sets["direct"] = attacker.direct(images.x_test, images.held_out, sets["new"])
+    row = {
+        "round": number,
+        "mape": {name: float(mape.nanmedian()) for name, (_, mape) in fresh.items()},
+        **_compare(session, images.x_test, sets, settings.seed),
+    }
+    return {"row": row, "found": found, "fresh": sets["new"], "model": session.model.state_dict()}, session
 
 
 def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, number: int, tell: Tell) -> Session:
@@ -99,59 +163,61 @@ def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, num
     return further
 
 
-def _attacked(
-    settings: TrainSettings, session: Session, x_in: Tensor, starts: Tensor, name: str, tell: Tell
-) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, H, W) uint8 near the starts with the latents of x_in, and their MAPE."""
-    encoder = Encoder(
-        session.accelerator.unwrap_model(session.model).eval(),
-        name=name,
-        input_size=(settings.size, settings.size),
-        mean=MEAN,
-        std=STD,
-    )
-    fast = prepare(encoder)
-    images, mapes = [], []
-    for first in range(0, len(x_in), AT_ONCE):
-        tell(name, first, len(x_in))
-        rows = slice(first, first + AT_ONCE)
-        inside, start = (dequantize(s[rows]).to(session.accelerator.device) for s in (x_in, starts))
-        with torch.no_grad():
-            target = encoder(inside)
-        seeds = [sample_seed(settings.seed, name, first + i) for i in range(len(inside))]
-        found = attack(fast, start, target, eps=settings.eps[0], steps=STEPS, seed=seeds, pixels=256, check=False)
-        images.append(quantize(found.image).cpu())
-        mapes.append(found.mape.cpu())
-    return torch.cat(images), torch.cat(mapes)
+class _Attacker:
+    """The attacks on the network as it is now."""
+
+    def __init__(self, settings: TrainSettings, session: Session, name: str, tell: Tell) -> None:
+        self.settings, self.name, self.tell = settings, name, tell
+        self.device = session.accelerator.device
+        encoder = Encoder(
+            session.accelerator.unwrap_model(session.model),
+            name=name,
+            input_size=(settings.size, settings.size),
+            mean=MEAN,
+            std=STD,
+        ).eval()
+        self.classifier = Classifier(encoder)
+
+    def latent(self, x_in: Tensor, starts: Tensor, eps: float, steps: int) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W) uint8 near the starts with the latents of x_in, and their MAPE."""
+        found = [
+            match(self.classifier.features, samples, Ball(eps, 2, steps), parts=None, tolerance=0)
+            for samples in self._samples(x_in, starts)
+        ]
+        return torch.cat([f.images for f in found]), torch.cat([f.mape for f in found])
+
+    def direct(self, x_in: Tensor, starts: Tensor, latent: Tensor) -> Tensor:
+        """Images near the starts whose score is that of x_in; ``latent``: what the attack on z has found."""
+        detector = make_detectors(self.classifier, [SCORE])[0][SCORE]
+        batches = list(self._samples(x_in, starts))
+        scores = torch.cat([detector.score(samples.x_in).cpu() for samples in batches])
+        way = find_way(detector, torch.cat([batches[0].x_in[:2], batches[0].start[:2]]), scores)
+        ball = Ball(self.settings.eps[0], 2, STEPS)
+        before = torch.split(dequantize(latent).to(self.device), AT_ONCE)
+        found = [lower(way, detector, s, ball, b) for s, b in zip(batches, before, strict=True)]
+        return torch.cat([f.images for f in found])
+
+    def _samples(self, x_in: Tensor, starts: Tensor) -> Iterator[Samples]:
+        for first in range(0, len(x_in), AT_ONCE):
+            self.tell(self.name, first, len(x_in))
+            rows = slice(first, first + AT_ONCE)
+            inside, start = (dequantize(s[rows]).to(self.device) for s in (x_in, starts))
+            seeds = [sample_seed(self.settings.seed, self.name, first + i) for i in range(len(inside))]
+            yield Samples(inside, start, seeds)
 
 
 @torch.no_grad()
-def _compare(
-    session: Session, x_in: Tensor, natural: Tensor, old: Tensor | None, new: Tensor, seed: int
-) -> dict[str, Any]:
+def _compare(session: Session, x_in: Tensor, sets: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
     def logits(images: Tensor) -> Tensor:
         parts = torch.split(dequantize(images), AT_ONCE)
         return torch.cat([session.model(session.normalise(x.to(session.accelerator.device))).cpu() for x in parts])
 
     inside = logits(x_in)
-    sets = {"natural": natural, **({} if old is None else {"old": old}), "new": new}
     outside = {name: logits(images) for name, images in sets.items()}
     return {
         kind.__name__: {
-            name: asdict(measure(kind.score(inside), kind.score(found), seed=seed)) for name, found in outside.items()
+            name: asdict(measure(kind.score(inside), kind.score(found), paired=True, seed=seed))
+            for name, found in outside.items()
         }
         for kind in (MaxSoftmax, EnergyBased)
     }
-
-
-def _places(outliers: Outliers, odd: int, count: int) -> Tensor:
-    """Natural outliers at even, or odd, places, evenly spaced and as often as needed."""
-    natural = sum(map(len, outliers.sources))
-    places = list(range(odd, natural, 2))
-    chosen = [places[i] for i in evenly(len(places), count)]
-    return torch.stack([outliers.get(chosen[i % len(chosen)]) for i in range(count)])
-
-
-def _some(there: int, count: int, number: int) -> list[int]:
-    """Other training images in each round."""
-    return torch.randperm(there, generator=torch.Generator().manual_seed(number))[:count].tolist()

@@ -75,8 +75,11 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
 
     images = Labelled(settings.train, settings.size, augment=settings.augment)
     test = None if settings.test is None else Labelled(settings.test, settings.size, images.classes)
-    outliers = Outliers(settings.outliers, settings.size) if settings.outliers else None
+    hold_out = settings.rounds > 0
+    outliers = Outliers(settings.outliers, settings.size, hold_out=hold_out) if settings.outliers else None
     accelerator = _accelerator(settings.device)
+    if settings.tensorboard is not None:
+        _writer(settings.tensorboard).close()
     header = {
         "format": FORMAT,
         "settings": {name: _plain(value) for name, value in asdict(settings).items() if name not in _ELSEWHERE},
@@ -85,6 +88,7 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
             "outliers": [] if outliers is None else [source.digest() for source in outliers.sources],
         },
         "classes": list(images.classes),
+        "held_out": hold_out,
         "environment": environment(accelerator.device),
     }
     with claim(settings.out, NAME, header, is_begun=lambda path: (path / CHECKPOINT).exists()):
@@ -115,7 +119,7 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
         write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
         if settings.rounds:
             assert test is not None and outliers is not None  # noqa: S101, PT018 -- the settings have seen to it
-            results["rounds"] = run_rounds(settings, session, test, outliers, tell)
+            results["rounds"] = run_rounds(settings, session, test, outliers, header, tell)
             write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
     return results
 
@@ -128,7 +132,8 @@ def _accelerator(device: str | None) -> Accelerator:
     """
     wanted = pick_device(device)
     accelerator = Accelerator(cpu=wanted.type == "cpu")
-    if device is not None and accelerator.device.type != wanted.type:
+    differs = accelerator.device.type != wanted.type or (wanted.index or 0) != (accelerator.device.index or 0)
+    if device is not None and differs:
         raise InputError(f"expected to train on {device}, got {accelerator.device}, which accelerate is bound to")
     return accelerator
 
@@ -136,12 +141,16 @@ def _accelerator(device: str | None) -> Accelerator:
 def _log(settings: TrainSettings, epoch: int, mean: float) -> None:
     if settings.tensorboard is None:
         return
+    with _writer(settings.tensorboard) as writer:
+        writer.add_scalar("loss", mean, epoch)
+
+
+def _writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError as error:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
-    with SummaryWriter(settings.tensorboard) as writer:
-        writer.add_scalar("loss", mean, epoch)
+    return SummaryWriter(folder)
 
 
 def _plain(value: Any) -> Any:
