@@ -271,7 +271,7 @@ def _audit(folder: Path) -> dict[str, Any]:
         ({"attacks": "latent,indirect"}, "did you mean 'direct'"),
         ({"eps": "-1"}, "expected eps >= 0"),
         ({"eps": "8", "norm": "linf"}, "give 8/255"),
-        ({"budget": "5"}, "from 1 to below the 2 steps, got '5'"),
+        ({"budget": "5"}, "from 1 to below the 2 steps, got 5"),
         ({"budget": "x"}, "expected budget as whole numbers"),
         ({"limit": "1"}, "expected limit as a whole number of at least 2"),
         ({"steps": "0"}, "expected steps as a whole number of at least 1"),
