@@ -112,6 +112,32 @@ def test_what_is_read_decides_the_score_and_follows_the_image(fitted: Callable[[
         assert name == "MCD"  # its draws act within the network
 
 
+SORTED_OR_COUNTED = ("KNN", "OpenMax", "NACUE")  # by numpy, scikit-learn or in bins: no gradient
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_score_has_the_slope_of_its_formula(fitted: Callable[[str], Detector], name: str) -> None:
+    """Also where the library detaches it."""
+    if name == "Gram":
+        pytest.skip("piecewise linear, with a corner at every bound that a row sum meets")
+    detector = fitted(name)
+    z = detector.reads(X).detach().requires_grad_(True)
+    judge = detector.judge  # type: ignore[attr-defined]
+    scores = judge(z)
+    if name in SORTED_OR_COUNTED:
+        assert not scores.requires_grad
+        return
+    (slope,) = torch.autograd.grad(scores.sum(), z)
+    # Along the slope itself, where differences in float32 have something to see.
+    direction = slope / slope.norm(dim=1, keepdim=True)
+    reach = 2e-4 * z.detach().norm(dim=1, keepdim=True)
+    with torch.no_grad():
+        ahead, behind = judge(z + reach * direction), judge(z - reach * direction)
+    differences = (ahead - behind).double() / (2 * reach[:, 0])
+    close_ones = ((differences - slope.norm(dim=1)).abs() <= 0.1 * slope.norm(dim=1)).sum()
+    assert close_ones >= 6, (differences, slope.norm(dim=1))  # one of seven may sit on a corner
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fit_that_was_kept_gives_the_same_scores(
     fitted: Callable[[str], Detector], name: str, tmp_path: Path
