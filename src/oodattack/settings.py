@@ -126,6 +126,19 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**{name: _convert(fields[name], value) for name, value in values.items() if value is not None})
 
 
+def plain(value: Any) -> Any:
+    """A setting as JSON holds it.
+
+    >>> plain((Path("a"), math.inf))
+    ['a', 'inf']
+    """
+    if isinstance(value, tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf"
+    return str(value) if isinstance(value, Path) else value
+
+
 def tidy(settings: Any, *names: str) -> None:
     """Bring fields that Python may be given loosely to their type: one start for a tuple, a text for a path."""
     for field in dataclasses.fields(settings):

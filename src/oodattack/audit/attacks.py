@@ -8,6 +8,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,6 @@ from oodattack.algorithm import attack
 from oodattack.audit.ways import CENTRE, Function, Way
 from oodattack.detectors import Classifier, Detector
 from oodattack.pixels import dequantize, quantize
-from oodattack.result import AttackResult
 
 CLOSE = 1e-4  # MAPE at which an informed attack is finished: a tenth of what the paper calls small
 AIM = 0.02  # of the in-distribution images lie between x_in and where a direct attack aims
@@ -84,20 +84,7 @@ def match(f: Function, samples: Samples, ball: Ball, *, parts: Sequence[int] | N
     """Images near the starts whose f is that of x_in."""
     with torch.no_grad():
         target = f(samples.x_in)
-    result = attack(
-        f,
-        samples.start,
-        target,
-        eps=ball.eps,
-        norm=ball.norm,
-        steps=ball.steps,
-        seed=list(samples.seeds),
-        pixels=256,
-        parts=parts,
-        tolerance=tolerance,
-        check=False,
-    )
-    return _found(result)
+    return _run(f, samples, target, ball, parts=parts, tolerance=tolerance)
 
 
 def lower(way: Way, detector: Detector, samples: Samples, ball: Ball, latent: Tensor | None) -> Found:
@@ -134,8 +121,21 @@ def lower(way: Way, detector: Detector, samples: Samples, ball: Ball, latent: Te
 
 def _try(way: Way, samples: Samples, target: Tensor, ball: Ball, initial: Tensor | None) -> Found:
     """One attack on ranks."""
-    result = attack(
+    return _run(
         way.f,
+        samples,
+        target,
+        ball,
+        gradient=way.gradient,
+        tolerance=TOLERANCE,
+        initial=initial,
+        below=True,
+    )
+
+
+def _run(f: Function, samples: Samples, target: Tensor, ball: Ball, **options: Any) -> Found:
+    result = attack(
+        f,
         samples.start,
         target,
         eps=ball.eps,
@@ -143,16 +143,9 @@ def _try(way: Way, samples: Samples, target: Tensor, ball: Ball, initial: Tensor
         steps=ball.steps,
         seed=list(samples.seeds),
         pixels=256,
-        gradient=way.gradient,
-        tolerance=TOLERANCE,
-        initial=initial,
-        below=True,
         check=False,
+        **options,
     )
-    return _found(result)
-
-
-def _found(result: AttackResult) -> Found:
     return Found(
         quantize(result.image).cpu(),
         result.mape.cpu(),

@@ -26,6 +26,7 @@ from oodattack.errors import InputError
 from oodattack.gradient import Autograd
 from oodattack.pixels import dequantize
 from oodattack.runs.directory import claim
+from oodattack.settings import plain
 
 MOST = 64  # samples at once: what is finished is kept after each batch
 
@@ -94,7 +95,7 @@ def run_audit(settings: AuditSettings, *, on_progress: Callable[[Stage], None] |
     batch_size = _batch_size(settings, classifier, inputs)
     header = {
         "format": FORMAT,
-        "settings": {name: _plain(getattr(settings, name)) for name in _DECISIVE},
+        "settings": {name: plain(getattr(settings, name)) for name in _DECISIVE},
         "batch_size": batch_size,
         "inputs": {**inputs.digests, "encoder": encoder.digest()},
         "environment": {**environment(device), "pytorch-ood": version("pytorch-ood")},
@@ -121,7 +122,7 @@ def run_audit(settings: AuditSettings, *, on_progress: Callable[[Stage], None] |
         tell("measuring", 0, 1)
         done = [attack for attack in attacks if attack.key not in failures]
         results = {
-            "settings": {name: _plain(value) for name, value in asdict(settings).items()},
+            "settings": {name: plain(value) for name, value in asdict(settings).items()},
             "environment": header["environment"],
             "classifier": _describe(classifier, inputs),
             "sets": {name: len(images.names) for name, images in scores.sets.items()},
@@ -190,12 +191,3 @@ def _describe(classifier: Classifier, inputs: Inputs) -> dict[str, Any]:
         "train_accuracy": float((logits.argmax(1) == labels).double().mean()) if inputs.train.labelled else None,
         "test_accuracy": right,
     }
-
-
-def _plain(value: Any) -> Any:
-    """A setting as JSON holds it."""
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, float) and value == float("inf"):
-        return "inf"
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.padding import _ConstantPadNd
 
 from oodattack.detectors.detector import Loader
 from oodattack.encoders import Encoder, prepare
@@ -189,7 +190,8 @@ def _feature_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     try:
         for name, module in hookable(model).items():
-            handles.append(module.register_forward_hook(watch(name)))
+            if not isinstance(module, _ConstantPadNd):  # its sizes are no resolution of the network's own
+                handles.append(module.register_forward_hook(watch(name)))
         model(x)
     finally:
         for handle in handles:

@@ -15,6 +15,7 @@ from oodattack.errors import InputError
 from oodattack.networks import build_network
 from oodattack.runs.directory import claim
 from oodattack.runs.files import write_text, write_whole
+from oodattack.settings import plain
 from oodattack.train_settings import TrainSettings
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.rounds import run_rounds
@@ -82,7 +83,7 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
         _writer(settings.tensorboard).close()
     header = {
         "format": FORMAT,
-        "settings": {name: _plain(value) for name, value in asdict(settings).items() if name not in _ELSEWHERE},
+        "settings": {name: plain(value) for name, value in asdict(settings).items() if name not in _ELSEWHERE},
         "inputs": {
             "train": images.source.digest(),
             "outliers": [] if outliers is None else [source.digest() for source in outliers.sources],
@@ -151,10 +152,3 @@ def _writer(folder: Path) -> Any:
     except ImportError as error:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
     return SummaryWriter(folder)
-
-
-def _plain(value: Any) -> Any:
-    """A setting as JSON holds it."""
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
