@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
-from tests.factories import _CifarResNet
 from torch import nn
+
+from oodattack.networks import CifarResNet
 
 
 def resnet32() -> nn.Module:
     """CIFAR-10 ResNet-32, with random weights."""
-    return _CifarResNet(blocks=5)
+    return CifarResNet(blocks=5)
 
 
 def vit_tiny() -> nn.Module:

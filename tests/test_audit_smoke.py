@@ -52,8 +52,9 @@ def test_digits_from_folders_to_a_report(tmp_path: Path, capsys: pytest.CaptureF
     # A detector that told every start tells none of what an attack made of them.
     found = rows["Mahalanobis"]
     assert found["clean"]["starts"]["auroc_low"] > 0.9
-    assert found["verdict"] == "broken"
-    assert found["strongest"]["attack"] == "direct-Mahalanobis-8-40"
+    assert found["strongest"]["auroc"] < 0.65
+    assert found["verdict"] in ("broken", "bent")
+    assert sum(row["verdict"] == "broken" for row in rows.values()) >= 10
     mape = {steps: results["attacks"][f"latent-features-8-{steps}"]["mape"] for steps in (5, 40)}
     assert mape[40] < mape[5]
     # An attack on the score itself leaves no detector better off than the start was.
