@@ -131,9 +131,10 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, Row], None], title: str, 
         axes.tick_params(labelsize=7)
     for axes in grid[len(rows) :]:
         axes.set_visible(False)
-    handles, labels = grid[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+    # Not every panel has every line.
+    legend = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if legend:
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), fontsize=9)
     figure.suptitle(f"{title}\nacross: {x_label}", fontsize=12)
     figure.supylabel(y_label, fontsize=10)
     return figure
