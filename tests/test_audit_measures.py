@@ -39,6 +39,8 @@ def test_figures_are_those_of_scikit_learn(name: str) -> None:
     false, true, _ = roc_curve(1 - truth, -scores, drop_intermediate=False)
     assert found.fpr95_in_positive == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-9)
     assert found.count == len(outside)
+    assert found.auroc_low <= found.auroc <= found.auroc_high  # equal scores count half in the interval, too
+    assert found.fpr95_low <= found.fpr95_in_positive <= found.fpr95_high
 
 
 def _aupr(truth: np.ndarray, scores: np.ndarray) -> float:
