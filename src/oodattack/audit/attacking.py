@@ -16,7 +16,6 @@ from oodattack.audit.attacks import (
     match,
     read_function,
     reading,
-    sample_seed,
 )
 from oodattack.audit.data import from_pngs
 from oodattack.audit.inputs import Inputs
@@ -24,6 +23,7 @@ from oodattack.audit.store import Audit
 from oodattack.audit.ways import Way
 from oodattack.audit_settings import AuditSettings
 from oodattack.detectors import Classifier, Detector
+from oodattack.engines.batch import sample_seed
 from oodattack.engines.memory import Fitting
 from oodattack.pixels import dequantize
 from oodattack.settings import NORMS

@@ -5,7 +5,6 @@
 - *direct*: f = the detector's score, to be lowered to that of x_in; from the start and from what *latent* found.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,15 +152,6 @@ def _run(f: Function, samples: Samples, target: Tensor, ball: Ball, **options: A
         result.gradient_evaluations.cpu(),
         result.forward_evaluations.cpu(),
     )
-
-
-def sample_seed(*parts: object) -> int:
-    """A seed of a sample's own, the same whatever else is audited.
-
-    >>> sample_seed(0, "a.png") != sample_seed(0, "b.png")
-    True
-    """
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
 def reading(name: str, detector: Detector) -> str:

@@ -16,6 +16,7 @@ from oodattack.audit.measures import Measure, measure, verdict
 from oodattack.audit.store import Audit
 from oodattack.audit_settings import AuditSettings
 from oodattack.detectors import Detector
+from oodattack.settings import plain
 
 ORDER = ("held", "bent", "broken", "blind", "unfinished")  # what survived comes first
 WORST = "worst"  # of the attacks in one ball, image by image
@@ -108,7 +109,8 @@ def _row(
     natural = [images for judge, images in scores.values if judge == name and images not in ("in", "starts", *keys)]
     clean = {images: compare(images, paired=False) for images in natural} | {"starts": compare("starts", paired=True)}
     attacked = {attack.key: compare(attack.key, paired=True) for attack in attacks}
-    worst: dict[float, dict[str, Any]] = {}
+    worst: dict[float, Measure] = {}
+    where: dict[float, dict[str, Any]] = {}
     for eps in settings.eps:
         full = [a.key for a in attacks if a.eps == eps and a.steps == settings.steps]
         if not full:
@@ -116,9 +118,9 @@ def _row(
         images = f"{WORST}-{eps:.9g}"
         scores.values[name, images] = torch.stack([scores.values[name, key] for key in full]).amin(0)
         best = min(full, key=lambda key: attacked[key].auroc)
-        worst[eps] = {"attack": best, "set": images, **asdict(compare(images, paired=True))}
+        worst[eps], where[eps] = compare(images, paired=True), {"attack": best, "set": images}
     largest = max(settings.eps)
-    strongest = worst.get(largest, {"attack": None, "set": "starts", **asdict(clean["starts"])})
+    strongest = worst.get(largest, clean["starts"])
     complete = largest in worst and not any(a.eps == largest and a.steps == settings.steps for a in unfinished)
     reads = reading(name, detector)
     return {
@@ -129,22 +131,13 @@ def _row(
             "informed": "the same as latent: it reads z" if reads == Z else "yes",
             "direct": way,
         },
-        "verdict": verdict(clean["starts"], compare(strongest["set"], paired=True)) if complete else "unfinished",
-        "strongest": strongest,
-        "worst": [{"eps": eps_told(eps), **found} for eps, found in worst.items()],
+        "verdict": verdict(clean["starts"], strongest) if complete else "unfinished",
+        "strongest": {**where.get(largest, {"attack": None, "set": "starts"}), **asdict(strongest)},
+        "worst": [{"eps": plain(eps), **where[eps], **asdict(found)} for eps, found in worst.items()],
         "clean": {images: asdict(found) for images, found in clean.items()},
         "attacked": {a.key: {**_told(a), **asdict(attacked[a.key])} for a in attacks},
     }
 
 
 def _told(attack: Attack) -> dict[str, Any]:
-    return {"kind": attack.kind, "target": attack.target, "eps": eps_told(attack.eps), "steps": attack.steps}
-
-
-def eps_told(eps: float) -> float | str:
-    """An eps as JSON holds it.
-
-    >>> eps_told(5.0), eps_told(math.inf)
-    (5.0, 'inf')
-    """
-    return "inf" if math.isinf(eps) else eps
+    return {"kind": attack.kind, "target": attack.target, "eps": plain(attack.eps), "steps": attack.steps}

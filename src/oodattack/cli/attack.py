@@ -27,8 +27,8 @@ def attack(
     encoder: Annotated[
         Text,
         typer.Option(
-            help="embedded | torchvision:NAME | timm:NAME | file:PATH | python:MODULE:FACTORY, with options after"
-            " commas: weights=none|PATH, layer=NAME[+NAME], size=224, mean=…, std=…, factory=MODULE:FACTORY"
+            help="embedded | torchvision:NAME | timm:NAME | file:PATH | python:MODULE:FACTORY | trained:DIR, with"
+            " options after commas: weights=none|PATH, layer=NAME[+NAME], size=224, mean=…, std=…, factory=MODULE:FACTORY"
         ),
     ] = None,
     images: Annotated[

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from oodattack.audit_settings import ATTACKS, AuditSettings
+from oodattack.audit_settings import AuditSettings
 from oodattack.cli.terminal import INTERRUPTED, error_console, percent, plain_warnings, printable, stages
 from oodattack.settings import NORM_NAMES, load_config
 
@@ -138,10 +138,12 @@ def _tell(results: Mapping[str, Any], settings: AuditSettings, written: list[Pat
 
 def _table(results: Mapping[str, Any]) -> Table:
     """What survived comes first; fits 80 columns."""
+    from oodattack.report.audit_table import at, made
+
     settings = results["settings"]
-    kinds = [kind for kind in ATTACKS if kind == "latent" or kind in settings["attacks"]]
+    kinds, largest = made(settings), max(map(float, settings["eps"]))
     table = Table(
-        title=f"{NORM_NAMES[settings['norm']]} ball, eps {max(map(float, settings['eps'])):.4g},"
+        title=f"{NORM_NAMES[settings['norm']]} ball, eps {largest:.4g},"
         f" {settings['steps']} steps, {results['sets']['in']} x_in",
         title_justify="left",
         box=SIMPLE_HEAD,
@@ -151,22 +153,16 @@ def _table(results: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="left" if heading in ("detector", "verdict") else "right", no_wrap=True)
     for row in results["detectors"]:
         worst, clean = row["strongest"], row["clean"]
-        natural = [found["auroc"] for name, found in clean.items() if name != "starts"]
+        same = {"informed": "="} if row["reads"] == "z" else {}
+        found = {m["kind"]: f"{m['auroc']:.2f}" for m in at(row, largest, settings["steps"])}
+        natural = [measure["auroc"] for name, measure in clean.items() if name != "starts"]
         table.add_row(
             printable(row["name"]),
             row["verdict"],
             f"{clean['starts']['auroc']:.2f}",
             f"{sum(natural) / len(natural):.2f}" if natural else "–",
-            *(_at_largest(row, kind, settings) for kind in kinds),
+            *(found.get(kind, same.get(kind, "–")) for kind in kinds),
             f"{worst['auroc_low']:.2f}–{worst['auroc_high']:.2f}",
             f"{100 * worst['fpr95_in_positive']:.0f} %",
         )
     return table
-
-
-def _at_largest(row: Mapping[str, Any], kind: str, settings: Mapping[str, Any]) -> str:
-    largest = max(map(float, settings["eps"]))
-    for found in row["attacked"].values():
-        if (found["kind"], float(found["eps"]), found["steps"]) == (kind, largest, settings["steps"]):
-            return f"{found['auroc']:.2f}"
-    return "=" if kind == "informed" and row["reads"] == "z" else "–"

@@ -164,7 +164,7 @@ def _read(
         except InputError as error:
             skipped[str(error)] = str(error)  # the message names the file, which may serve many x_in
             continue
-        seed = _seed(plan.settings.seed, name, start_name, eps)
+        seed = sample_seed(plan.settings.seed, name, start_name, eps)
         label = plan.label(source)
         samples.append(
             {"row": row, "x_in_name": name, "start_source": label, "start_name": start_name, "eps": eps, "seed": seed}
@@ -174,8 +174,12 @@ def _read(
     return samples, x_in, starts, skipped
 
 
-def _seed(*parts: object) -> int:
-    """A seed of a sample's own: the same whatever else is in the run."""
+def sample_seed(*parts: object) -> int:
+    """A seed of a sample's own: the same whatever else is in the run.
+
+    >>> sample_seed(0, "a.png") != sample_seed(0, "b.png")
+    True
+    """
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 

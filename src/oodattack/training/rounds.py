@@ -16,12 +16,13 @@ from pytorch_ood.detector import EnergyBased, MaxSoftmax
 from safetensors.torch import save_file
 from torch import Tensor
 
-from oodattack.audit.attacks import Ball, Samples, lower, match, sample_seed
+from oodattack.audit.attacks import Ball, Samples, lower, match
 from oodattack.audit.data import evenly
 from oodattack.audit.measures import measure
 from oodattack.audit.ways import find_way
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import Encoder
+from oodattack.engines.batch import sample_seed
 from oodattack.errors import InputError
 from oodattack.networks import MEAN, STD
 from oodattack.pixels import dequantize, quantize
