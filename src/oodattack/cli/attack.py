@@ -28,7 +28,8 @@ def attack(
         Text,
         typer.Option(
             help="embedded | torchvision:NAME | timm:NAME | file:PATH | python:MODULE:FACTORY | trained:DIR, with"
-            " options after commas: weights=none|PATH, layer=NAME[+NAME], size=224, mean=…, std=…, factory=MODULE:FACTORY"
+            " options after commas: weights=none|PATH, layer=NAME[+NAME], size=224, mean=…, std=…,"
+            " factory=MODULE:FACTORY"
         ),
     ] = None,
     images: Annotated[
