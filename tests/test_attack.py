@@ -482,7 +482,7 @@ def test_default_step_sizes_are_finite_for_every_ball() -> None:
             assert alpha[0] == 0
             assert (alpha.diff() >= 0).all()
     assert PAPER.step_size(torch.tensor([10.0]), 150528, 2.0, 100).item() == pytest.approx(0.1)
-    torch.testing.assert_close(FAST.step_size(eps[:3], 48, 2.0, 1600), FAST.step_size(eps[:3], 48, 2.0, 100) / 2)
+    torch.testing.assert_close(FAST.step_size(eps[:3], 48, 2.0, 400), FAST.step_size(eps[:3], 48, 2.0, 100) / 2)
 
 
 def test_near_seeds_and_tries_give_unrelated_streams() -> None:

@@ -7,6 +7,7 @@ pixels in [0, 1], and f(x) ≈ t. The core knows a callable and tensors, nothing
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +18,13 @@ from oodattack.checks import check_health, check_pixels, evaluation_mode
 from oodattack.errors import InputError
 from oodattack.gradient import Gradient, get_gradient
 from oodattack.grid import descend
+from oodattack.kinks import SoftKinks
 from oodattack.methods import Method, get_method
 from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
 from oodattack.pixels import check_grid, dequantize, to_grid
 from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii, sample_seeds
 from oodattack.result import AttackResult
-from oodattack.steps import polyak_cap
+from oodattack.steps import half_cosine, polyak_cap
 from oodattack.whitening import Whitening
 
 GRID = 2**20  # number of the stream that the search on the grid draws from; no attack has so many tries
@@ -262,10 +264,13 @@ class _Tries:
             x = method.clip(xi, now.start, now.eps, self.norm)  # line 2
         for n in range(self.steps):  # line 4
             draws = [generators[i] for i in rows.tolist()]
-            latent, pullback = self.gradient(self.f, x, draws)
+            # A target out of reach is approached in the least squares of line 3 only if the end is as line 3 says.
+            end = n >= 0.92 * self.steps
+            width = 0 if end else method.soften * half_cosine(n, self.steps)
+            with SoftKinks(width) if width else nullcontext():
+                latent, pullback = self.gradient(self.f, x, draws)
             error = now.error(latent)  # line 3: J is the sum of its squares
-            # A target out of reach is approached in the least squares of line 3 only if the end is not weighted.
-            push = error if whitening is None or n >= 0.9 * self.steps else whitening(error)
+            push = error if end or whitening is None else whitening(error)
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             best.calls[rows] += 1
             arrived = self._record(best, rows, n, x, latent, now)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
 from oodattack.errors import InputError
 from oodattack.metrics import as_matrix
@@ -63,7 +64,13 @@ class Autograd:
         def pullback(weights: Tensor) -> Tensor:
             gradient = None
             if latent.requires_grad:
-                (gradient,) = torch.autograd.grad(latent, x, weights, allow_unused=True)
+                try:
+                    (gradient,) = torch.autograd.grad(latent, x, weights, allow_unused=True)
+                except CheckpointError as error:
+                    raise InputError(
+                        "f computes activations again in the backward pass (checkpoints), where they cannot be"
+                        " softened; switch that off in f, or pass a Method with soften=0"
+                    ) from error
             if gradient is None:
                 raise InputError(
                     "f gives no gradient: its output does not depend on its input in autograd (a detach, no_grad,"

@@ -52,6 +52,15 @@ class Adamax:
             self.mean, self.peak = self.mean[rows], self.peak[rows]
 
 
+def half_cosine(n: int, steps: int) -> float:
+    """A schedule from 1 at n = 0 to 0 at ``steps``.
+
+    >>> [round(half_cosine(n, 4), 2) for n in range(5)]
+    [1.0, 0.85, 0.5, 0.15, 0.0]
+    """
+    return (1 + math.cos(math.pi * n / steps)) / 2
+
+
 class CosineAdam:
     """Adam (Kingma & Ba 2015, Algorithm 1) whose step size falls to zero over ``steps`` steps along a half cosine.
 
@@ -69,7 +78,7 @@ class CosineAdam:
         if self.n == 0:
             self.mean = torch.zeros_like(direction)
             self.square = torch.zeros_like(direction)
-        decay = (1 + math.cos(math.pi * self.n / self.steps)) / 2
+        decay = half_cosine(self.n, self.steps)
         self.n += 1
         beta1, beta2 = self.betas
         self.mean.lerp_(direction, 1 - beta1)

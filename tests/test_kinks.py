@@ -1,0 +1,169 @@
+"""Softened kinks: outputs as before, slopes as the mean over the zone, one sample at a time."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oodattack.algorithm import attack
+from oodattack.errors import InputError
+from oodattack.kinks import SoftKinks
+from oodattack.methods import FAST
+
+WIDTH = 0.4
+RECTIFIERS: list[tuple[Callable[[Tensor], Tensor], float, float]] = [
+    (nn.ReLU(), 0, math.inf),
+    (nn.ReLU(inplace=True), 0, math.inf),
+    (F.relu, 0, math.inf),
+    (lambda a: F.relu(a, True), 0, math.inf),
+    (F.relu_, 0, math.inf),
+    (torch.relu, 0, math.inf),
+    (torch.relu_, 0, math.inf),
+    (Tensor.relu, 0, math.inf),
+    (Tensor.relu_, 0, math.inf),
+    (torch.ops.aten.relu.default, 0, math.inf),
+    (torch.ops.aten.relu_.default, 0, math.inf),
+    (nn.ReLU6(), 0, 6),
+    (nn.ReLU6(inplace=True), 0, 6),
+    (F.relu6, 0, 6),
+    (nn.Hardtanh(), -1, 1),
+    (nn.Hardtanh(-2, 3, inplace=True), -2, 3),
+    (lambda a: F.hardtanh(a, -2.0, max_val=3.0), -2, 3),
+    (lambda a: F.hardtanh_(a, -2.0, 3.0), -2, 3),
+    (lambda a: torch.ops.aten.hardtanh.default(a, 0.0, 6.0), 0, 6),
+    (lambda a: torch.ops.aten.hardtanh_.default(a, 0.0, 6.0), 0, 6),
+]
+
+
+def activations(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Inputs of a layer, each sample on a scale of its own."""
+    rng = torch.Generator().manual_seed(0)
+    scales = torch.logspace(0, 1, shape[0], dtype=torch.float64).view(-1, *(1,) * (len(shape) - 1))
+    return (torch.randn(*shape, generator=rng, dtype=torch.float64) * 2 * scales).to(dtype)
+
+
+def slopes(rectifier: Callable[[Tensor], Tensor], a: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and slopes; a rectifier in place gets a tensor that is not a leaf."""
+    a = a.detach().requires_grad_(True)
+    out = rectifier(a * 1)
+    (slope,) = torch.autograd.grad(out.sum(), a)
+    return out.detach(), slope
+
+
+@pytest.mark.parametrize(("rectifier", "low", "high"), RECTIFIERS)
+def test_every_rectifier_keeps_its_output_and_has_the_mean_slope_of_its_zone(
+    rectifier: Callable[[Tensor], Tensor], low: float, high: float
+) -> None:
+    """The mean of the exact slopes over 2,001 points of each zone."""
+    a = activations(3, 4, 5, 6)
+    expected, exact = slopes(rectifier, a)
+    with SoftKinks(WIDTH):
+        out, soft = slopes(rectifier, a)
+    assert torch.equal(out, expected)
+    zone = WIDTH * a.square().mean((1, 2, 3), keepdim=True).sqrt()
+    zone = zone.clamp_max((high - low) / 2)  # two zones that overlap are not the mean over one
+    points = a[None] + zone * torch.linspace(-1, 1, 2001, dtype=a.dtype).view(-1, 1, 1, 1, 1)
+    mean = ((points > low) & (points < high)).to(a).mean(0)
+    narrow = (zone < (high - low) / 2).expand_as(a)
+    assert narrow[0].all()
+    torch.testing.assert_close(soft[narrow], mean[narrow], rtol=0, atol=1e-3)
+    assert ((soft - exact).abs() > 0.01).any()
+
+
+def test_in_place_changes_the_very_tensor() -> None:
+    a = activations(2, 5).requires_grad_(True)
+    with SoftKinks(WIDTH):
+        middle = a * 1
+        F.relu_(middle)
+        kept = a * 1
+        F.relu(kept)
+    assert torch.equal(middle, a.clamp_min(0))
+    assert torch.equal(kept, a)
+
+
+def test_a_sample_does_not_see_its_neighbours_nor_its_scale() -> None:
+    a = activations(3, 4, 5, 6)
+    with SoftKinks(WIDTH):
+        _, together = slopes(F.relu, a)
+        _, alone = slopes(F.relu, a[[1]])
+        _, scaled = slopes(F.relu, 1e-6 * a)
+    torch.testing.assert_close(together[[1]], alone)
+    torch.testing.assert_close(scaled, together)
+
+
+def test_memory_formats_agree() -> None:
+    a = activations(3, 4, 5, 6)
+    with SoftKinks(WIDTH):
+        _, rows = slopes(F.relu, a)
+        _, channels = slopes(F.relu, a.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(rows, channels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_types_are_kept_and_zeros_are_at_the_kink(dtype: torch.dtype) -> None:
+    with SoftKinks(WIDTH):
+        out, slope = slopes(F.relu, torch.zeros(2, 3, dtype=dtype))
+    assert out.dtype == slope.dtype == dtype
+    assert (slope == 0.5).all()
+
+
+def test_nothing_is_softened_outside_nor_without_a_gradient() -> None:
+    a = activations(2, 5)
+    with SoftKinks(WIDTH), torch.no_grad():
+        assert torch.equal(F.relu(a), a.clamp_min(0))
+    _, slope = slopes(F.relu, a)
+    assert torch.equal(slope, (a > 0).to(a))
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, math.nan])
+def test_a_width_that_is_none_is_refused(width: float) -> None:
+    with pytest.raises(InputError, match="positive width"):
+        SoftKinks(width)
+
+
+def test_an_exported_program_is_softened_too() -> None:
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU6())
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    exported = torch.export.export(net, (x,)).module()
+    with SoftKinks(WIDTH):
+        expected, found = slopes(net, x), slopes(exported, x)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found[1], slopes(net, x)[1])
+
+
+def test_checkpoints_are_refused_with_a_remedy() -> None:
+    """They run the forward pass again within the backward pass, out of reach; never is a wrong gradient taken."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU())
+    rng = torch.Generator().manual_seed(0)
+    start, target = torch.rand(2, 3, 2, 2, generator=rng), torch.rand(2, 4, generator=rng)
+
+    def checkpointed(x: Tensor) -> Tensor:
+        out: Tensor = torch.utils.checkpoint.checkpoint(net, x, use_reentrant=False)
+        return out
+
+    with pytest.raises(InputError, match=r"checkpoints.*soften=0"):
+        attack(checkpointed, start, target, eps=1.0, steps=2)
+    hard = replace(FAST, soften=0.0)
+    expected, found = (attack(f, start, target, eps=1.0, steps=20, method=hard).image for f in (net, checkpointed))
+    torch.testing.assert_close(found, expected)
+
+
+def test_fast_switches_on_units_that_are_off() -> None:
+    """What it is for: a unit that is off at the start has no slope of its own, and the target needs it on."""
+    rng = torch.Generator().manual_seed(0)
+    weight = torch.randn(8, 192, generator=rng) / 14
+    start, on = torch.full((2, 3, 8, 8), 0.5), torch.tensor([1.0, -0.1] * 4)
+
+    def f(x: Tensor) -> Tensor:
+        return F.relu((x - 0.5).flatten(1) @ weight.T + on)
+
+    target = 1 + 0.2 * torch.rand(2, 8, generator=rng)
+    soft, hard = (
+        attack(f, start, target, eps=8.0, steps=100, method=replace(FAST, soften=width)) for width in (FAST.soften, 0.0)
+    )
+    assert (hard.mape > 0.4).all()
+    assert (soft.mape < 1e-4).all()
