@@ -116,7 +116,7 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
         begun = time.perf_counter()
         bares.append(begun - ended)
 
-    # The first steps warm up, and fill the memory of `fast`, which the last tenth of the steps does without.
+    # The first steps warm up, and fill the memory of `fast`, which the last 8 % of the steps do without.
     first, last = MEMORY + 1, MEMORY + 1 + rounds
     total = math.ceil(last / 0.9)
     attack(f, images, target, eps=eps, norm=norm, steps=total, method=method, check=False, callback=after_step)

@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from oodattack.errors import InputError
 
+LARGEST = 2**17  # units of a layer, a sample: in larger ones softening costs most and gives least
+
 
 class SoftKinks(TorchFunctionMode):
     """Within this context, rectifiers pass back a slope that rises from 0 to 1 about a kink instead of jumping.
@@ -24,8 +26,9 @@ class SoftKinks(TorchFunctionMode):
     A unit at a, in a layer whose units have the root mean square r in that sample, has the slope
     ``clamp(1/2 + a / (2 width r), 0, 1)``: the mean of its slopes at ``a + u``, with u uniform in
     ``[-width r, width r]``. Outputs stay as they are, to the bit. ReLU, ReLU6 and Hardtanh are softened, as modules,
-    functions, methods or operators of an exported program. Smooth activations need it not; TorchScript
-    keeps its kinks. Networks that compute activations again in the backward pass (checkpoints) cannot be softened.
+    functions, methods or operators of an exported program; smooth activations need it not. Layers of more than
+    `LARGEST` units keep their kinks, and so does TorchScript. Networks that compute activations again in the backward
+    pass (checkpoints) cannot be softened.
 
     Args:
         width: half of the zone about a kink, in units of r.
@@ -61,7 +64,7 @@ class SoftKinks(TorchFunctionMode):
         if rectifier is None or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         a, low, high, in_place = rectifier(*args, **kwargs)
-        if a.ndim < 2 or not a.requires_grad:
+        if a.ndim < 2 or not a.requires_grad or a[0].numel() > LARGEST:
             return func(*args, **kwargs)
         return _SoftClamp.apply(a, low, high, in_place, self.width)
 
@@ -71,10 +74,14 @@ class _SoftClamp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, low: float, high: float, in_place: bool, width: Tensor) -> Tensor:
-        size = torch.linalg.vector_norm(a, dim=tuple(range(1, a.ndim)), keepdim=True) / math.sqrt(a[0].numel())
+        length = torch.linalg.vector_norm(a, dim=tuple(range(1, a.ndim)), keepdim=True)
+        length += math.sqrt(torch.finfo(a.dtype).tiny)  # a layer of zeros is at the kink
         # How far inside the bounds a unit is, in sixths of a zone: hardsigmoid rises from -3 to 3.
-        inside = a - low if math.isinf(high) else (high - low) / 2 - (a - (high + low) / 2).abs_()
-        inside.mul_(torch.where(size > 0, 3 / (width * size), 0))
+        scale = (3 * math.sqrt(a[0].numel()) / width) / length
+        if math.isinf(high):
+            inside = a * scale if low == 0 else (a - low) * scale
+        else:
+            inside = ((high - low) / 2 - (a - (high + low) / 2).abs_()).mul_(scale)
         # Not saved for backward: a checkpoint would put its own there, without a word.
         ctx.slope = F.hardsigmoid(inside, inplace=True)
         if not in_place:
