@@ -46,6 +46,13 @@ def activations(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return (torch.randn(*shape, generator=rng, dtype=torch.float64) * 2 * scales).to(dtype)
 
 
+def seeded(*layers: Callable[[], nn.Module]) -> nn.Sequential:
+    """The layers, with the same weights every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(*(layer() for layer in layers))
+
+
 def slopes(rectifier: Callable[[Tensor], Tensor], a: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs and slopes; a rectifier in place gets a tensor that is not a leaf."""
     a = a.detach().requires_grad_(True)
@@ -130,7 +137,7 @@ def test_a_width_that_is_none_is_refused(width: float) -> None:
 
 
 def test_an_exported_program_is_softened_too() -> None:
-    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU6())
+    net = seeded(lambda: nn.Linear(6, 5), nn.ReLU, lambda: nn.Linear(5, 4), nn.ReLU6)
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(net, (x,)).module()
     with SoftKinks(WIDTH):
@@ -141,7 +148,7 @@ def test_an_exported_program_is_softened_too() -> None:
 
 def test_checkpoints_are_refused_with_a_remedy() -> None:
     """They run the forward pass again within the backward pass, out of reach; never is a wrong gradient taken."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU())
+    net = seeded(nn.Flatten, lambda: nn.Linear(12, 5), nn.ReLU, lambda: nn.Linear(5, 4), nn.ReLU)
     rng = torch.Generator().manual_seed(0)
     start, target = torch.rand(2, 3, 2, 2, generator=rng), torch.rand(2, 4, generator=rng)
 
