@@ -13,6 +13,7 @@ from oodattack.algorithm import attack
 from oodattack.errors import InputError
 from oodattack.kinks import LARGEST, SoftKinks
 from oodattack.methods import FAST
+from oodattack.steps import half_cosine
 
 WIDTH = 0.4
 RECTIFIERS: list[tuple[Callable[[Tensor], Tensor], float, float]] = [
@@ -33,6 +34,7 @@ RECTIFIERS: list[tuple[Callable[[Tensor], Tensor], float, float]] = [
     (nn.Hardtanh(), -1, 1),
     (nn.Hardtanh(-2, 3, inplace=True), -2, 3),
     (lambda a: F.hardtanh(a, -2.0, max_val=3.0), -2, 3),
+    (lambda a: F.hardtanh(a, -2.0, math.inf), -2, math.inf),
     (lambda a: F.hardtanh_(a, -2.0, 3.0), -2, 3),
     (lambda a: torch.ops.aten.hardtanh.default(a, 0.0, 6.0), 0, 6),
     (lambda a: torch.ops.aten.hardtanh_.default(a, 0.0, 6.0), 0, 6),
@@ -86,9 +88,12 @@ def test_in_place_changes_the_very_tensor() -> None:
     with SoftKinks(WIDTH):
         middle = a * 1
         F.relu_(middle)
+        narrow = a * 1
+        F.hardtanh_(narrow)
         kept = a * 1
         F.relu(kept)
     assert torch.equal(middle, a.clamp_min(0))
+    assert torch.equal(narrow, a.clamp(-1, 1))
     assert torch.equal(kept, a)
 
 
@@ -161,6 +166,27 @@ def test_checkpoints_are_refused_with_a_remedy() -> None:
     hard = replace(FAST, soften=0.0)
     expected, found = (attack(f, start, target, eps=1.0, steps=20, method=hard).image for f in (net, checkpointed))
     torch.testing.assert_close(found, expected)
+
+
+def test_the_zone_shrinks_with_the_step_and_the_end_is_exact() -> None:
+    """Steps too small to move anything, so that the unit stays where it is and its slope tells the width."""
+    steps, found = 25, []
+
+    def f(x: Tensor) -> Tensor:
+        a = (x - 0.5).mean((2, 3)).mean(1, keepdim=True) * torch.tensor([0.2, 2.0])
+        if a.requires_grad:
+            a.register_hook(lambda grad: found.append(float(grad[0, 0])))  # type: ignore[no-untyped-call]
+        return F.relu(a) @ torch.tensor([[1.0], [0.0]])
+
+    start = torch.full((1, 3, 2, 2), 0.55)  # a = 0.01 and 0.1; r is their root mean square
+    attack(f, start, torch.ones(1, 1), eps=1.0, steps=steps, step_size=1e-9, check=False)
+    r = math.sqrt((0.01**2 + 0.1**2) / 2)
+    widths = [FAST.soften * half_cosine(n, steps) if n < 0.92 * steps else 0 for n in range(steps)]
+    expected = [min(1, 0.5 + 0.01 / (2 * width * r)) if width else 1 for width in widths]
+    assert len(found) == steps
+    slopes_seen = torch.tensor(found) / found[-1]
+    assert expected[0] < 0.99
+    torch.testing.assert_close(slopes_seen, torch.tensor(expected), rtol=1e-4, atol=0)
 
 
 def test_fast_switches_on_units_that_are_off() -> None:

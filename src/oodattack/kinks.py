@@ -61,7 +61,7 @@ class SoftKinks(TorchFunctionMode):
         """See `torch.overrides.TorchFunctionMode`."""
         kwargs = kwargs or {}
         rectifier = _RECTIFIERS.get(func)
-        if rectifier is None or not torch.is_grad_enabled():
+        if rectifier is None:
             return func(*args, **kwargs)
         a, low, high, in_place = rectifier(*args, **kwargs)
         if a.ndim < 2 or not a.requires_grad or a[0].numel() > LARGEST:
@@ -79,7 +79,7 @@ class _SoftClamp(torch.autograd.Function):
         # How far inside the bounds a unit is, in sixths of a zone: hardsigmoid rises from -3 to 3.
         scale = (3 * math.sqrt(a[0].numel()) / width) / length
         if math.isinf(high):
-            inside = a * scale if low == 0 else (a - low) * scale
+            inside = (a if low == 0 else a - low) * scale
         else:
             inside = ((high - low) / 2 - (a - (high + low) / 2).abs_()).mul_(scale)
         # Not saved for backward: a checkpoint would put its own there, without a word.
