@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from oodattack.algorithm import attack
 from oodattack.errors import InputError
-from oodattack.kinks import LARGEST, SoftKinks
+from oodattack.kinks import SoftKinks
 from oodattack.methods import FAST
 from oodattack.steps import half_cosine
 
@@ -123,16 +123,12 @@ def test_types_are_kept_and_zeros_are_at_the_kink(dtype: torch.dtype) -> None:
     assert (slope == 0.5).all()
 
 
-def test_nothing_is_softened_outside_nor_without_a_gradient_nor_in_large_layers() -> None:
+def test_nothing_is_softened_outside_nor_without_a_gradient() -> None:
     a = activations(2, 5)
     with SoftKinks(WIDTH), torch.no_grad():
         assert torch.equal(F.relu(a), a.clamp_min(0))
     _, slope = slopes(F.relu, a)
     assert torch.equal(slope, (a > 0).to(a))
-    with SoftKinks(WIDTH):
-        for size, soft in ((LARGEST, True), (LARGEST + 1, False)):
-            _, slope = slopes(F.relu, activations(2, size, dtype=torch.float32))
-            assert bool(((slope > 0) & (slope < 1)).any()) == soft
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0, math.nan])

@@ -17,8 +17,6 @@ from torch.overrides import TorchFunctionMode
 
 from oodattack.errors import InputError
 
-LARGEST = 2**17  # units of a layer, a sample: in larger ones softening costs most and gives least
-
 
 class SoftKinks(TorchFunctionMode):
     """Within this context, rectifiers pass back a slope that rises from 0 to 1 about a kink instead of jumping.
@@ -26,9 +24,8 @@ class SoftKinks(TorchFunctionMode):
     A unit at a, in a layer whose units have the root mean square r in that sample, has the slope
     ``clamp(1/2 + a / (2 width r), 0, 1)``: the mean of its slopes at ``a + u``, with u uniform in
     ``[-width r, width r]``. Outputs stay as they are, to the bit. ReLU, ReLU6 and Hardtanh are softened, as modules,
-    functions, methods or operators of an exported program; smooth activations need it not. Layers of more than
-    `LARGEST` units keep their kinks, and so does TorchScript. Networks that compute activations again in the backward
-    pass (checkpoints) cannot be softened.
+    functions, methods or operators of an exported program; smooth activations need it not. TorchScript keeps its kinks.
+    Networks that compute activations again in the backward pass (checkpoints) cannot be softened.
 
     Args:
         width: half of the zone about a kink, in units of r.
@@ -64,7 +61,7 @@ class SoftKinks(TorchFunctionMode):
         if rectifier is None:
             return func(*args, **kwargs)
         a, low, high, in_place = rectifier(*args, **kwargs)
-        if a.ndim < 2 or not a.requires_grad or a[0].numel() > LARGEST:
+        if a.ndim < 2 or not a.requires_grad:
             return func(*args, **kwargs)
         return _SoftClamp.apply(a, low, high, in_place, self.width)
 
