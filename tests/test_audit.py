@@ -14,7 +14,7 @@ from torch import Tensor
 from oodattack.audit import AuditSettings, Stage, open_audit, run_audit
 from oodattack.detectors import Classifier, Loader
 from oodattack.errors import InputError
-from oodattack.report import audit_markdown
+from oodattack.report.audit_table import audit_markdown
 from tests.digits import write_digits, write_photographs
 from tests.factories import Norm
 

@@ -95,7 +95,8 @@ def audit(
     with plain_warnings(console):
         console.print("loading torch …", style="dim")
         from oodattack.audit import run_audit
-        from oodattack.report import draw_audit, write_audit
+        from oodattack.report.audit_figures import draw_audit
+        from oodattack.report.audit_table import write_audit
 
         try:
             with stages(console) as bar:
