@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from oodattack import attack
+from oodattack.algorithm import END
 from oodattack.encoders import Encoder, load_encoder, prepare
 from oodattack.engines.memory import keep_freed_memory
 from oodattack.whitening import MEMORY
@@ -116,9 +117,9 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
         begun = time.perf_counter()
         bares.append(begun - ended)
 
-    # The first steps warm up, and fill the memory of `fast`, which the last 8 % of the steps do without.
+    # The first steps warm up, and fill the memory of `fast`, which the last steps do without.
     first, last = MEMORY + 1, MEMORY + 1 + rounds
-    total = math.ceil(last / 0.9)
+    total = math.ceil(last / END)
     attack(f, images, target, eps=eps, norm=norm, steps=total, method=method, check=False, callback=after_step)
     return median(steps[first:last]) / median(bares[first:last]) - 1
 

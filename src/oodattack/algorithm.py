@@ -27,6 +27,7 @@ from oodattack.result import AttackResult
 from oodattack.steps import half_cosine, polyak_cap
 from oodattack.whitening import Whitening
 
+END = 0.92  # of the steps; from there on errors are not weighted and kinks not softened
 GRID = 2**20  # number of the stream that the search on the grid draws from; no attack has so many tries
 
 Callback = Callable[[int, Tensor], None]
@@ -265,7 +266,7 @@ class _Tries:
         for n in range(self.steps):  # line 4
             draws = [generators[i] for i in rows.tolist()]
             # A target out of reach is approached in the least squares of line 3 only if the end is as line 3 says.
-            end = n >= 0.92 * self.steps
+            end = n >= END * self.steps
             width = 0 if end else method.soften * half_cosine(n, self.steps)
             with SoftKinks(width) if width else nullcontext():
                 latent, pullback = self.gradient(self.f, x, draws)
