@@ -1,5 +1,7 @@
 """The pictures: what is drawn is what the run holds."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +105,13 @@ def test_zero_and_infinite_eps_stand_side_by_side(tmp_path: Path) -> None:
     zero = [row for row in run.read(["eps", "image", "start", "mape", "mape_before"]).to_pylist() if row["eps"] == 0]
     assert all(row["image"]["bytes"] == row["start"]["bytes"] for row in zero)
     assert all(row["mape"] == pytest.approx(row["mape_before"], rel=1e-3) for row in zero)
+
+
+def test_the_pictures_of_a_run_need_nothing_that_only_an_audit_needs() -> None:
+    """In a process of its own: here other tests have imported everything."""
+    code = (
+        "import sys, oodattack.engines, oodattack.report;"
+        "print(sorted({'pytorch_ood', 'sklearn', 'torchmetrics'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
