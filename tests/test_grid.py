@@ -18,7 +18,7 @@ from oodattack.ball import distance, project
 from oodattack.encoders import load_encoder
 from oodattack.errors import InputError
 from oodattack.gradient import Autograd
-from oodattack.grid import CHANGES, SPAN, Descent, descend
+from oodattack.grid import CHANGES, FLOOR, SPAN, Descent, descend
 from oodattack.pixels import LEVELS, dequantize, quantize, to_grid
 from oodattack.problem import Problem, make_problem
 
@@ -54,9 +54,16 @@ def make(f: Encode, start: Tensor, target: Tensor, eps: Tensor) -> Problem:
 
 
 def run(
-    f: Encode, problem: Problem, levels: Tensor, norm: float = 2, steps: int = 8, tolerance: float = 0.0
+    f: Encode,
+    problem: Problem,
+    levels: Tensor,
+    norm: float = 2,
+    steps: int = 8,
+    tolerance: float = 0.0,
+    slopes: Tensor | None = None,
 ) -> Descent:
-    return descend(f, problem, levels, norm, steps, tolerance, Autograd())
+    slopes = torch.zeros_like(problem.start) if slopes is None else slopes
+    return descend(f, problem, levels, slopes, norm, steps, tolerance, Autograd())
 
 
 def images(batch: int, seed: int, width: int = 4) -> Tensor:
@@ -310,7 +317,15 @@ def test_a_sample_off_the_numbers_stops_no_other(what: str, least: int, bad: flo
 # --- what it finds
 
 
-def greedy(A: np.ndarray, errors: np.ndarray, levels: np.ndarray, start: np.ndarray, eps: float, norm: float) -> Any:
+def greedy(
+    A: np.ndarray,
+    errors: np.ndarray,
+    levels: np.ndarray,
+    start: np.ndarray,
+    eps: float,
+    norm: float,
+    lengths: np.ndarray,
+) -> Any:
     """The same search by trying every change: levels (n,) after up to `CHANGES` changes of single levels.
 
     Args:
@@ -320,22 +335,23 @@ def greedy(A: np.ndarray, errors: np.ndarray, levels: np.ndarray, start: np.ndar
         start: (n,) centre of the ball, in levels.
         eps: radius, in levels.
         norm: 1, 2 or infinity.
+        lengths: (n,) what a value's gain is divided by.
     """
     directions = errors / np.linalg.norm(errors, axis=1, keepdims=True)
     _, sizes, rows = np.linalg.svd(directions, full_matrices=False)
     span = rows[sizes**2 > SPAN * sizes[0] ** 2]
     left, levels = span @ errors[-1], levels.copy()
     for _ in range(CHANGES):
-        best, change = np.linalg.norm(left), None
+        before, best, change = np.sum(left**2), 1e-12, None
         for pixel in range(len(levels)):
             for sign in (-1, 1):
                 trial = levels.copy()
                 trial[pixel] += sign
                 if not 0 <= trial[pixel] <= 255 or np.linalg.norm(trial - start, norm) > eps * (1 + 1e-6):
                     continue
-                size = np.linalg.norm(left + span @ A[:, pixel] * sign)
-                if size < best - 1e-12:
-                    best, change = size, (pixel, sign)
+                gain = (before - np.sum((left + span @ A[:, pixel] * sign) ** 2)) / lengths[pixel]
+                if gain > best:
+                    best, change = gain, (pixel, sign)
         if change is None:
             break
         levels[change[0]] += change[1]
@@ -345,8 +361,11 @@ def greedy(A: np.ndarray, errors: np.ndarray, levels: np.ndarray, start: np.ndar
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize(("norm", "eps"), [(1.0, 40.5), (2.0, 30.5), (math.inf, 12.0), (2.0, math.inf)])
-def test_changes_are_those_of_a_search_that_tries_them_all(norm: float, eps: float, seed: int) -> None:
-    """12 values, some at a wall; with the first error known, and with all errors so far."""
+@pytest.mark.parametrize("weighted", [False, True])
+def test_changes_are_those_of_a_search_that_tries_them_all(
+    norm: float, eps: float, seed: int, *, weighted: bool
+) -> None:
+    """12 values, some at a wall; with the first error known, and with all errors so far; whatever the slopes' unit."""
     rng = torch.Generator().manual_seed(seed)
     levels = torch.randint(0, 256, (1, 3, 2, 2), generator=rng).to(torch.uint8)
     levels.flatten()[:2] = torch.tensor([0, 255])
@@ -360,14 +379,16 @@ def test_changes_are_those_of_a_search_that_tries_them_all(norm: float, eps: flo
         seen.append(quantize(x.detach()))
         return f(x)
 
-    run(recorded, problem, levels, norm, steps=8)
+    squares = torch.rand(levels.shape, generator=rng, dtype=torch.float64) ** 4 if weighted else torch.zeros(12)
+    lengths = (squares + FLOOR * squares.mean()).sqrt().flatten().numpy() if weighted else np.ones(12)
+    run(recorded, problem, levels, norm, steps=8, slopes=1e-9 * squares.view_as(start))
     assert len(seen) >= 2
     effect = (A * problem.weight.T / LEVELS).numpy()
     evaluated = [x.flatten().double().numpy() for x in seen]
     errors = np.stack([problem.error(f(dequantize(x, torch.float64)))[0].numpy() for x in seen])
     home = levels.flatten().double().numpy()
     for n in range(1, len(seen)):
-        expected = greedy(effect, errors[:n], evaluated[n - 1], home, eps, norm)
+        expected = greedy(effect, errors[:n], evaluated[n - 1], home, eps, norm, lengths)
         assert np.array_equal(evaluated[n], expected), n
 
 
@@ -502,3 +523,47 @@ def test_resnet20_is_reached_by_an_image_of_8_bits(monkeypatch: pytest.MonkeyPat
     result = attack(f, start, target, eps=10.0, steps=100, grid_steps=50, pixels=256)
     assert float(result.mape.median()) <= 3e-4
     assert (result.gradient_evaluations <= 150).all()
+
+
+def test_what_is_not_seen_is_spared() -> None:
+    """Many latents that few errors span, and values of very different effect."""
+    rng = torch.Generator().manual_seed(0)
+    scales = torch.logspace(-2, 0, 3072, dtype=torch.float64)[torch.randperm(3072, generator=rng)]
+    A = torch.randn(400, 3072, generator=rng, dtype=torch.float64) * scales
+
+    def f(x: Tensor) -> Tensor:
+        return x.double().flatten(1) @ A.T
+
+    start = images(3, 1, 256).view(3, 3, 32, 32)
+    rounding = (torch.rand(start.shape, generator=rng, dtype=torch.float64) - 0.5) / LEVELS
+    problem = make(f, start, f(start + rounding), torch.full((3,), math.inf, dtype=torch.float64))
+    slopes = (A.square().mean(0) / 7).view(1, 3, 32, 32).expand(3, -1, -1, -1)
+    blind, informed = (run(f, problem, quantize(start), steps=20, slopes=s) for s in (None, slopes))
+    assert (informed.loss < blind.loss / 1.5).all()
+
+
+def test_an_attack_tells_the_search_its_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each sample its own, whenever the others leave, and of a value that f does not see none."""
+    told: list[Tensor] = []
+
+    def listen(f: Encode, problem: Problem, levels: Tensor, slopes: Tensor, *rest: Any) -> Descent:
+        told.append(slopes)
+        return descend(f, problem, levels, slopes, *rest)
+
+    monkeypatch.setattr("oodattack.algorithm.descend", listen)
+    f, start = Recording(network(48)), images(3, 1)
+    target = f(start + 0.1 * (images(3, 2) - start))
+    target[1] = f(start)[1]
+
+    def of(rows: list[int], steps: int = 30) -> Tensor:
+        attack(f, start[rows], target[rows], eps=1.0, steps=steps, tolerance=1e-3, pixels=256)
+        return told[-1]
+
+    together = of([0, 1, 2])
+    for i in (0, 2):
+        torch.testing.assert_close(together[[i]], of([i]))
+        assert together[i].flatten()[1:].all()
+    assert not together[1].any()  # arrived before its first step
+    assert not together[:, 0, 0, 0].any()
+    squares = of([0], steps=2)
+    assert squares.sum().item() == pytest.approx(0.99 + 1)  # of two normalised gradients

@@ -28,6 +28,7 @@ from oodattack.steps import half_cosine, polyak_cap
 from oodattack.whitening import Whitening
 
 END = 0.92  # of the steps; from there on errors are not weighted and kinks not softened
+FADING = 0.99  # of the squares of h, a step: those of about the last hundred count
 GRID = 2**20  # number of the stream that the search on the grid draws from; no attack has so many tries
 
 Callback = Callable[[int, Tensor], None]
@@ -200,6 +201,7 @@ class _Best:
     loss: Tensor
     mape: Tensor
     saved: Tensor  # the same on the 8-bit grid, where that is asked for
+    slopes: Tensor  # fading mean of the squares of h on the way to it, where the grid is searched
     arrived: Tensor  # whether it is within the tolerance
     restart: Tensor
     history: Tensor
@@ -215,6 +217,7 @@ class _Best:
             loss=torch.full_like(start_mape, math.inf),
             mape=start_mape.clone(),
             saved=problem.start.clone(),
+            slopes=torch.zeros_like(problem.start),
             arrived=torch.zeros_like(start_mape, dtype=torch.bool),
             restart=zeros,
             history=start_mape.new_full((len(zeros), steps + 1), math.nan),
@@ -258,6 +261,7 @@ class _Tries:
         rule = method.rule(self.step_size[rows], self.steps)
         # Of an estimated gradient's path, most is the estimate's noise.
         whitening = Whitening() if method.whiten and self.gradient.passes else None
+        slopes = torch.zeros_like(now.start) if self.grid_steps and self.gradient.passes else None
 
         x = now.start if self.initial is None else self.initial[rows]
         if attempt > 0 or (method.random_first and self.initial is None):
@@ -276,8 +280,10 @@ class _Tries:
             best.calls[rows] += 1
             arrived = self._record(best, rows, n, x, latent, now)
             # A sample that has arrived leaves the batch, and so does one that has fallen off the numbers.
-            stay = (~arrived & slope.flatten(1).isfinite().all(1)).nonzero().flatten()
+            stay = (~arrived & slope.flatten(1).sum(1).isfinite()).nonzero().flatten()
             if len(stay) < len(rows):
+                if slopes is not None:
+                    best.slopes[rows], slopes = slopes, slopes[stay]
                 rows, now, x, slope = rows[stay], now.rows(stay), x[stay], slope[stay]
                 error, push = error[stay], push[stay]
                 rule.keep(stay)
@@ -286,12 +292,16 @@ class _Tries:
             if len(rows) == 0:
                 break
             h = method.direction(slope, x, now.start, now.eps, self.norm)
+            if slopes is not None:
+                slopes.mul_(FADING).addcmul_(h, h)
             step = rule.step(h)  # alpha * h(J'), with the rule's momentum
             if method.polyak and self.gradient.passes:  # an estimated slope is mostly noise: too steep for Polyak
                 step = polyak_cap(step, (push * error).sum(1), slope)
             x = method.clip(x - step, now.start, now.eps, self.norm)  # line 5
             if self.callback is not None:
                 self.callback(n + 1, best.mape.clone())
+        if slopes is not None:
+            best.slopes[rows] = slopes
         if len(rows):  # line 6: the last image has not been looked at yet
             with torch.no_grad():
                 latent = as_matrix(self.f(x))
@@ -307,7 +317,8 @@ class _Tries:
         levels = to_grid(best.image[rows], now.start, now.eps, self.norm)
         steps = self.grid_steps if self.gradient.passes else 0
         generators = [_generator(self.seeds[i], GRID) for i in rows.tolist()]
-        found = descend(self.f, now, levels, self.norm, steps, self.tolerance, self.gradient, generators)
+        slopes = best.slopes[rows]
+        found = descend(self.f, now, levels, slopes, self.norm, steps, self.tolerance, self.gradient, generators)
         best.calls[rows] += found.calls
         best.looks[rows] += found.looks
         best.saved[rows] = dequantize(found.levels, now.start.dtype)

@@ -79,12 +79,13 @@ def project(
         reach = eps.to(x.dtype).view(shape)
         return inside.clamp(center - reach, center + reach)
     move = (inside - center).flatten(1)
-    outside_ball = _length(move, norm) > eps
+    length = _length(move, norm)
+    outside_ball = length > eps
     if not bool(outside_ball.any()):
         return inside
     delta = (x - center).flatten(1)
     if norm == 2:
-        scale = _l2_scale(delta, move, eps).to(x.dtype).view(shape)
+        scale = _l2_scale(delta, move, length, eps).to(x.dtype).view(shape)
         projected = torch.addcmul(center, delta.view_as(x), scale)
     else:
         size = delta.abs()
@@ -207,23 +208,25 @@ def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> T
 
 
 def _length(delta: Tensor, norm: float) -> Tensor:
-    """The norm of every row, added up in float64 without a copy of that size."""
-    length: Tensor = torch.linalg.vector_norm(delta, norm, dim=1, dtype=_widest(delta))
+    """The norm of every row (B, N), added up in float64 over pieces: as good as in float64, without a copy."""
+    pieces = delta.unflatten(1, (-1, math.gcd(delta.shape[1], 4096)))
+    length: Tensor = torch.linalg.vector_norm(_wide(torch.linalg.vector_norm(pieces, norm, dim=2)), norm, dim=1)
     return length
 
 
-def _l2_scale(delta: Tensor, move: Tensor, eps: Tensor) -> Tensor:
+def _l2_scale(delta: Tensor, move: Tensor, length: Tensor, eps: Tensor) -> Tensor:
     """The s <= 1 for which ``s * delta``, cut off by the box, has the length eps: (B,).
 
-    ``move`` is delta cut off by the box. An active-set search that ends at the exact s: pixels that hit the box keep
-    their room, the others share what is left of eps. s only grows, so a pixel that has hit the box stays there; and
-    as it never passes 1, only pixels that delta takes out of the box can hit it. They are few, and searched alone.
+    ``move`` is delta cut off by the box, ``length`` its length. An active-set search that ends at the exact s: pixels
+    that hit the box keep their room, the others share what is left of eps. s only grows, so a pixel that has hit the
+    box stays there; and as it never passes 1, only pixels that delta takes out of the box can hit it. They are few,
+    and searched alone.
     """
     index = (delta - move).flatten().nonzero().squeeze(1)
     sample = index // delta.shape[1]
     size, room = (_wide(values.flatten()[index]).square() for values in (delta, move))
     budget = eps.to(size).square()
-    always_free = _length(delta.flatten().index_fill(0, index, 0).view_as(delta), 2).square()
+    always_free = length.square().index_add(0, sample, -room).clamp_min(0)
     at_box = torch.zeros_like(size, dtype=torch.bool)
     while True:
         spent = torch.zeros_like(budget).index_add_(0, sample, torch.where(at_box, room, 0))

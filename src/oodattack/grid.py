@@ -20,6 +20,7 @@ from oodattack.whitening import decompose
 MEMORY = 32  # gradients kept
 CANDIDATES = 2048  # pixels that a proposal looks at
 CHANGES = 20  # levels changed between two evaluations
+FLOOR = 0.01  # of the mean squared slope of a sample's pixels: what the least sensitive are taken to have
 SPAN = 1e-2  # least share of the largest eigenvalue for which a combination of the remembered errors is used
 
 
@@ -38,6 +39,7 @@ def descend(
     f: Callable[[Tensor], Tensor],
     problem: Problem,
     levels: Tensor,
+    slopes: Tensor,
     norm: float,
     steps: int,
     tolerance: float,
@@ -48,12 +50,16 @@ def descend(
 
     The error e at each image that is evaluated gives one row of the Jacobian, J^T e. From the remembered rows the
     effect of any change of levels on the span of those errors is known. Greedily, one level of one pixel at a time,
-    the change is made that brings the error in that span closest to zero; then the image is evaluated again.
+    a change is made that brings the error in that span closer to zero; then the image is evaluated again. What a
+    change does outside of that span is not known, but for its size: a pixel's column of J is about as long as the
+    root of its mean squared slope. The change with the largest gain *for that length* is made, that is the one best
+    aligned with the error, as in matching pursuit (Mallat & Zhang 1993).
 
     Args:
         f: encoder.
         problem: starts, targets and balls.
         levels: (B, 3, H, W) uint8, inside the balls.
+        slopes: (B, 3, H, W) mean squares of slopes for varied errors, up to a factor; zeros where none are known.
         norm: 1, 2 or infinity.
         steps: gradient evaluations; 0 only looks at the images.
         tolerance: MAPE at which a sample is finished.
@@ -73,6 +79,9 @@ def descend(
         looks=torch.zeros_like(rows),
     )
     memory = _Memory(min(steps, MEMORY))
+    squares = slopes.flatten(1)
+    known = squares + FLOOR * squares.mean(1, keepdim=True)
+    weight = torch.where(known > 0, known, 1).rsqrt()
     for _ in range(steps):
         draws = [generators[i] for i in rows.tolist()] if generators else []
         latent, pullback = gradient(f, dequantize(at, now.start.dtype), draws)
@@ -81,12 +90,12 @@ def descend(
         arrived = _record(found, rows, at, latent, error, now, tolerance)
         slope = pullback(now.weight * error) / LEVELS
         memory.add(error.to(slope), slope)  # targets may be wider than images
-        proposal = _propose(memory, error.to(slope), at, now, norm)
+        proposal = _propose(memory, error.to(slope), at, weight, now, norm)
         # An image for which nothing better is in sight would only be evaluated again; nor does NaN show anything.
         stay = (~arrived & (proposal != at).flatten(1).any(1)).nonzero().flatten()
         at = proposal
         if len(stay) < len(rows):
-            rows, now, at = rows[stay], now.rows(stay), at[stay]
+            rows, now, at, weight = rows[stay], now.rows(stay), at[stay], weight[stay]
             memory.keep(stay)
         if len(rows) == 0:
             return found
@@ -116,16 +125,19 @@ class _Memory:
         self.errors, self.slopes = self.errors[rows], self.slopes[rows]
 
 
-def _propose(memory: _Memory, error: Tensor, levels: Tensor, now: Problem, norm: float) -> Tensor:
+def _propose(memory: _Memory, error: Tensor, levels: Tensor, weight: Tensor, now: Problem, norm: float) -> Tensor:
     """Levels (B, 3, H, W) with up to `CHANGES` single steps that the remembered rows of J find best."""
     known = min(memory.count, memory.size)
     errors, slopes = memory.errors[:, :known], memory.slopes[:, :known]
-    values, vectors = decompose(errors)  # for combinations of the remembered errors that are orthonormal
+    values, vectors = decompose(
+        errors @ errors.transpose(1, 2)
+    )  # for combinations of the remembered errors that are orthonormal
     root = torch.where(values > SPAN * values[:, -1:], values.clamp_min(1e-30).rsqrt(), 0)
     basis = (vectors * root[:, None, :]).transpose(1, 2).to(error)
     left = (basis @ (errors @ error[:, :, None]))[:, :, 0]  # the error in their span
     pull = (left[:, None, :] @ basis @ slopes)[:, 0]
-    index = pull.abs().topk(min(CANDIDATES, pull.shape[1]), dim=1).indices
+    index = (weight * pull.abs()).topk(min(CANDIDATES, pull.shape[1]), dim=1).indices
+    weight = weight.gather(1, index)
     effect = basis @ slopes.gather(2, index[:, None, :].expand(-1, known, -1))
     cost = effect.square().sum(1)
 
@@ -140,7 +152,7 @@ def _propose(memory: _Memory, error: Tensor, levels: Tensor, now: Problem, norm:
         after = _length_after(spent, value - center, new - center, norm)
         allowed = (new >= 0) & (new <= LEVELS) & (after <= budget[:, None])
         # A change of one level against the pull takes 2 |pull| - cost off the squared error in the span.
-        gain, best = torch.where(allowed, 2 * pull.abs() - cost, 0).max(1)
+        gain, best = torch.where(allowed, weight * (2 * pull.abs() - cost), 0).max(1)
         use = gain > 0
         if not bool(use.any()):
             break

@@ -78,7 +78,7 @@ class _SoftClamp(torch.autograd.Function):
         if math.isinf(high):
             inside = (a if low == 0 else a - low) * scale
         else:
-            inside = ((high - low) / 2 - (a - (high + low) / 2).abs_()).mul_(scale)
+            inside = (a - (high + low) / 2).abs_().mul_(-scale).add_((high - low) / 2 * scale)
         # Not saved for backward: a checkpoint would put its own there, without a word.
         ctx.slope = F.hardsigmoid(inside, inplace=True)
         if not in_place:
@@ -89,7 +89,9 @@ class _SoftClamp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return ctx.slope * grad, None, None, None, None
+        slope = ctx.slope
+        del ctx.slope  # about to be overwritten: a second backward pass, of a retained graph, must fail
+        return slope.mul_(grad), None, None, None, None
 
 
 # What a call of a rectifier says: its input, its bounds, and whether it works in place.

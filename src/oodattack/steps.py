@@ -83,8 +83,9 @@ class CosineAdam:
         beta1, beta2 = self.betas
         self.mean.lerp_(direction, 1 - beta1)
         self.square.mul_(beta2).addcmul_(direction, direction, value=1 - beta2)
-        rate = _per_sample(self.step_size * (decay / (1 - beta1**self.n)), direction)
-        root = self.square.sqrt().div_(math.sqrt(1 - beta2**self.n)).add_(1e-8)
+        unbiased = math.sqrt(1 - beta2**self.n)  # of the root; put into the rate, for a pass over the images less
+        rate = _per_sample(self.step_size * (decay * unbiased / (1 - beta1**self.n)), direction)
+        root = self.square.sqrt().add_(1e-8 * unbiased)
         return torch.div(self.mean, root, out=root).mul_(rate)
 
     def keep(self, rows: Tensor) -> None:

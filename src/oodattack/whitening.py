@@ -13,17 +13,16 @@ DECAY = 0.95  # of a difference's weight in the covariance, a step
 FLOOR = 0.025  # of the covariance's mean eigenvalue: what directions that never moved are taken to have moved
 
 
-def decompose(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (B, m) and eigenvectors (B, m, m) of the Gram matrices of rows (B, m, K), in float64 on the CPU.
+def decompose(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (B, m) and eigenvectors (B, m, m) of Gram matrices (B, m, m), in float64 on the CPU.
 
     Not every device has float64. The matrix of a sample that is off the numbers counts as zero: it must not stop the
     others.
 
-    >>> decompose(torch.tensor([[[3.0, 4.0]]]))[0]
+    >>> decompose(torch.tensor([[[25.0]]]))[0]
     tensor([[25.]], dtype=torch.float64)
     """
-    gram = torch.nan_to_num(rows @ rows.transpose(1, 2), nan=0, posinf=0, neginf=0)
-    values, vectors = torch.linalg.eigh(gram.cpu().double())
+    values, vectors = torch.linalg.eigh(torch.nan_to_num(gram, nan=0, posinf=0, neginf=0).cpu().double())
     return values, vectors
 
 
@@ -43,33 +42,34 @@ class Whitening:
     """
 
     def __init__(self) -> None:
-        self.moves: Tensor | None = None  # (B, m, K), newest last
-        self.last: Tensor | None = None
+        self.calls = 0
 
     def __call__(self, error: Tensor) -> Tensor:
         """Weighted errors (B, K) for the errors at the present images, (B, K)."""
-        if self.last is None:
+        self.calls += 1
+        if self.calls == 1:
             self.last = error
+            self.moves = error.new_zeros(len(error), MEMORY, error.shape[1])  # the newest in place of the oldest
+            self.gram = error.new_zeros(len(error), MEMORY, MEMORY)
             return error
-        move = (error - self.last)[:, None]
-        self.last = error
-        self.moves = move if self.moves is None else torch.cat([self.moves[:, -MEMORY + 1 :], move], dim=1)
-        fading = [DECAY ** (age / 2) for age in reversed(range(self.moves.shape[1]))]
-        y = self.moves * error.new_tensor(fading)[:, None]
-        # With y y^T = E L E^T, the inverse root is I - y^T E diag(s) E^T y.
-        values, vectors = decompose(y)
-        mean = values.clamp_min(0).sum(1, keepdim=True) / error.shape[1]
-        floor = (FLOOR * mean).clamp_min(torch.finfo(torch.float32).tiny)
-        root = (1 + values.clamp_min(0) / floor).sqrt()
-        shrink = (1 / (floor * root * (1 + root))).to(error)
-        vectors = vectors.to(error)
-        along = vectors.transpose(1, 2) @ (y @ error[:, :, None])
-        moved: Tensor = y.transpose(1, 2) @ (vectors @ (shrink[:, :, None] * along))
-        return error - moved[:, :, 0]
+        move, self.last = error - self.last, error
+        newest = (self.calls - 2) % MEMORY
+        self.moves[:, newest] = move
+        # Only products with the newest are new; the others are kept, for they would cost most here.
+        self.gram[:, newest] = self.gram[:, :, newest] = torch.linalg.vecdot(self.moves, move[:, None])
+        fading = error.new_tensor([DECAY ** ((newest - place) % MEMORY / 2) for place in range(MEMORY)])[:, None]
+        # Of y, the fading moves: with y y^T = E L E^T, the inverse root is I - y^T E diag(s) E^T y.
+        values, vectors = decompose(fading * self.gram * fading.T)
+        values = values.clamp_min(0)
+        floor = (FLOOR / error.shape[1] * values.sum(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
+        root = (1 + values / floor).sqrt()
+        shrink = (1 / (floor * root * (1 + root))).to(error)[:, None]
+        vectors = fading * vectors.to(error)
+        along = torch.linalg.vecdot(self.moves, error[:, None])[:, None] @ vectors
+        moved: Tensor = (along * shrink) @ vectors.transpose(1, 2) @ self.moves
+        return error - moved[:, 0]
 
     def keep(self, rows: Tensor) -> None:
         """Forget every sample but ``rows`` (indices into the present batch)."""
-        if self.last is not None:
-            self.last = self.last[rows]
-        if self.moves is not None:
-            self.moves = self.moves[rows]
+        if self.calls:
+            self.last, self.moves, self.gram = self.last[rows], self.moves[rows], self.gram[rows]
