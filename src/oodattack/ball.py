@@ -209,7 +209,8 @@ def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> T
 
 def _length(delta: Tensor, norm: float) -> Tensor:
     """The norm of every row (B, N), added up in float64 over pieces: as good as in float64, without a copy."""
-    pieces = delta.unflatten(1, (-1, math.gcd(delta.shape[1], 4096)))
+    piece = math.gcd(delta.shape[1], 4096)
+    pieces = delta.reshape(len(delta), delta.shape[1] // piece, piece)
     length: Tensor = torch.linalg.vector_norm(_wide(torch.linalg.vector_norm(pieces, norm, dim=2)), norm, dim=1)
     return length
 
