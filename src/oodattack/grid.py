@@ -129,9 +129,8 @@ def _propose(memory: _Memory, error: Tensor, levels: Tensor, weight: Tensor, now
     """Levels (B, 3, H, W) with up to `CHANGES` single steps that the remembered rows of J find best."""
     known = min(memory.count, memory.size)
     errors, slopes = memory.errors[:, :known], memory.slopes[:, :known]
-    values, vectors = decompose(
-        errors @ errors.transpose(1, 2)
-    )  # for combinations of the remembered errors that are orthonormal
+    # For combinations of the remembered errors that are orthonormal.
+    values, vectors = decompose(errors @ errors.transpose(1, 2))
     root = torch.where(values > SPAN * values[:, -1:], values.clamp_min(1e-30).rsqrt(), 0)
     basis = (vectors * root[:, None, :]).transpose(1, 2).to(error)
     left = (basis @ (errors @ error[:, :, None]))[:, :, 0]  # the error in their span
