@@ -21,7 +21,6 @@ from oodattack import attack
 from oodattack.algorithm import END
 from oodattack.encoders import Encoder, load_encoder, prepare
 from oodattack.engines.memory import keep_freed_memory
-from oodattack.whitening import MEMORY
 
 ENCODERS = (
     "torchvision:resnet18,weights=none",
@@ -30,6 +29,7 @@ ENCODERS = (
     "timm:vit_tiny_patch16_224,weights=none",
     "python:tests.factories:resnet20",
 )
+WARM_UP = 4  # steps
 BALLS = {  # radii that no attack of a few steps reaches, and that it feels from the first step
     (2.0, "free"): 1000.0,
     (2.0, "binding"): 0.2,
@@ -117,8 +117,7 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
         begun = time.perf_counter()
         bares.append(begun - ended)
 
-    # The first steps warm up, and fill the memory of `fast`, which the last steps do without.
-    first, last = MEMORY + 1, MEMORY + 1 + rounds
+    first, last = WARM_UP, WARM_UP + rounds  # and the last steps have no softened kinks
     total = math.ceil(last / END)
     attack(f, images, target, eps=eps, norm=norm, steps=total, method=method, check=False, callback=after_step)
     return median(steps[first:last]) / median(bares[first:last]) - 1

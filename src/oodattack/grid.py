@@ -1,7 +1,8 @@
 """The last part of an attack, on the 8-bit grid: single levels are changed so that their effects on z add up.
 
 Rounding to 8 bits moves z at random, ten or a hundred times as far as it was from the target. But there are far more
-pixels than latents, so that some few changes of single levels undo it; which, the gradients tell.
+pixels than latents, so that some few changes of single levels undo it; which, the gradients tell: those that take off
+the error much of all that they do to z.
 """
 
 import math
