@@ -280,7 +280,7 @@ class _Tries:
             best.calls[rows] += 1
             arrived = self._record(best, rows, n, x, latent, now)
             # A sample that has arrived leaves the batch, and so does one that has fallen off the numbers.
-            stay = (~arrived & slope.flatten(1).sum(1).isfinite()).nonzero().flatten()
+            stay = (~arrived & slope.flatten(1).sum(1, dtype=torch.float32).isfinite()).nonzero().flatten()
             if len(stay) < len(rows):
                 if slopes is not None:
                     best.slopes[rows], slopes = slopes, slopes[stay]

@@ -89,9 +89,7 @@ class _SoftClamp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        slope = ctx.slope
-        del ctx.slope  # about to be overwritten: a second backward pass, of a retained graph, must fail
-        return slope.mul_(grad), None, None, None, None
+        return ctx.slope * grad, None, None, None, None  # not in place: graphs may be retained
 
 
 # What a call of a rectifier says: its input, its bounds, and whether it works in place.
