@@ -269,9 +269,12 @@ def test_no_sample_depends_on_its_neighbours() -> None:
     target = f(start + 0.1 * (images(6, 2) - start))
     eps = torch.tensor([0.0, 0.01, 0.05, 0.2, 1.0, math.inf], dtype=torch.float64)
     problem = make(f, start, target, eps)
+    scales = torch.logspace(-9, 0, 6, dtype=torch.float64)[:, None, None, None]
+    slopes = scales * images(6, 3) ** 4
 
     def of(rows: list[int]) -> Descent:
-        return run(f, problem.rows(torch.tensor(rows)), quantize(start)[rows], steps=40, tolerance=2e-4)
+        now = problem.rows(torch.tensor(rows))
+        return run(f, now, quantize(start)[rows], steps=40, tolerance=2e-4, slopes=slopes[rows])
 
     together = of([*range(6)])
     assert len(set(together.calls.tolist())) > 2
