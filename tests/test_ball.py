@@ -296,3 +296,12 @@ def test_tangent_does_not_count_pixels_at_the_wall() -> None:
     h = torch.tensor([[-9.0, -1.0, -1.0]], dtype=torch.float64)  # all three want to grow, the first cannot
     along = tangent(h, x, center, distance(x, center, 2), 2)
     torch.testing.assert_close(along, torch.tensor([[0.0, 0.0, -1.0]], dtype=torch.float64))
+
+
+def test_a_large_image_ends_on_the_sphere_to_the_last_digits() -> None:
+    """150,528 squares, of which single precision would lose some."""
+    rng = torch.Generator().manual_seed(0)
+    center = torch.rand(4, 3, 224, 224, generator=rng)
+    x = center + 0.1 * torch.randn(center.shape, generator=rng)
+    eps = torch.tensor([0.5, 3.0, 10.0, 25.0])
+    assert ((distance(project(x, center, eps, 2), center, 2) / eps - 1).abs() < 3e-7).all()

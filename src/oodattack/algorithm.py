@@ -261,7 +261,7 @@ class _Tries:
         rule = method.rule(self.step_size[rows], self.steps)
         # Of an estimated gradient's path, most is the estimate's noise.
         whitening = Whitening() if method.whiten and self.gradient.passes else None
-        slopes = torch.zeros_like(now.start) if self.grid_steps and self.gradient.passes else None
+        slopes = torch.zeros_like(now.start) if self.grid_steps else None
 
         x = now.start if self.initial is None else self.initial[rows]
         if attempt > 0 or (method.random_first and self.initial is None):
