@@ -128,7 +128,7 @@ def test_outliers_are_half_attacked_ones_once_there_are_any(pictures: tuple[Path
 @pytest.mark.slow
 def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     told: list[str] = []
-    changes = {"test": str(pictures[1]), "rounds": 1, "round_epochs": 2, "round_images": 16, "eps": (6.0,)}
+    changes = {"test": str(pictures[1]), "rounds": 1, "round_epochs": 2, "round_images": 16, "eps": (3.0,)}
     first = settings(pictures, tmp_path / "net", **changes)
     results = train(first, on_progress=lambda now: told.append(now.name))
     rows = results["rounds"]
@@ -136,7 +136,7 @@ def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_
     assert "old" not in rows[0]["EnergyBased"]
     assert {"natural", "old", "new", "longer", "larger", "direct"} == set(rows[1]["MaxSoftmax"])
     assert all(row["mape"]["longer"] < row["mape"]["new"] for row in rows)
-    assert all(row["mape"]["larger"] < row["mape"]["new"] for row in rows)
+    assert all(row["mape"]["larger"] < row["mape"]["new"] for row in rows)  # the ball binds
     assert all(0 <= row["EnergyBased"]["new"]["auroc"] <= 1 for row in rows)
     # What fooled the network of before is told apart by the one trained on its like better than a new attack is.
     assert rows[1]["EnergyBased"]["old"]["auroc"] >= rows[1]["EnergyBased"]["new"]["auroc"]
@@ -148,7 +148,7 @@ def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_
     outliers = Outliers([str(pictures[2])], SIDE)
     starts = torch.stack([outliers.get(i) for i in range(0, 12, 2)])
     distances = torch.cdist(dequantize(kept["found"]).flatten(1), dequantize(starts).flatten(1)).amin(1)
-    assert (distances <= 6 * (1 + 1e-4)).all()  # attacked from outliers at even places
+    assert (distances <= 3 * (1 + 1e-4)).all()  # attacked from outliers at even places
     # A finished round is not run again, and the next goes on from it.
     more = settings(pictures, tmp_path / "net", **{**changes, "rounds": 2})
     told.clear()
