@@ -117,7 +117,7 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
         begun = time.perf_counter()
         bares.append(begun - ended)
 
-    first, last = WARM_UP, WARM_UP + rounds  # and the last steps have no softened kinks
+    first, last = WARM_UP, WARM_UP + rounds  # before the share of the steps that softens no kinks
     total = math.ceil(last / END)
     attack(f, images, target, eps=eps, norm=norm, steps=total, method=method, check=False, callback=after_step)
     return median(steps[first:last]) / median(bares[first:last]) - 1

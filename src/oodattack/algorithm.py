@@ -201,7 +201,7 @@ class _Best:
     loss: Tensor
     mape: Tensor
     saved: Tensor  # the same on the 8-bit grid, where that is asked for
-    slopes: Tensor  # fading mean of the squares of h on the way to it, where the grid is searched
+    slopes: Tensor  # fading sum of the squares of h on the way to it, where the grid is searched
     arrived: Tensor  # whether it is within the tolerance
     restart: Tensor
     history: Tensor
