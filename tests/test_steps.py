@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.steps import Adamax, CosineAdam, Plain, StepRule, polyak_cap
+from oodattack.steps import Adamax, CosineNadam, Plain, StepRule, polyak_cap
 
 STEPS = 25
 
@@ -18,10 +18,10 @@ def directions(count: int = STEPS, batch: int = 3) -> list[Tensor]:
     return [*draws]
 
 
-def torch_trajectory(optimizer: torch.optim.Optimizer, x: Tensor, *, cosine: bool) -> list[Tensor]:
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS) if cosine else None
+def torch_trajectory(optimizer: torch.optim.Optimizer, x: Tensor, *, cosine: bool, steps: int = STEPS) -> list[Tensor]:
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps) if cosine else None
     path = []
-    for direction in directions():
+    for direction in directions(steps):
         x.grad = direction.clone()
         optimizer.step()
         if schedule is not None:
@@ -30,9 +30,9 @@ def torch_trajectory(optimizer: torch.optim.Optimizer, x: Tensor, *, cosine: boo
     return path
 
 
-def our_trajectory(rule: StepRule, x: Tensor) -> list[Tensor]:
+def our_trajectory(rule: StepRule, x: Tensor, steps: int = STEPS) -> list[Tensor]:
     path = []
-    for direction in directions():
+    for direction in directions(steps):
         x = x - rule.step(direction)
         path.append(x)
     return path
@@ -46,12 +46,17 @@ def test_adamax_is_torchs() -> None:
     torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-7, atol=1e-12)
 
 
-def test_cosine_adam_is_torchs_adam_with_its_cosine_schedule() -> None:
+@pytest.mark.parametrize("steps", [STEPS, 100])
+def test_cosine_nadam_is_torchs_nadam_with_its_cosine_schedule(steps: int) -> None:
     x = torch.zeros(3, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    rule = CosineAdam(torch.full((3,), 0.02, dtype=torch.float64), STEPS, betas=(0.9, 0.95))
-    expected = torch_trajectory(torch.optim.Adam([x], lr=0.02, betas=(0.9, 0.95)), x, cosine=True)
-    found = our_trajectory(rule, torch.zeros(3, 3, 4, 4, dtype=torch.float64))
-    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-7, atol=1e-12)
+    rule = CosineNadam(torch.full((3,), 0.02, dtype=torch.float64), steps, betas=(0.8, 0.95))
+    # Torch's momentum grows from a half of beta1; with such a decay it is beta1 from the first step.
+    nadam = torch.optim.NAdam([x], lr=0.02, betas=(0.8, 0.95), momentum_decay=1e6)
+    expected = torch_trajectory(nadam, x, cosine=True, steps=steps)
+    found = our_trajectory(rule, torch.zeros(3, 3, 4, 4, dtype=torch.float64), steps)
+    torch.testing.assert_close(
+        torch.stack(found), torch.stack(expected), rtol=1e-6, atol=1e-7
+    )  # torch keeps a product in float32
 
 
 def test_plain_is_torchs_sgd() -> None:
@@ -64,7 +69,7 @@ def test_plain_is_torchs_sgd() -> None:
 
 
 def rules(step_size: Tensor) -> dict[str, StepRule]:
-    return {"adamax": Adamax(step_size), "cosine": CosineAdam(step_size, STEPS), "plain": Plain(step_size)}
+    return {"adamax": Adamax(step_size), "cosine": CosineNadam(step_size, STEPS), "plain": Plain(step_size)}
 
 
 @pytest.mark.parametrize("name", ["adamax", "cosine", "plain"])
@@ -89,10 +94,13 @@ def test_kept_samples_go_on_as_if_alone(name: str) -> None:
     assert [len(found[i]) for i in range(4)] == [5, STEPS, 11, 0]
 
 
-def test_the_cosine_goes_from_the_whole_step_to_nearly_nothing() -> None:
-    rule = CosineAdam(torch.tensor([0.1], dtype=torch.float64), steps=10)
-    sizes = [rule.step(torch.ones(1, 1, dtype=torch.float64)).item() for _ in range(10)]
-    expected = [0.05 * (1 + math.cos(math.pi * n / 10)) for n in range(10)]
+@pytest.mark.parametrize(("steps", "power"), [(10, 1), (100, 1), (1000, 2)])
+def test_the_cosine_goes_from_the_whole_step_to_nearly_nothing(steps: int, power: int) -> None:
+    """The longer the run, the sooner its steps are short."""
+    # No momentum, and every direction alike: the step size is all there is to see.
+    rule = CosineNadam(torch.tensor([0.1], dtype=torch.float64), steps, betas=(0.0, 0.99))
+    sizes = [rule.step(torch.ones(1, 1, dtype=torch.float64)).item() for _ in range(steps)]
+    expected = [0.1 * ((1 + math.cos(math.pi * n / steps)) / 2) ** power for n in range(steps)]
     assert sizes == pytest.approx(expected, rel=1e-6)
 
 

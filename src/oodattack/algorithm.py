@@ -317,8 +317,8 @@ class _Tries:
         levels = to_grid(best.image[rows], now.start, now.eps, self.norm)
         steps = self.grid_steps if self.gradient.passes else 0
         generators = [_generator(self.seeds[i], GRID) for i in rows.tolist()]
-        slopes = best.slopes[rows]
-        found = descend(self.f, now, levels, slopes, self.norm, steps, self.tolerance, self.gradient, generators)
+        image, slopes = best.image[rows], best.slopes[rows]
+        found = descend(self.f, now, levels, image, slopes, self.norm, steps, self.tolerance, self.gradient, generators)
         best.calls[rows] += found.calls
         best.looks[rows] += found.looks
         best.saved[rows] = dequantize(found.levels, now.start.dtype)

@@ -18,9 +18,10 @@ from oodattack.pixels import LEVELS, as_levels, ball_in_levels, dequantize
 from oodattack.problem import Problem
 from oodattack.whitening import decompose
 
-MEMORY = 32  # gradients kept
+MEMORY = 50  # gradients kept
 CANDIDATES = 2048  # pixels that a proposal looks at
-CHANGES = 20  # levels changed between two evaluations
+CHANGES = 50  # levels changed between two evaluations
+BETWEEN = 0.3  # least `_disturbance` that a change is taken to make
 FLOOR = 0.01  # of the mean squared slope of a sample's pixels: what the least sensitive are taken to have
 SPAN = 1e-2  # least share of the largest eigenvalue for which a combination of the remembered errors is used
 
@@ -40,6 +41,7 @@ def descend(
     f: Callable[[Tensor], Tensor],
     problem: Problem,
     levels: Tensor,
+    image: Tensor,
     slopes: Tensor,
     norm: float,
     steps: int,
@@ -53,13 +55,16 @@ def descend(
     effect of any change of levels on the span of those errors is known. Greedily, one level of one pixel at a time,
     a change is made that brings the error in that span closer to zero; then the image is evaluated again. What a
     change does outside of that span is not known, but for its size: a pixel's column of J is about as long as the
-    root of its mean squared slope. The change with the largest gain *for that length* is made, that is the one best
-    aligned with the error, as in matching pursuit (Mallat & Zhang 1993).
+    root of its mean squared slope. And it need not make things worse: rounding has disturbed z by that column times
+    the pixel's rounding error, so that the other level adds nearly nothing where the pixel lay between two. The change
+    with the largest gain *for the root of the square that it adds* is made, as in matching pursuit (Mallat & Zhang
+    1993), where a pixel on its level is concerned.
 
     Args:
         f: encoder.
         problem: starts, targets and balls.
         levels: (B, 3, H, W) uint8, inside the balls.
+        image: (B, 3, H, W) pixels in [0, 1] that were rounded to the levels.
         slopes: (B, 3, H, W) mean squares of slopes for varied errors, up to a factor; zeros where none are known.
         norm: 1, 2 or infinity.
         steps: gradient evaluations; 0 only looks at the images.
@@ -82,7 +87,8 @@ def descend(
     memory = _Memory(min(steps, MEMORY))
     squares = slopes.flatten(1)
     known = squares + FLOOR * squares.mean(1, keepdim=True)
-    weight = torch.where(known > 0, known, 1).rsqrt()
+    squares = torch.where(known > 0, known, 1)
+    exact = as_levels(image).flatten(1).to(squares)
     for _ in range(steps):
         draws = [generators[i] for i in rows.tolist()] if generators else []
         latent, pullback = gradient(f, dequantize(at, now.start.dtype), draws)
@@ -91,12 +97,13 @@ def descend(
         arrived = _record(found, rows, at, latent, error, now, tolerance)
         slope = pullback(now.weight * error) / LEVELS
         memory.add(error.to(slope), slope)  # targets may be wider than images
-        proposal = _propose(memory, error.to(slope), at, weight, now, norm)
+        proposal = _propose(memory, error.to(slope), at, exact, squares, now, norm)
         # An image for which nothing better is in sight would only be evaluated again; nor does NaN show anything.
         stay = (~arrived & (proposal != at).flatten(1).any(1)).nonzero().flatten()
         at = proposal
         if len(stay) < len(rows):
-            rows, now, at, weight = rows[stay], now.rows(stay), at[stay], weight[stay]
+            rows, now, at = rows[stay], now.rows(stay), at[stay]
+            exact, squares = exact[stay], squares[stay]
             memory.keep(stay)
         if len(rows) == 0:
             return found
@@ -126,7 +133,9 @@ class _Memory:
         self.errors, self.slopes = self.errors[rows], self.slopes[rows]
 
 
-def _propose(memory: _Memory, error: Tensor, levels: Tensor, weight: Tensor, now: Problem, norm: float) -> Tensor:
+def _propose(
+    memory: _Memory, error: Tensor, levels: Tensor, exact: Tensor, squares: Tensor, now: Problem, norm: float
+) -> Tensor:
     """Levels (B, 3, H, W) with up to `CHANGES` single steps that the remembered rows of J find best."""
     known = min(memory.count, memory.size)
     errors, slopes = memory.errors[:, :known], memory.slopes[:, :known]
@@ -136,31 +145,41 @@ def _propose(memory: _Memory, error: Tensor, levels: Tensor, weight: Tensor, now
     basis = (vectors * root[:, None, :]).transpose(1, 2).to(error)
     left = (basis @ (errors @ error[:, :, None]))[:, :, 0]  # the error in their span
     pull = (left[:, None, :] @ basis @ slopes)[:, 0]
-    index = (weight * pull.abs()).topk(min(CANDIDATES, pull.shape[1]), dim=1).indices
-    weight = weight.gather(1, index)
+    x = levels.flatten(1)
+    rounding = x - exact
+    promise = pull.abs() * (squares * _disturbance(rounding, pull.sign())).rsqrt()
+    index = promise.topk(min(CANDIDATES, pull.shape[1]), dim=1).indices
+    rounding, squares = rounding.gather(1, index), squares.gather(1, index)
     effect = basis @ slopes.gather(2, index[:, None, :].expand(-1, known, -1))
     cost = effect.square().sum(1)
 
-    x = levels.flatten(1)
     x0, budget = as_levels(now.start).flatten(1), ball_in_levels(now.eps, norm)
     value, center = x.gather(1, index).to(x0), x0.gather(1, index)
     spent = torch.linalg.vector_norm(x - x0, norm, dim=1, keepdim=True)
     every = torch.arange(len(x), device=x.device)
     for _ in range(CHANGES):
         pull = (left[:, None, :] @ effect)[:, 0]
-        new = value - pull.sign()
+        sign = pull.sign()
+        new = value - sign
         after = _length_after(spent, value - center, new - center, norm)
         allowed = (new >= 0) & (new <= LEVELS) & (after <= budget[:, None])
         # A change of one level against the pull takes 2 |pull| - cost off the squared error in the span.
-        gain, best = torch.where(allowed, weight * (2 * pull.abs() - cost), 0).max(1)
+        gain = (2 * pull.abs() - cost) * (squares * _disturbance(rounding, sign)).rsqrt()
+        gain, best = torch.where(allowed, gain, 0).max(1)
         use = gain > 0
         if not bool(use.any()):
             break
         at = every[use], best[use]
-        left[use] -= effect[at[0], :, at[1]] * pull[at].sign()[:, None]
+        left[use] -= effect[at[0], :, at[1]] * sign[at][:, None]
         spent[use, 0] = after[at]
         value[at] = new[at]
+        rounding[at] -= sign[at]
     return x.scatter(1, index, value.to(x.dtype)).view_as(levels)
+
+
+def _disturbance(rounding: Tensor, sign: Tensor) -> Tensor:
+    """What a change by ``-sign`` adds to a squared rounding error: nearly nothing between two levels."""
+    return (1 - 2 * sign * rounding).clamp_min(BETWEEN)
 
 
 def _length_after(length: Tensor, old: Tensor, new: Tensor, norm: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oodattack.ball import project, sample, steepest, tangent
 from oodattack.errors import InputError, did_you_mean
-from oodattack.steps import Adamax, CosineAdam, Plain, StepRule
+from oodattack.steps import Adamax, CosineNadam, Plain, StepRule
 
 
 def published_h(gradient: Tensor, x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:  # noqa: ARG001
@@ -44,7 +44,7 @@ class Method:
             along a half cosine, and the last 8 % of the steps have the exact gradient. Not with estimated ones.
         grid_steps: steps N -> gradient evaluations that search on the 8-bit grid afterwards, by default none.
 
-    >>> mine = Method(rule=CosineAdam, step_size=lambda eps, pixels, norm, steps: eps / 50, random_first=True)
+    >>> mine = Method(rule=CosineNadam, step_size=lambda eps, pixels, norm, steps: eps / 50, random_first=True)
     >>> mine.step_size(torch.tensor([5.0]), 3072, 2.0, 100)
     tensor([0.1000])
     """
@@ -131,7 +131,7 @@ PAPER = Method(
 """Algorithm 1 as published: random start, Adamax on the perturbation with alpha = eps / 100, the last image."""
 
 FAST = Method(
-    rule=CosineAdam,
+    rule=CosineNadam,
     step_size=_fast_step_size,
     direction=_fast_h,
     polyak=True,
@@ -139,8 +139,8 @@ FAST = Method(
     soften=0.5,
     grid_steps=lambda steps: min(steps // 2, 50),
 )
-"""Adam with a cosine schedule on the normalised gradient of whitened errors along the ball, through softened kinks, no
-step longer than Polyak's, from the start itself, the best image kept, and a search on the 8-bit grid."""
+"""Nesterov's Adam with a cosine schedule on the normalised gradient of whitened errors along the ball, through softened
+kinks, no step longer than Polyak's, from the start itself, the best image kept, and a search on the 8-bit grid."""
 
 PLAIN = Method(rule=lambda step_size, _steps: Plain(step_size), step_size=_plain_step_size)
 """Projected gradient descent without memory, the usual baseline."""
