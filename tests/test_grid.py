@@ -432,6 +432,22 @@ def test_the_pixels_that_count_are_found_among_many() -> None:
     assert not changed[:, :-100].any()
 
 
+def test_of_many_pixels_those_between_two_levels_are_taken() -> None:
+    """More pixels than are looked at pull a little more, but were rounded to where f wants them already."""
+    start = torch.full((1, 3, 64, 32), 128 / LEVELS, dtype=torch.float64)
+    effect = torch.where(torch.arange(6144) < 3000, 1.1, 1.0).double()
+    rounding = torch.where(torch.arange(6144) < 3000, -0.4, 0.4).double().view_as(start) / LEVELS
+
+    def f(x: Tensor) -> Tensor:
+        return x.flatten(1) @ effect[:, None]
+
+    problem = make(f, start, f(start) - 200 / LEVELS, torch.tensor([math.inf], dtype=torch.float64))
+    found = run(f, problem, quantize(start), steps=1, image=start - rounding)
+    change = (found.levels.int() - quantize(start).int()).flatten()
+    assert not change[:3000].any()
+    assert change[3000:].sum() == -CHANGES
+
+
 # --- as the end of an attack
 
 
