@@ -57,8 +57,8 @@ def descend(
     change does outside of that span is not known, but for its size: a pixel's column of J is about as long as the
     root of its mean squared slope. And it need not make things worse: rounding has disturbed z by that column times
     the pixel's rounding error, so that the other level adds nearly nothing where the pixel lay between two. The change
-    with the largest gain *for the root of the square that it adds* is made, as in matching pursuit (Mallat & Zhang
-    1993), where a pixel on its level is concerned.
+    with the largest gain *for the root of the square that it adds* is made: among pixels that lay on their levels the
+    one best aligned with the error, as in matching pursuit (Mallat & Zhang 1993).
 
     Args:
         f: encoder.
@@ -178,7 +178,7 @@ def _propose(
 
 
 def _disturbance(rounding: Tensor, sign: Tensor) -> Tensor:
-    """What a change by ``-sign`` adds to a squared rounding error: nearly nothing between two levels."""
+    """What a change by ``-sign`` adds to squared rounding errors: little for a pixel that lay between two levels."""
     return (1 - 2 * sign * rounding).clamp_min(BETWEEN)
 
 
