@@ -64,7 +64,7 @@ def half_cosine(n: int, steps: int) -> float:
 class CosineNadam:
     """Adam with Nesterov's momentum (Dozat 2016), whose step size falls to zero over ``steps`` steps.
 
-    It falls along a half cosine, to the power ``log10(steps / 10)`` beyond 100 steps: a longer run is soon done with
+    It falls along a half cosine, to the power ``log10(steps) / 2`` beyond 100 steps: a longer run is soon done with
     the long steps, and spends what it has more on the short ones.
 
     >>> rule = CosineNadam(torch.tensor([0.1]), steps=2)
@@ -74,7 +74,7 @@ class CosineNadam:
 
     def __init__(self, step_size: Tensor, steps: int, betas: tuple[float, float] = (0.9, 0.99)) -> None:
         self.step_size, self.steps, self.betas = step_size, steps, betas
-        self.power = max(1.0, math.log10(steps / 10))
+        self.power = max(1.0, math.log10(steps) / 2)
         self.n = 0
 
     def step(self, direction: Tensor) -> Tensor:
