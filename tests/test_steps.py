@@ -54,9 +54,8 @@ def test_cosine_nadam_is_torchs_nadam_with_its_cosine_schedule(steps: int) -> No
     nadam = torch.optim.NAdam([x], lr=0.02, betas=(0.8, 0.95), momentum_decay=1e6)
     expected = torch_trajectory(nadam, x, cosine=True, steps=steps)
     found = our_trajectory(rule, torch.zeros(3, 3, 4, 4, dtype=torch.float64), steps)
-    torch.testing.assert_close(
-        torch.stack(found), torch.stack(expected), rtol=1e-6, atol=1e-7
-    )  # torch keeps a product in float32
+    # Torch keeps the product of its momenta in float32.
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-6, atol=1e-7)
 
 
 def test_plain_is_torchs_sgd() -> None:

@@ -86,8 +86,8 @@ def descend(
     )
     memory = _Memory(min(steps, MEMORY))
     squares = slopes.flatten(1)
-    known = squares + FLOOR * squares.mean(1, keepdim=True)
-    squares = torch.where(known > 0, known, 1)
+    squares = squares + FLOOR * squares.mean(1, keepdim=True)
+    squares = torch.where(squares > 0, squares, 1)
     exact = as_levels(image).flatten(1).to(squares)
     for _ in range(steps):
         draws = [generators[i] for i in rows.tolist()] if generators else []
