@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.steps import Adamax, CosineNadam, Plain, StepRule, polyak_cap
+from oodattack.steps import Adamax, CosineNadam, Plain, StepRule, per_sample, polyak_share
 
 STEPS = 25
 
@@ -115,7 +115,6 @@ def test_a_step_is_cut_where_a_linear_loss_would_reach_zero() -> None:
     gradient = torch.randn(3, 3, 4, 4, generator=rng, dtype=torch.float64)
     step = gradient * torch.tensor([1.0, 1e-3, -1.0], dtype=torch.float64).view(3, 1, 1, 1)
     loss = torch.full((3,), 2.0, dtype=torch.float64)
-    cut = polyak_cap(step, loss, gradient)
-    assert (gradient * cut)[0].sum().item() == pytest.approx(2.0)
-    assert torch.equal(cut[1:], step[1:])
-    assert torch.allclose(cut[0] / cut[0].norm(), step[0] / step[0].norm())
+    share = polyak_share(step, loss, gradient)
+    assert (gradient * step * per_sample(share, step))[0].sum().item() == pytest.approx(2.0)
+    assert share[1:].tolist() == [1, 1]

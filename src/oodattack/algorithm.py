@@ -24,7 +24,7 @@ from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
 from oodattack.pixels import check_grid, dequantize, to_grid
 from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii, sample_seeds
 from oodattack.result import AttackResult
-from oodattack.steps import half_cosine, polyak_cap
+from oodattack.steps import half_cosine, per_sample, polyak_share
 from oodattack.whitening import Whitening
 
 END = 0.92  # of the steps; from there on errors are not weighted and kinks not softened
@@ -296,8 +296,11 @@ class _Tries:
                 slopes.mul_(FADING).addcmul_(h, h)
             step = rule.step(h)  # alpha * h(J'), with the rule's momentum
             if method.polyak and self.gradient.passes:  # an estimated slope is mostly noise: too steep for Polyak
-                step = polyak_cap(step, (push * error).sum(1), slope)
-            x = method.clip(x - step, now.start, now.eps, self.norm)  # line 5
+                share = polyak_share(step, (push * error).sum(1), slope)
+                x = torch.addcmul(x, step, per_sample(share, x), value=-1)
+            else:
+                x = x - step
+            x = method.clip(x, now.start, now.eps, self.norm)  # line 5
             if self.callback is not None:
                 self.callback(n + 1, best.mape.clone())
         if slopes is not None:
@@ -333,8 +336,11 @@ class _Tries:
         if not self.method.keep_best and n < self.steps:
             better = torch.zeros_like(arrived)  # as published: the last image counts
         better |= arrived  # J is quadratic and MAPE is not: an image can arrive without the least J so far
-        place = rows[better]
-        best.image[place], best.loss[place], best.mape[place] = x[better], loss[better], error[better]
+        if len(rows) == len(best.image) and bool(better.all()):  # as in most steps: saves the copy that x[better] is
+            best.image.copy_(x)
+        else:
+            best.image[rows[better]] = x[better]
+        best.loss[rows[better]], best.mape[rows[better]] = loss[better], error[better]
         best.arrived[rows[arrived]] = True
         return arrived
 

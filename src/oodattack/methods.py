@@ -37,7 +37,7 @@ class Method:
         direction: (gradient, x, start, eps, norm) -> h(J'), the direction of ascent that the rule is given.
         random_first: whether the first try starts from a random point too, or from the start itself.
         keep_best: whether the best image of a try counts, or its last.
-        polyak: whether a step is cut where the loss would reach zero (`polyak_cap`); not with estimated gradients.
+        polyak: whether a step is cut where the loss would reach zero (`polyak_share`); not with estimated gradients.
         whiten: whether errors are weighted by how little they have moved (`Whitening`), but for the last 8 % of
             the steps; not with estimated gradients.
         soften: width at the first step of the zone in which rectifiers' kinks are softened (`SoftKinks`); it shrinks

@@ -42,7 +42,7 @@ class Adamax:
         beta1, beta2 = self.betas
         self.mean.lerp_(direction, 1 - beta1)
         self.peak = torch.maximum(self.peak * beta2, direction.abs() + 1e-8)
-        rate = _per_sample(self.step_size / (1 - beta1**self.n), direction)
+        rate = per_sample(self.step_size / (1 - beta1**self.n), direction)
         return rate * self.mean / self.peak
 
     def keep(self, rows: Tensor) -> None:
@@ -91,7 +91,7 @@ class CosineNadam:
         ahead = beta1 / (1 - beta1 ** (self.n + 1))
         now = (1 - beta1) / (1 - beta1**self.n)
         unbiased = math.sqrt(1 - beta2**self.n)
-        rate = _per_sample(self.step_size * (decay * unbiased * now), direction)
+        rate = per_sample(self.step_size * (decay * unbiased * now), direction)
         root = self.square.sqrt().add_(1e-8 * unbiased)
         return torch.add(direction, self.mean, alpha=ahead / now).div_(root).mul_(rate)
 
@@ -114,15 +114,15 @@ class Plain:
 
     def step(self, direction: Tensor) -> Tensor:
         """See `StepRule`."""
-        return _per_sample(self.step_size, direction) * direction
+        return per_sample(self.step_size, direction) * direction
 
     def keep(self, rows: Tensor) -> None:
         """See `StepRule`."""
         self.step_size = self.step_size[rows]
 
 
-def polyak_cap(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
-    """Shorten each step to Polyak's length, where the loss, if it were linear along it, would reach zero.
+def polyak_share(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+    """What share of each step to take: Polyak's length at most, where the loss, if it were linear, would reach zero.
 
     The least loss is known, ‖f(x) - t‖^2 = 0 (Polyak 1987, Section 5.3): a step that is longer than
     ``loss / <gradient, step>`` times itself overshoots. Close to the target the step follows the loss down, and far
@@ -134,15 +134,19 @@ def polyak_cap(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
         gradient: (B, ...) gradients of the loss.
 
     Returns:
-        (B, ...) the steps, none longer than before.
+        (B,) shares, none above 1.
 
-    >>> polyak_cap(torch.tensor([[4.0], [0.5]]), torch.tensor([1.0, 1.0]), torch.tensor([[1.0], [1.0]])).flatten()
-    tensor([1.0000, 0.5000])
+    >>> polyak_share(torch.tensor([[4.0], [0.5]]), torch.tensor([1.0, 1.0]), torch.tensor([[1.0], [1.0]]))
+    tensor([0.2500, 1.0000])
     """
     descent = torch.linalg.vecdot(gradient.flatten(1), step.flatten(1))
-    share = torch.where(descent > loss, loss / descent, 1.0)
-    return _per_sample(share, step) * step
+    return torch.where(descent > loss, loss / descent, 1.0)
 
 
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Numbers (B,), one a sample, in a shape and type that multiply ``like`` (B, ...).
+
+    >>> per_sample(torch.ones(2), torch.ones(2, 3, 4)).shape
+    torch.Size([2, 1, 1])
+    """
     return values.to(like).view((-1,) + (1,) * (like.ndim - 1))
