@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from oodattack.algorithm import attack
 from oodattack.errors import InputError
-from oodattack.kinks import SoftKinks
+from oodattack.kinks import LARGEST, SoftKinks
 from oodattack.methods import FAST
 from oodattack.steps import half_cosine
 
@@ -81,6 +81,16 @@ def test_every_rectifier_keeps_its_output_and_has_the_mean_slope_of_its_zone(
     assert narrow[0].all()
     torch.testing.assert_close(soft[narrow], mean[narrow], rtol=0, atol=1e-3)
     assert ((soft - exact).abs() > 0.01).any()
+
+
+def test_layers_that_are_too_large_keep_their_kinks() -> None:
+    """The size of a sample decides, not that of the batch."""
+    a = activations(2, LARGEST // 64, 8, 8, dtype=torch.float32)
+    with SoftKinks(WIDTH):
+        _, soft = slopes(F.relu, a)
+        _, hard = slopes(F.relu, F.pad(a, (0, 1), value=-1.0))
+    assert ((soft > 0) & (soft < 1)).any()
+    assert torch.equal(hard[..., :-1], (a > 0).float())
 
 
 def test_in_place_changes_the_very_tensor() -> None:

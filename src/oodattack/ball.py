@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from oodattack.errors import InputError
 
@@ -195,7 +194,8 @@ def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> T
     up = h.flatten(1)
     # A pixel at the wall of the box cannot follow: it takes no part in the balance. Only where x is 0 and h > 0, or x
     # is 1 and h < 0 (to 1e-6), does |sign(h) - x + 1/2| reach 3/2; comparing and combining would cost most here.
-    wall = _places(F.hardshrink(h.sign().sub_(x).add_(0.5), 1.5 - 1e-6))
+    room = h.sign().sub_(x).add_(0.5)
+    wall = _places(torch.hardshrink(room, 1.5 - 1e-6, out=room))
     delta = delta.flatten().index_fill_(0, wall, 0).view_as(up)
     if norm == 2:
         outward = -torch.linalg.vecdot(up, delta) / torch.linalg.vecdot(delta, delta).clamp_min(1e-30)

@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from oodattack.errors import InputError
 
+LARGEST = 3 * 2**16  # units a sample; larger layers keep their kinks, for they cost most of the time and help least
+
 
 class SoftKinks(TorchFunctionMode):
     """Within this context, rectifiers pass back a slope that rises from 0 to 1 about a kink instead of jumping.
@@ -24,7 +26,8 @@ class SoftKinks(TorchFunctionMode):
     A unit at a, in a layer whose units have the root mean square r in that sample, has the slope
     ``clamp(1/2 + a / (2 width r), 0, 1)``: the mean of its slopes at ``a + u``, with u uniform in
     ``[-width r, width r]``. Outputs stay as they are, to the bit. ReLU, ReLU6 and Hardtanh are softened, as modules,
-    functions, methods or operators of an exported program; smooth activations need it not. TorchScript keeps its kinks.
+    functions, methods or operators of an exported program; smooth activations need it not. TorchScript keeps its kinks,
+    and so do layers of more than `LARGEST` units a sample.
     Networks that compute activations again in the backward pass (checkpoints) cannot be softened.
 
     Args:
@@ -61,7 +64,7 @@ class SoftKinks(TorchFunctionMode):
         if rectifier is None:
             return func(*args, **kwargs)
         a, low, high, in_place = rectifier(*args, **kwargs)
-        if a.ndim < 2 or not a.requires_grad:
+        if a.ndim < 2 or a[0].numel() > LARGEST or not a.requires_grad:
             return func(*args, **kwargs)
         return _SoftClamp.apply(a, low, high, in_place, self.width)
 
