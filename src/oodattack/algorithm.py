@@ -198,6 +198,7 @@ class _Best:
     """The best image of each sample so far, and the work spent on it."""
 
     image: Tensor
+    lent: bool  # whether it is the loop's own tensor, kept without a copy: not to be written to
     loss: Tensor
     mape: Tensor
     saved: Tensor  # the same on the 8-bit grid, where that is asked for
@@ -213,7 +214,8 @@ class _Best:
         """Nothing tried yet: the start stands in, with an infinite loss."""
         zeros = torch.zeros(len(problem.start), dtype=torch.int64, device=problem.start.device)
         return cls(
-            image=problem.start.clone(),
+            image=problem.start,
+            lent=True,
             loss=torch.full_like(start_mape, math.inf),
             mape=start_mape.clone(),
             saved=problem.start.clone(),
@@ -225,12 +227,19 @@ class _Best:
             looks=zeros.clone(),
         )
 
+    def put(self, rows: Tensor, images: Tensor) -> None:
+        """Write the images of some samples."""
+        if self.lent:
+            self.image, self.lent = self.image.clone(), False
+        self.image[rows] = images
+
     def take(self, found: "_Best", rows: Tensor) -> None:
         """Take over what another try found for ``rows``, where it is better, and add up the work."""
         self.calls += found.calls
         self.looks += found.looks
         rows = rows[(found.loss[rows] < self.loss[rows]) | found.arrived[rows]]
-        self.image[rows], self.loss[rows], self.mape[rows] = found.image[rows], found.loss[rows], found.mape[rows]
+        self.put(rows, found.image[rows])
+        self.loss[rows], self.mape[rows] = found.loss[rows], found.mape[rows]
         self.restart[rows], self.history[rows] = found.restart[rows], found.history[rows]
         self.saved[rows], self.arrived[rows] = found.saved[rows], found.arrived[rows]
 
@@ -336,11 +345,12 @@ class _Tries:
         if not self.method.keep_best and n < self.steps:
             better = torch.zeros_like(arrived)  # as published: the last image counts
         better |= arrived  # J is quadratic and MAPE is not: an image can arrive without the least J so far
-        if len(rows) == len(best.image) and bool(better.all()):  # as in most steps: saves the copy that x[better] is
-            best.image.copy_(x)
+        place = rows[better]
+        if len(place) == len(best.image):  # all of them, as in most steps
+            best.image, best.lent = x, True
         else:
-            best.image[rows[better]] = x[better]
-        best.loss[rows[better]], best.mape[rows[better]] = loss[better], error[better]
+            best.put(place, x[better])
+        best.loss[place], best.mape[place] = loss[better], error[better]
         best.arrived[rows[arrived]] = True
         return arrived
 
