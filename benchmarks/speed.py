@@ -30,6 +30,7 @@ ENCODERS = (
     "python:tests.factories:resnet20",
 )
 WARM_UP = 4  # steps
+CALL = 50  # steps of a whole call
 BALLS = {  # radii that no attack of a few steps reaches, and that it feels from the first step
     (2.0, "free"): 1000.0,
     (2.0, "binding"): 0.2,
@@ -39,7 +40,7 @@ BALLS = {  # radii that no attack of a few steps reaches, and that it feels from
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", action="append", help="may be given again (default: five kinds)")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -51,7 +52,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*random weights")
 
     print(f"batch of {given.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print("| encoder | prepared / as loaded | as loaded, images/s | prepared, images/s |\n|---|---|---|---|")
+    print("| encoder | prepared / as loaded | as loaded, images/s | prepared, images/s | in bfloat16 / prepared |")
+    print("|---|---|---|---|---|")
     cases = []
     for spec in given.encoder or ENCODERS:
         encoder = load_encoder(spec, device="cpu")
@@ -59,7 +61,9 @@ def main() -> None:
         images = torch.rand(given.batch_size, 3, *encoder.input_size)
         cases.append((spec, prepared, images))
         slow, fast = _in_turn(_as_loaded(encoder, images), _bare(prepared, images), given.rounds)
-        print(f"| `{spec}` | {slow / fast:.2f} | {len(images) / slow:.1f} | {len(images) / fast:.1f} |", flush=True)
+        full, half = _in_turn(_bare(prepared, images), _in_bfloat16(prepared, images), given.rounds)
+        rates = f"{len(images) / slow:.1f} | {len(images) / fast:.1f}"
+        print(f"| `{spec}` | {slow / fast:.2f} | {rates} | {full / half:.2f} |", flush=True)
 
     print("\nTime that a step of `attack` takes beyond the prepared encoder's pass, in per cent of it:\n")
     print("| encoder | method |" + "".join(f" L{norm:g} {kind} |" for norm, kind in BALLS))
@@ -67,6 +71,12 @@ def main() -> None:
     for (spec, f, images), method in product(cases, ("fast", "paper")):
         shares = [_overhead(f, images, norm, eps, method, given.rounds) for (norm, _), eps in BALLS.items()]
         print(f"| `{spec}` | `{method}` |" + "".join(f" {100 * share:.1f} |" for share in shares), flush=True)
+
+    print(f"\nTime that a whole call of `attack` with {CALL} steps takes beyond {CALL} such passes, in per cent:\n")
+    print("| encoder | L2 20 | Linf 8/255 |\n|---|---|---|")
+    for spec, f, images in cases:
+        shares = [_whole_call(f, images, norm, eps) for norm, eps in ((2.0, 20.0), (math.inf, 8 / 255))]
+        print(f"| `{spec}` |" + "".join(f" {100 * share:.1f} |" for share in shares), flush=True)
 
 
 def _as_loaded(encoder: Encoder, images: Tensor) -> Callable[[], None]:
@@ -87,6 +97,17 @@ def _bare(f: nn.Module, images: Tensor) -> Callable[[], None]:
     def once() -> None:
         x = images.clone().requires_grad_(True)
         torch.autograd.grad(f(x).square().sum(), x)
+
+    return once
+
+
+def _in_bfloat16(f: nn.Module, images: Tensor) -> Callable[[], None]:
+    """A bare pass whose convolutions and matrix products are in bfloat16."""
+    bare = _bare(f, images)
+
+    def once() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            bare()
 
     return once
 
@@ -121,6 +142,22 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
     total = math.ceil(last / END)
     attack(f, images, target, eps=eps, norm=norm, steps=total, method=method, check=False, callback=after_step)
     return median(steps[first:last]) / median(bares[first:last]) - 1
+
+
+def _whole_call(f: nn.Module, images: Tensor, norm: float, eps: float) -> float:
+    """The share that a call takes beyond as many bare passes as it has steps; one is measured after every step."""
+    with torch.no_grad():
+        target = f(images.flip(0))
+    bare, bares = _bare(f, images), []
+
+    def after_step(_step: int, _mape: Tensor) -> None:
+        begun = time.perf_counter()
+        bare()
+        bares.append(time.perf_counter() - begun)
+
+    begun = time.perf_counter()
+    attack(f, images, target, eps=eps, norm=norm, steps=CALL, callback=after_step)
+    return (time.perf_counter() - begun - sum(bares)) / (CALL * median(bares)) - 1
 
 
 if __name__ == "__main__":

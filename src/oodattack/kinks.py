@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from oodattack.errors import InputError
 
-LARGEST = 3 * 2**16  # units a sample; larger layers keep their kinks, for they cost most of the time and help least
+LARGEST = 3 * 2**16  # units a sample; larger layers keep their kinks: they cost most of the time and help least
 
 
 class SoftKinks(TorchFunctionMode):
