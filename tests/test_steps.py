@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.steps import Adamax, CosineNadam, Plain, StepRule, per_sample, polyak_share
+from oodattack.ball import per_sample
+from oodattack.steps import Adamax, CosineNadam, Plain, StepRule, polyak_share
 
 STEPS = 25
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oodattack.ball import check_norm, distance
+from oodattack.ball import check_norm, distance, per_sample
 from oodattack.checks import check_health, check_pixels, evaluation_mode
 from oodattack.errors import InputError
 from oodattack.gradient import Gradient, get_gradient
@@ -24,7 +24,7 @@ from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
 from oodattack.pixels import check_grid, dequantize, to_grid
 from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii, sample_seeds
 from oodattack.result import AttackResult
-from oodattack.steps import half_cosine, per_sample, polyak_share
+from oodattack.steps import half_cosine, polyak_share
 from oodattack.whitening import Whitening
 
 END = 0.92  # of the steps; from there on errors are not weighted and kinks not softened

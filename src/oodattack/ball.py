@@ -31,6 +31,15 @@ def check_norm(norm: float) -> float:
     raise InputError(f"expected a norm of 1, 2 or inf, got {norm!r}")
 
 
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Numbers (B,), one a sample, in a shape and type that multiply ``like`` (B, ...).
+
+    >>> per_sample(torch.ones(2), torch.ones(2, 3, 4)).shape
+    torch.Size([2, 1, 1])
+    """
+    return values.to(like).view((-1,) + (1,) * (like.ndim - 1))
+
+
 def distance(x: Tensor, center: Tensor, norm: float) -> Tensor:
     """Distance ``‖x - center‖_p`` of every sample, computed in float64 where the device has it.
 
@@ -74,9 +83,8 @@ def project(
     [0.5, 0.5, 0.5, 0.5]
     """
     inside = x if box is None else x.clamp(*box)
-    shape = (-1,) + (1,) * (x.ndim - 1)
     if norm == math.inf:
-        reach = eps.to(x.dtype).view(shape)
+        reach = per_sample(eps, x)
         return inside.clamp(center - reach, center + reach)
     move = (inside - center).flatten(1)
     length = _length(move, norm)
@@ -86,8 +94,8 @@ def project(
     if norm == 2:
         cut = _places(x - inside)
         size, room = x.flatten()[cut] - center.flatten()[cut], move.flatten()[cut]
-        scale = _l2_scale(size, room, cut // move.shape[1], length, eps).to(x.dtype).view(shape)
-        projected = torch.lerp(center, x, scale)
+        scale = _l2_scale(size, room, cut // move.shape[1], length, eps)
+        projected = torch.lerp(center, x, per_sample(scale, x))
     else:
         delta = (x - center).flatten(1)
         size = delta.abs()
@@ -98,7 +106,9 @@ def project(
         projected = center + (torch.minimum(shrunk, room) * delta.sign()).view_as(x)
     if box is not None:
         projected.clamp_(*box)  # pixels that the scale leaves beyond the box, and rounding
-    return projected if bool(outside_ball.all()) else torch.where(outside_ball.view(shape), projected, inside)
+    if bool(outside_ball.all()):
+        return projected
+    return torch.where(per_sample(outside_ball, x).bool(), projected, inside)
 
 
 def sample(center: Tensor, eps: Tensor, norm: float, generators: Sequence[torch.Generator]) -> Tensor:
@@ -158,7 +168,7 @@ def steepest(gradient: Tensor, norm: float) -> Tensor:
     """
     if norm == math.inf:
         return gradient.sign()
-    length = torch.linalg.vector_norm(gradient.flatten(1), dim=1).view((-1,) + (1,) * (gradient.ndim - 1))
+    length = per_sample(torch.linalg.vector_norm(gradient.flatten(1), dim=1), gradient)
     return gradient / torch.where(length > 0, length, 1)
 
 
@@ -194,8 +204,8 @@ def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> T
     up = h.flatten(1)
     # A pixel at the wall of the box cannot follow: it takes no part in the balance. Only where x is 0 and h > 0, or x
     # is 1 and h < 0 (to 1e-6), does |sign(h) - x + 1/2| reach 3/2; comparing and combining would cost most here.
-    room = h.sign().sub_(x).add_(0.5)
-    wall = _places(torch.hardshrink(room, 1.5 - 1e-6, out=room))
+    push = h.sign().sub_(x).add_(0.5)
+    wall = _places(torch.hardshrink(push, 1.5 - 1e-6, out=push))
     delta = delta.flatten().index_fill_(0, wall, 0).view_as(up)
     if norm == 2:
         outward = -torch.linalg.vecdot(up, delta) / torch.linalg.vecdot(delta, delta).clamp_min(1e-30)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
+from oodattack.ball import per_sample
 from oodattack.errors import InputError
 from oodattack.metrics import as_matrix
 
@@ -134,7 +135,7 @@ class Spsa:
                 ahead = as_matrix(f((x + self.radius * v).clamp(0, 1)))
                 behind = as_matrix(f((x - self.radius * v).clamp(0, 1)))
                 slope = (weights * (ahead - behind)).sum(1) / (2 * self.radius * self.directions)
-                gradient += slope.view((-1,) + (1,) * (x.ndim - 1)) * v
+                gradient += per_sample(slope, v) * v
             return gradient
 
         return as_matrix(f(x)), pullback

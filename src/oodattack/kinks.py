@@ -64,7 +64,7 @@ class SoftKinks(TorchFunctionMode):
         if rectifier is None:
             return func(*args, **kwargs)
         a, low, high, in_place = rectifier(*args, **kwargs)
-        if a.ndim < 2 or a[0].numel() > LARGEST or not a.requires_grad:
+        if a.ndim < 2 or a.numel() > LARGEST * len(a) or not a.requires_grad:
             return func(*args, **kwargs)
         return _SoftClamp.apply(a, low, high, in_place, self.width)
 

@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from oodattack.ball import per_sample
+
 
 class StepRule(Protocol):
     """What the attack asks of a step rule."""
@@ -141,12 +143,3 @@ def polyak_share(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
     """
     descent = torch.linalg.vecdot(gradient.flatten(1), step.flatten(1))
     return torch.where(descent > loss, loss / descent, 1.0)
-
-
-def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Numbers (B,), one a sample, in a shape and type that multiply ``like`` (B, ...).
-
-    >>> per_sample(torch.ones(2), torch.ones(2, 3, 4)).shape
-    torch.Size([2, 1, 1])
-    """
-    return values.to(like).view((-1,) + (1,) * (like.ndim - 1))
