@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from oodattack import attack
-from oodattack.algorithm import END
+from oodattack.algorithm import SOFT
 from oodattack.encoders import Encoder, load_encoder, prepare
 from oodattack.engines.memory import keep_freed_memory
 
@@ -29,7 +29,7 @@ ENCODERS = (
     "timm:vit_tiny_patch16_224,weights=none",
     "python:tests.factories:resnet20",
 )
-WARM_UP = 4  # steps
+WARM_UP = 3  # steps
 CALL = 50  # steps of a whole call
 BALLS = {  # radii that no attack of a few steps reaches, and that it feels from the first step
     (2.0, "free"): 1000.0,
@@ -44,7 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", action="append", help="may be given again (default: five kinds)")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=7, help="passes of each kind; the median counts")
+    parser.add_argument("--rounds", type=int, default=7, help="passes or steps of each kind; the median counts")
+    parser.add_argument("--bfloat16", action="store_true", help="measure that, too (minutes a pass on some CPUs)")
     parser.add_argument("--give-back", action="store_true", help="leave malloc as it is: freed memory is given back")
     given = parser.parse_args()
     if not given.give_back:
@@ -52,8 +53,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*random weights")
 
     print(f"batch of {given.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print("| encoder | prepared / as loaded | as loaded, images/s | prepared, images/s | in bfloat16 / prepared |")
-    print("|---|---|---|---|---|")
+    bfloat16 = (" in bfloat16 / prepared |", "---|") if given.bfloat16 else ("", "")
+    print("| encoder | prepared / as loaded | as loaded, images/s | prepared, images/s |" + bfloat16[0])
+    print("|---|---|---|---|" + bfloat16[1])
     cases = []
     for spec in given.encoder or ENCODERS:
         encoder = load_encoder(spec, device="cpu")
@@ -61,9 +63,11 @@ def main() -> None:
         images = torch.rand(given.batch_size, 3, *encoder.input_size)
         cases.append((spec, prepared, images))
         slow, fast = _in_turn(_as_loaded(encoder, images), _bare(prepared, images), given.rounds)
-        full, half = _in_turn(_bare(prepared, images), _in_bfloat16(prepared, images), given.rounds)
-        rates = f"{len(images) / slow:.1f} | {len(images) / fast:.1f}"
-        print(f"| `{spec}` | {slow / fast:.2f} | {rates} | {full / half:.2f} |", flush=True)
+        line = f"| `{spec}` | {slow / fast:.2f} | {len(images) / slow:.1f} | {len(images) / fast:.1f} |"
+        if given.bfloat16:
+            full, half = _in_turn(_bare(prepared, images), _in_bfloat16(prepared, images), given.rounds)
+            line += f" {full / half:.2f} |"
+        print(line, flush=True)
 
     print("\nTime that a step of `attack` takes beyond the prepared encoder's pass, in per cent of it:\n")
     print("| encoder | method |" + "".join(f" L{norm:g} {kind} |" for norm, kind in BALLS))
@@ -124,7 +128,10 @@ def _in_turn(first: Callable[[], None], second: Callable[[], None], rounds: int)
 
 
 def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str, rounds: int) -> float:
-    """The share that a step of the attack takes beyond a bare pass, which is measured after every step."""
+    """The share that a step of the attack takes beyond a bare pass, which is measured after every step.
+
+    Of the steps with softened kinks and of those without the median counts, each for its share of a run.
+    """
     with torch.no_grad():
         target = f(images.flip(0))
     bare, bares, steps = _bare(f, images), [], []
@@ -138,10 +145,11 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
         begun = time.perf_counter()
         bares.append(begun - ended)
 
-    first, last = WARM_UP, WARM_UP + rounds  # before the share of the steps that softens no kinks
-    total = math.ceil(last / END)
+    soft = WARM_UP + rounds
+    total = math.ceil(soft / SOFT)
     attack(f, images, target, eps=eps, norm=norm, steps=total, method=method, check=False, callback=after_step)
-    return median(steps[first:last]) / median(bares[first:last]) - 1
+    seconds = SOFT * median(steps[WARM_UP:soft]) + (1 - SOFT) * median(steps[soft:])
+    return seconds / median(bares[WARM_UP:]) - 1
 
 
 def _whole_call(f: nn.Module, images: Tensor, norm: float, eps: float) -> float:

@@ -27,7 +27,8 @@ from oodattack.result import AttackResult
 from oodattack.steps import half_cosine, polyak_share
 from oodattack.whitening import Whitening
 
-END = 0.92  # of the steps; from there on errors are not weighted and kinks not softened
+SOFT = 0.6  # of the steps; from there on kinks are not softened
+END = 0.92  # of the steps; from there on errors are not weighted
 FADING = 0.99  # of the squares of h, a step: those of about the last hundred count
 GRID = 2**20  # number of the stream that the search on the grid draws from; no attack has so many tries
 
@@ -280,7 +281,7 @@ class _Tries:
             draws = [generators[i] for i in rows.tolist()]
             # A target out of reach is approached in the least squares of line 3 only if the end is as line 3 says.
             end = n >= END * self.steps
-            width = 0 if end else method.soften * half_cosine(n, self.steps)
+            width = method.soften * half_cosine(n, self.steps) if n < SOFT * self.steps else 0
             with SoftKinks(width) if width else nullcontext():
                 latent, pullback = self.gradient(self.f, x, draws)
             error = now.error(latent)  # line 3: J is the sum of its squares

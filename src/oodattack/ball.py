@@ -40,6 +40,18 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like).view((-1,) + (1,) * (like.ndim - 1))
 
 
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of every sample: (B,), of tensors (B, ...) of the same shape.
+
+    >>> dot(torch.ones(2, 3, 4), torch.ones(2, 3, 4)).tolist()
+    [12.0, 12.0]
+    """
+    if a.device.type == "cpu":  # where `vecdot` writes all products down before it adds them up
+        return torch.stack([torch.dot(u, v) for u, v in zip(a.flatten(1), b.flatten(1), strict=True)])
+    product: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return product
+
+
 def distance(x: Tensor, center: Tensor, norm: float) -> Tensor:
     """Distance ``‖x - center‖_p`` of every sample, computed in float64 where the device has it.
 
@@ -208,7 +220,7 @@ def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> T
     wall = _places(torch.hardshrink(push, 1.5 - 1e-6, out=push))
     delta = delta.flatten().index_fill_(0, wall, 0).view_as(up)
     if norm == 2:
-        outward = -torch.linalg.vecdot(up, delta) / torch.linalg.vecdot(delta, delta).clamp_min(1e-30)
+        outward = -dot(up, delta) / dot(delta, delta).clamp_min(1e-30)
         along = torch.addcmul(up, delta, outward.clamp_min(0)[:, None])
     else:
         moved = delta != 0

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from oodattack.ball import per_sample
+from oodattack.ball import dot, per_sample
 
 
 class StepRule(Protocol):
@@ -94,8 +94,9 @@ class CosineNadam:
         now = (1 - beta1) / (1 - beta1**self.n)
         unbiased = math.sqrt(1 - beta2**self.n)
         rate = per_sample(self.step_size * (decay * unbiased * now), direction)
-        root = self.square.sqrt().add_(1e-8 * unbiased)
-        return torch.add(direction, self.mean, alpha=ahead / now).div_(root).mul_(rate)
+        # Not by `sqrt`: of zeros, the pixels that f does not see, it takes ten times as long on some CPUs.
+        inverse = self.square.add(1e-16 * unbiased**2).rsqrt_()
+        return torch.add(direction, self.mean, alpha=ahead / now).mul_(inverse).mul_(rate)
 
     def keep(self, rows: Tensor) -> None:
         """See `StepRule`."""
@@ -141,5 +142,5 @@ def polyak_share(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
     >>> polyak_share(torch.tensor([[4.0], [0.5]]), torch.tensor([1.0, 1.0]), torch.tensor([[1.0], [1.0]]))
     tensor([0.2500, 1.0000])
     """
-    descent = torch.linalg.vecdot(gradient.flatten(1), step.flatten(1))
+    descent = dot(gradient, step)
     return torch.where(descent > loss, loss / descent, 1.0)

@@ -53,20 +53,22 @@ class Whitening:
             self.gram = error.new_zeros(len(error), MEMORY, MEMORY)
             return error
         move, self.last = error - self.last, error
-        newest = (self.calls - 2) % MEMORY
+        newest, filled = (self.calls - 2) % MEMORY, min(self.calls - 1, MEMORY)
         self.moves[:, newest] = move
+        moves = self.moves[:, :filled]
         # Only products with the newest are new; the others are kept, for they would cost most here.
-        self.gram[:, newest] = self.gram[:, :, newest] = torch.linalg.vecdot(self.moves, move[:, None])
-        fading = error.new_tensor([DECAY ** ((newest - place) % MEMORY / 2) for place in range(MEMORY)])[:, None]
+        products = (move[:, None] @ moves.transpose(1, 2))[:, 0]
+        self.gram[:, newest, :filled] = self.gram[:, :filled, newest] = products
+        fading = error.new_tensor([DECAY ** ((newest - place) % MEMORY / 2) for place in range(filled)])[:, None]
         # Of y, the fading moves: with y y^T = E L E^T, the inverse root is I - y^T E diag(s) E^T y.
-        values, vectors = decompose(fading * self.gram * fading.T)
+        values, vectors = decompose(fading * self.gram[:, :filled, :filled] * fading.T)
         values = values.clamp_min(0)
         floor = (FLOOR / error.shape[1] * values.sum(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
         root = (1 + values / floor).sqrt()
         shrink = (1 / (floor * root * (1 + root))).to(error)[:, None]
         vectors = fading * vectors.to(error)
-        along = torch.linalg.vecdot(self.moves, error[:, None])[:, None] @ vectors
-        moved: Tensor = (along * shrink) @ vectors.transpose(1, 2) @ self.moves
+        along = error[:, None] @ moves.transpose(1, 2) @ vectors
+        moved: Tensor = (along * shrink) @ vectors.transpose(1, 2) @ moves
         return error - moved[:, 0]
 
     def keep(self, rows: Tensor) -> None:
