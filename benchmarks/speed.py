@@ -130,7 +130,8 @@ def _in_turn(first: Callable[[], None], second: Callable[[], None], rounds: int)
 def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str, rounds: int) -> float:
     """The share that a step of the attack takes beyond a bare pass, which is measured after every step.
 
-    Of the steps with softened kinks and of those without the median counts, each for its share of a run.
+    Each step is compared with the pass beside it; the medians of the steps with softened kinks and of those without
+    count for their share of a run.
     """
     with torch.no_grad():
         target = f(images.flip(0))
@@ -148,8 +149,8 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
     soft = WARM_UP + rounds
     total = math.ceil(soft / SOFT)
     attack(f, images, target, eps=eps, norm=norm, steps=total, method=method, check=False, callback=after_step)
-    seconds = SOFT * median(steps[WARM_UP:soft]) + (1 - SOFT) * median(steps[soft:])
-    return seconds / median(bares[WARM_UP:]) - 1
+    ratios = [step / bare_pass for step, bare_pass in zip(steps, bares, strict=True)]
+    return SOFT * median(ratios[WARM_UP:soft]) + (1 - SOFT) * median(ratios[soft:]) - 1
 
 
 def _whole_call(f: nn.Module, images: Tensor, norm: float, eps: float) -> float:
@@ -165,7 +166,7 @@ def _whole_call(f: nn.Module, images: Tensor, norm: float, eps: float) -> float:
 
     begun = time.perf_counter()
     attack(f, images, target, eps=eps, norm=norm, steps=CALL, callback=after_step)
-    return (time.perf_counter() - begun - sum(bares)) / (CALL * median(bares)) - 1
+    return (time.perf_counter() - begun - sum(bares)) / sum(bares) - 1
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.optimize import brentq, minimize
 from torch import Tensor
 
-from oodattack.ball import check_norm, distance, project, sample, steepest, tangent
+from oodattack.ball import check_norm, distance, dot, project, sample, steepest, tangent
 from oodattack.errors import InputError
 
 NORMS = [1.0, 2.0, math.inf]
@@ -33,6 +33,14 @@ def problems(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> tuple[Tenso
     step = torch.where(torch.rand(batch, n, generator=rng) < 0.1, 0.0, step)
     eps = draw(st.lists(st.sampled_from(EPS) | st.floats(0, 3), min_size=batch, max_size=batch))
     return (center + step).to(dtype), center.to(dtype), torch.tensor(eps, dtype=torch.float64)
+
+
+def test_inner_products_are_of_each_sample_alone() -> None:
+    rng = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(3, 5, 7, 2, generator=rng).transpose(1, 2) for _ in range(2))
+    expected = (a.double() * b.double()).sum((1, 2, 3))
+    torch.testing.assert_close(dot(a, b).double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(dot(a.flip(0), b.flip(0)), dot(a, b).flip(0))
 
 
 def reference(x: Tensor, center: Tensor, eps: float, norm: float, box: tuple[float, float] | None) -> Tensor:
