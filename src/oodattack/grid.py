@@ -140,7 +140,7 @@ def _propose(
     known = min(memory.count, memory.size)
     errors, slopes = memory.errors[:, :known], memory.slopes[:, :known]
     # For combinations of the remembered errors that are orthonormal.
-    values, vectors = decompose(errors @ errors.transpose(1, 2))
+    values, vectors = decompose((errors @ errors.transpose(1, 2)).cpu().double())
     root = torch.where(values > SPAN * values[:, -1:], values.clamp_min(1e-30).rsqrt(), 0)
     basis = (vectors * root[:, None, :]).transpose(1, 2).to(error)
     left = (basis @ (errors @ error[:, :, None]))[:, :, 0]  # the error in their span

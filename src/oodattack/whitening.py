@@ -14,15 +14,14 @@ FLOOR = 0.025  # of the covariance's mean eigenvalue: what directions that never
 
 
 def decompose(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (B, m) and eigenvectors (B, m, m) of Gram matrices (B, m, m), in float64 on the CPU.
+    """Eigenvalues (B, m) and eigenvectors (B, m, m) of Gram matrices (B, m, m), by LAPACK, on the CPU.
 
-    Not every device has float64. The matrix of a sample that is off the numbers counts as zero: it must not stop the
-    others.
+    The matrix of a sample that is off the numbers counts as zero: it must not stop the others.
 
     >>> decompose(torch.tensor([[[25.0]]]))[0]
-    tensor([[25.]], dtype=torch.float64)
+    tensor([[25.]])
     """
-    values, vectors = torch.linalg.eigh(torch.nan_to_num(gram, nan=0, posinf=0, neginf=0).cpu().double())
+    values, vectors = torch.linalg.eigh(torch.nan_to_num(gram, nan=0, posinf=0, neginf=0).cpu())
     return values, vectors
 
 
