@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodattack.algorithm import SOFT, attack
+from oodattack.algorithm import attack
 from oodattack.errors import InputError
 from oodattack.kinks import LARGEST, SoftKinks
 from oodattack.methods import FAST
@@ -187,7 +187,7 @@ def test_the_zone_shrinks_with_the_step_and_the_last_steps_are_exact() -> None:
     start = torch.full((1, 3, 2, 2), 0.55)  # a = 0.01 and 0.1; r is their root mean square
     attack(f, start, torch.ones(1, 1), eps=1.0, steps=steps, step_size=1e-9, check=False)
     r = math.sqrt((0.01**2 + 0.1**2) / 2)
-    widths = [FAST.soften * half_cosine(n, steps) if n < SOFT * steps else 0 for n in range(steps)]
+    widths = [FAST.soften * half_cosine(n, steps) if n < 0.6 * steps else 0 for n in range(steps)]
     expected = [min(1, 0.5 + 0.01 / (2 * width * r)) if width else 1 for width in widths]
     assert len(found) == steps
     slopes_seen = torch.tensor(found) / found[-1]
