@@ -256,7 +256,7 @@ def test_samples_stop_at_the_tolerance() -> None:
     loose = run(f, problem, quantize(start), steps=15, tolerance=0.01)
     tight = run(f, problem, quantize(start), steps=15, tolerance=0.0)
     assert loose.arrived.all()
-    assert problem.arrived(f(dequantize(loose.levels, torch.float64)), 0.01).all()
+    assert problem.judge(f(dequantize(loose.levels, torch.float64)), 0.01)[1].all()
     assert not tight.arrived.any()
     assert (loose.calls < tight.calls).all()
     assert (tight.loss < loose.loss).all()

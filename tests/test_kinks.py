@@ -117,6 +117,84 @@ def test_a_sample_does_not_see_its_neighbours_nor_its_scale() -> None:
     torch.testing.assert_close(scaled, together)
 
 
+def test_r_is_measured_in_every_tenth_pass() -> None:
+    a = activations(3, 4, 5, 6)
+    with SoftKinks(WIDTH):
+        _, fresh = slopes(F.relu, a)
+        _, wide = slopes(F.relu, a / 10)
+    assert torch.allclose(fresh, wide)  # r follows the units
+    kinks = SoftKinks(WIDTH)
+    for number in range(11):
+        with kinks:
+            _, found = slopes(F.relu, a if number == 0 else a / 10)
+        if number in (0, 10):
+            torch.testing.assert_close(found, fresh)
+        else:  # the zone of the first pass: the same units, ten times closer to their kinks
+            torch.testing.assert_close(found, (0.5 + (fresh - 0.5) / 10).where((fresh > 0) & (fresh < 1), found))
+            assert not torch.allclose(found, fresh)
+
+
+def test_the_width_may_change_between_passes() -> None:
+    a = activations(3, 4, 5, 6)
+    kinks = SoftKinks(2 * WIDTH)
+    with kinks:
+        slopes(F.relu, a)
+    kinks.width = WIDTH
+    with kinks:
+        _, found = slopes(F.relu, a)
+    with SoftKinks(WIDTH):
+        _, expected = slopes(F.relu, a)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_r_of_samples_that_stay_is_kept() -> None:
+    a, stay = activations(3, 4, 5, 6), torch.tensor([2, 0])
+    kinks = SoftKinks(WIDTH)
+    with kinks:
+        slopes(F.relu, a)
+    with kinks:
+        _, everyone = slopes(F.relu, a / 10)
+    kinks.keep(stay)
+    with kinks:
+        _, found = slopes(F.relu, (a / 10)[stay])
+    torch.testing.assert_close(found, everyone[stay])
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5, 6), (4, 5), (3, 4, 5)])
+def test_a_pass_that_goes_another_way_is_measured_anew(shape: tuple[int, ...]) -> None:
+    a, other = activations(3, 4, 5, 6), activations(*shape)
+    kinks = SoftKinks(WIDTH)
+    with kinks:
+        slopes(F.relu, a / 10)
+        slopes(F.relu, a / 10)
+    with kinks:
+        found = slopes(F.relu, other), slopes(F.relu, a)
+    with SoftKinks(WIDTH):
+        expected = slopes(F.relu, other), slopes(F.relu, a)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("part", [2, 8])
+def test_samples_may_leave_an_f_that_cuts_its_batches(part: int) -> None:
+    """Those that stay see no neighbour leave, or have their r measured anew."""
+    net = seeded(nn.Flatten, lambda: nn.Linear(48, 20), nn.ReLU, lambda: nn.Linear(20, 6)).double()
+    rng = torch.Generator().manual_seed(0)
+    start, goal = torch.rand(2, 5, 3, 4, 4, generator=rng, dtype=torch.float64)
+    near = torch.tensor([0.02, 1, 0.02, 1, 1], dtype=torch.float64).view(-1, 1, 1, 1)
+    with torch.no_grad():
+        target = net(start + near * (goal - start))
+
+    def f(x: Tensor) -> Tensor:
+        return torch.cat([net(rows) for rows in torch.split(x, part)])
+
+    found = attack(f, start, target, eps=9.0, steps=60, tolerance=0.01)
+    assert (found.mape <= 0.01).all()
+    assert len(set(found.gradient_evaluations.tolist())) > 1  # some have left before the others
+    if part == 8:
+        alone = [attack(f, start[[i]], target[[i]], eps=9.0, steps=60, tolerance=0.01).image for i in range(5)]
+        torch.testing.assert_close(found.image, torch.cat(alone))
+
+
 def test_memory_formats_agree() -> None:
     a = activations(3, 4, 5, 6)
     with SoftKinks(WIDTH):
@@ -193,6 +271,21 @@ def test_the_zone_shrinks_with_the_step_and_the_last_steps_are_exact() -> None:
     slopes_seen = torch.tensor(found) / found[-1]
     assert expected[0] < 0.99
     torch.testing.assert_close(slopes_seen, torch.tensor(expected), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("side", "soft_steps"), [(147, 15), (148, 8)])
+def test_large_layers_are_softened_in_fewer_steps(side: int, soft_steps: int) -> None:
+    """Of 25 steps those before 60 % and before 30 %; 3 * 147^2 units are fewer than 2^16, 3 * 148^2 are more."""
+    start, found = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)), []
+
+    def f(x: Tensor) -> Tensor:
+        a = x - 0.5
+        if a.requires_grad:
+            a.register_hook(lambda grad: found.append(len(set(grad.flatten().tolist())) > 2))  # type: ignore[no-untyped-call]
+        return F.relu(a).mean((1, 2, 3))
+
+    attack(f, start, torch.ones(1), eps=1.0, steps=25, step_size=1e-9, check=False)
+    assert found == [True] * soft_steps + [False] * (25 - soft_steps)
 
 
 def test_fast_switches_on_units_that_are_off() -> None:

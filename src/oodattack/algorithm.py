@@ -18,7 +18,7 @@ from oodattack.checks import check_health, check_pixels, evaluation_mode
 from oodattack.errors import InputError
 from oodattack.gradient import Gradient, get_gradient
 from oodattack.grid import descend
-from oodattack.kinks import SoftKinks
+from oodattack.kinks import LARGE, LARGEST, SoftKinks
 from oodattack.methods import Method, get_method
 from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
 from oodattack.pixels import check_grid, dequantize, to_grid
@@ -28,6 +28,7 @@ from oodattack.steps import half_cosine, polyak_share
 from oodattack.whitening import Whitening
 
 SOFT = 0.6  # of the steps; from there on kinks are not softened
+SOFT_LARGE = 0.3  # of the steps; from there on not in large layers
 END = 0.92  # of the steps; from there on errors are not weighted
 FADING = 0.99  # of the squares of h, a step: those of about the last hundred count
 GRID = 2**20  # number of the stream that the search on the grid draws from; no attack has so many tries
@@ -271,6 +272,7 @@ class _Tries:
         rule = method.rule(self.step_size[rows], self.steps)
         # Of an estimated gradient's path, most is the estimate's noise.
         whitening = Whitening() if method.whiten and self.gradient.passes else None
+        kinks = SoftKinks(method.soften) if method.soften else None
         slopes = torch.zeros_like(now.start) if self.grid_steps else None
 
         x = now.start if self.initial is None else self.initial[rows]
@@ -281,14 +283,16 @@ class _Tries:
             draws = [generators[i] for i in rows.tolist()]
             # A target out of reach is approached in the least squares of line 3 only if the end is as line 3 says.
             end = n >= END * self.steps
-            width = method.soften * half_cosine(n, self.steps) if n < SOFT * self.steps else 0
-            with SoftKinks(width) if width else nullcontext():
+            if kinks is not None:
+                kinks.width = method.soften * half_cosine(n, self.steps)
+                kinks.largest = LARGEST if n < SOFT_LARGE * self.steps else LARGE
+            with kinks if kinks is not None and n < SOFT * self.steps else nullcontext():
                 latent, pullback = self.gradient(self.f, x, draws)
             error = now.error(latent)  # line 3: J is the sum of its squares
             push = error if end or whitening is None else whitening(error)
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             best.calls[rows] += 1
-            arrived = self._record(best, rows, n, x, latent, now)
+            arrived = self._record(best, rows, n, x, latent, error, now)
             # A sample that has arrived leaves the batch, and so does one that has fallen off the numbers.
             stay = (~arrived & slope.flatten(1).sum(1, dtype=torch.float32).isfinite()).nonzero().flatten()
             if len(stay) < len(rows):
@@ -297,8 +301,9 @@ class _Tries:
                 rows, now, x, slope = rows[stay], now.rows(stay), x[stay], slope[stay]
                 error, push = error[stay], push[stay]
                 rule.keep(stay)
-                if whitening is not None:
-                    whitening.keep(stay)
+                for memory in (whitening, kinks):
+                    if memory is not None:
+                        memory.keep(stay)
             if len(rows) == 0:
                 break
             h = method.direction(slope, x, now.start, now.eps, self.norm)
@@ -319,7 +324,7 @@ class _Tries:
             with torch.no_grad():
                 latent = as_matrix(self.f(x))
             best.looks[rows] += 1
-            self._record(best, rows, self.steps, x, latent, now)
+            self._record(best, rows, self.steps, x, latent, now.error(latent), now)
 
     def to_grid(self, best: _Best, rows: Tensor) -> None:
         """End on the 8-bit grid; from here on its image decides on loss and arrival."""
@@ -337,11 +342,12 @@ class _Tries:
         best.saved[rows] = dequantize(found.levels, now.start.dtype)
         best.loss[rows], best.arrived[rows] = found.loss, found.arrived
 
-    def _record(self, best: _Best, rows: Tensor, n: int, x: Tensor, latent: Tensor, now: Problem) -> Tensor:
+    def _record(
+        self, best: _Best, rows: Tensor, n: int, x: Tensor, latent: Tensor, error: Tensor, now: Problem
+    ) -> Tensor:
         """Note the images after n steps, keep the better ones; returns which samples have arrived."""
-        loss, error = now.error(latent).square().sum(1), mape(now.aim(latent), now.target)
-        best.history[rows, n] = error
-        arrived = now.arrived(latent, self.tolerance)
+        loss, (measured, arrived) = error.square().sum(1), now.judge(latent, self.tolerance)
+        best.history[rows, n] = measured
         better = loss < best.loss[rows]
         if not self.method.keep_best and n < self.steps:
             better = torch.zeros_like(arrived)  # as published: the last image counts
@@ -351,7 +357,7 @@ class _Tries:
             best.image, best.lent = x, True
         else:
             best.put(place, x[better])
-        best.loss[place], best.mape[place] = loss[better], error[better]
+        best.loss[place], best.mape[place] = loss[better], measured[better]
         best.arrived[rows[arrived]] = True
         return arrived
 

@@ -193,7 +193,7 @@ def _record(
     found: Descent, rows: Tensor, levels: Tensor, latent: Tensor, error: Tensor, now: Problem, tolerance: float
 ) -> Tensor:
     """Keep the better images; returns which samples have arrived."""
-    loss, arrived = error.square().sum(1), now.arrived(latent, tolerance)
+    loss, (_, arrived) = error.square().sum(1), now.judge(latent, tolerance)
     better = (loss < found.loss[rows]) | arrived
     place = rows[better]
     found.levels[place], found.loss[place] = levels[better], loss[better]

@@ -51,9 +51,12 @@ class Problem:
         """
         return (self.aim(latent) - self.target) * self.weight
 
-    def arrived(self, latent: Tensor, tolerance: float) -> Tensor:
-        """(B,) whether the MAPE is within the tolerance; the worst part decides, an undefined one never arrives."""
-        return part_mape(self.aim(latent), self.target, self.parts).amax(1) <= tolerance
+    def judge(self, latent: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+        """MAPE (B,), and whether it is within the tolerance; the worst part decides, an undefined one never arrives."""
+        latent = self.aim(latent)
+        whole = mape(latent, self.target)
+        worst = whole if len(self.parts) == 1 else part_mape(latent, self.target, self.parts).amax(1)
+        return whole, worst <= tolerance
 
 
 def make_problem(

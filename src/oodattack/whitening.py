@@ -5,6 +5,8 @@ descent on ‖e‖^2, and a few directions of the latent that every pixel moves 
 soon left in the slow ones. How fast a direction moves is known from the attack's own path, at no further evaluation.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -50,6 +52,7 @@ class Whitening:
             self.last = error
             self.moves = error.new_zeros(len(error), MEMORY, error.shape[1])  # the newest in place of the oldest
             self.gram = error.new_zeros(len(error), MEMORY, MEMORY)
+            self.weights = error.new_zeros(MEMORY, 1)  # of each difference; its square's is the square
             return error
         move, self.last = error - self.last, error
         newest, filled = (self.calls - 2) % MEMORY, min(self.calls - 1, MEMORY)
@@ -58,7 +61,9 @@ class Whitening:
         # Only products with the newest are new; the others are kept, for they would cost most here.
         products = (move[:, None] @ moves.transpose(1, 2))[:, 0]
         self.gram[:, newest, :filled] = self.gram[:, :filled, newest] = products
-        fading = error.new_tensor([DECAY ** ((newest - place) % MEMORY / 2) for place in range(filled)])[:, None]
+        self.weights *= math.sqrt(DECAY)
+        self.weights[newest] = 1
+        fading = self.weights[:filled]
         # Of y, the fading moves: with y y^T = E L E^T, the inverse root is I - y^T E diag(s) E^T y.
         values, vectors = decompose(fading * self.gram[:, :filled, :filled] * fading.T)
         values = values.clamp_min(0)
