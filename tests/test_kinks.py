@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -55,10 +57,11 @@ def seeded(*layers: Callable[[], nn.Module]) -> nn.Sequential:
         return nn.Sequential(*(layer() for layer in layers))
 
 
-def slopes(rectifier: Callable[[Tensor], Tensor], a: Tensor) -> tuple[Tensor, Tensor]:
+def slopes(rectifier: Callable[[Tensor], Tensor], a: Tensor, kinks: SoftKinks | None = None) -> tuple[Tensor, Tensor]:
     """Outputs and slopes; a rectifier in place gets a tensor that is not a leaf."""
     a = a.detach().requires_grad_(True)
-    out = rectifier(a * 1)
+    with kinks or nullcontext():
+        out = rectifier(a * 1)
     (slope,) = torch.autograd.grad(out.sum(), a)
     return out.detach(), slope
 
@@ -70,8 +73,7 @@ def test_every_rectifier_keeps_its_output_and_has_the_mean_slope_of_its_zone(
     """The mean of the exact slopes over 2,001 points of each zone."""
     a = activations(3, 4, 5, 6)
     expected, exact = slopes(rectifier, a)
-    with SoftKinks(WIDTH):
-        out, soft = slopes(rectifier, a)
+    out, soft = slopes(rectifier, a, SoftKinks(WIDTH))
     assert torch.equal(out, expected)
     zone = WIDTH * a.square().mean((1, 2, 3), keepdim=True).sqrt()
     zone = zone.clamp_max((high - low) / 2)  # two zones that overlap are not the mean over one
@@ -86,9 +88,8 @@ def test_every_rectifier_keeps_its_output_and_has_the_mean_slope_of_its_zone(
 def test_layers_that_are_too_large_keep_their_kinks() -> None:
     """The size of a sample decides, not that of the batch."""
     a = activations(2, LARGEST // 64, 8, 8, dtype=torch.float32)
-    with SoftKinks(WIDTH):
-        _, soft = slopes(F.relu, a)
-        _, hard = slopes(F.relu, F.pad(a, (0, 1), value=-1.0))
+    _, soft = slopes(F.relu, a, SoftKinks(WIDTH))
+    _, hard = slopes(F.relu, F.pad(a, (0, 1), value=-1.0), SoftKinks(WIDTH))
     assert ((soft > 0) & (soft < 1)).any()
     assert torch.equal(hard[..., :-1], (a > 0).float())
 
@@ -109,24 +110,19 @@ def test_in_place_changes_the_very_tensor() -> None:
 
 def test_a_sample_does_not_see_its_neighbours_nor_its_scale() -> None:
     a = activations(3, 4, 5, 6)
-    with SoftKinks(WIDTH):
-        _, together = slopes(F.relu, a)
-        _, alone = slopes(F.relu, a[[1]])
-        _, scaled = slopes(F.relu, 1e-6 * a)
+    _, together = slopes(F.relu, a, SoftKinks(WIDTH))
+    _, alone = slopes(F.relu, a[[1]], SoftKinks(WIDTH))
+    _, scaled = slopes(F.relu, 1e-6 * a, SoftKinks(WIDTH))
     torch.testing.assert_close(together[[1]], alone)
     torch.testing.assert_close(scaled, together)
 
 
 def test_r_is_measured_in_every_tenth_pass() -> None:
     a = activations(3, 4, 5, 6)
-    with SoftKinks(WIDTH):
-        _, fresh = slopes(F.relu, a)
-        _, wide = slopes(F.relu, a / 10)
-    assert torch.allclose(fresh, wide)  # r follows the units
+    _, fresh = slopes(F.relu, a, SoftKinks(WIDTH))
     kinks = SoftKinks(WIDTH)
     for number in range(11):
-        with kinks:
-            _, found = slopes(F.relu, a if number == 0 else a / 10)
+        _, found = slopes(F.relu, a if number == 0 else a / 10, kinks)
         if number in (0, 10):
             torch.testing.assert_close(found, fresh)
         else:  # the zone of the first pass: the same units, ten times closer to their kinks
@@ -137,46 +133,43 @@ def test_r_is_measured_in_every_tenth_pass() -> None:
 def test_the_width_may_change_between_passes() -> None:
     a = activations(3, 4, 5, 6)
     kinks = SoftKinks(2 * WIDTH)
-    with kinks:
-        slopes(F.relu, a)
+    slopes(F.relu, a, kinks)
     kinks.width = WIDTH
-    with kinks:
-        _, found = slopes(F.relu, a)
-    with SoftKinks(WIDTH):
-        _, expected = slopes(F.relu, a)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(slopes(F.relu, a, kinks), slopes(F.relu, a, SoftKinks(WIDTH)))
 
 
 def test_the_r_of_samples_that_stay_is_kept() -> None:
     a, stay = activations(3, 4, 5, 6), torch.tensor([2, 0])
     kinks = SoftKinks(WIDTH)
-    with kinks:
-        slopes(F.relu, a)
-    with kinks:
-        _, everyone = slopes(F.relu, a / 10)
+    slopes(F.relu, a, kinks)
+    _, everyone = slopes(F.relu, a / 10, kinks)
     kinks.keep(stay)
-    with kinks:
-        _, found = slopes(F.relu, (a / 10)[stay])
+    _, found = slopes(F.relu, (a / 10)[stay], kinks)
     torch.testing.assert_close(found, everyone[stay])
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 5, 6), (4, 5), (3, 4, 5)])
+@pytest.mark.parametrize("shape", [(2, 4, 5, 6), (3, 8, 5, 6), (4, 5), (3, 4, 5), (3, 4, 5, 6)])
 def test_a_pass_that_goes_another_way_is_measured_anew(shape: tuple[int, ...]) -> None:
+    """Another layer in the first one's place; or (last) one layer less, which tells only when the pass has ended."""
     a, other = activations(3, 4, 5, 6), activations(*shape)
+    same = other.shape == a.shape
+
+    def graph(kinks: SoftKinks, *layers: Tensor) -> list[Tensor]:
+        layers = tuple(layer.detach().requires_grad_(True) for layer in layers)
+        with kinks:
+            outs = [F.relu(layer) for layer in layers]
+        return list(torch.autograd.grad([out.sum() for out in outs], layers))
+
     kinks = SoftKinks(WIDTH)
-    with kinks:
-        slopes(F.relu, a / 10)
-        slopes(F.relu, a / 10)
-    with kinks:
-        found = slopes(F.relu, other), slopes(F.relu, a)
-    with SoftKinks(WIDTH):
-        expected = slopes(F.relu, other), slopes(F.relu, a)
-    torch.testing.assert_close(found, expected)
+    graph(kinks, a / 10, a / 10, *([a / 10] if same else []))
+    if same:
+        graph(kinks, a, a)
+    torch.testing.assert_close(graph(kinks, other, a), graph(SoftKinks(WIDTH), other, a))
 
 
 @pytest.mark.parametrize("part", [2, 8])
 def test_samples_may_leave_an_f_that_cuts_its_batches(part: int) -> None:
-    """Those that stay see no neighbour leave, or have their r measured anew."""
+    """For an f that does not cut them, those that stay see no neighbour leave."""
     net = seeded(nn.Flatten, lambda: nn.Linear(48, 20), nn.ReLU, lambda: nn.Linear(20, 6)).double()
     rng = torch.Generator().manual_seed(0)
     start, goal = torch.rand(2, 5, 3, 4, 4, generator=rng, dtype=torch.float64)
@@ -197,16 +190,14 @@ def test_samples_may_leave_an_f_that_cuts_its_batches(part: int) -> None:
 
 def test_memory_formats_agree() -> None:
     a = activations(3, 4, 5, 6)
-    with SoftKinks(WIDTH):
-        _, rows = slopes(F.relu, a)
-        _, channels = slopes(F.relu, a.contiguous(memory_format=torch.channels_last))
+    _, rows = slopes(F.relu, a, SoftKinks(WIDTH))
+    _, channels = slopes(F.relu, a.contiguous(memory_format=torch.channels_last), SoftKinks(WIDTH))
     torch.testing.assert_close(rows, channels)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_types_are_kept_and_zeros_are_at_the_kink(dtype: torch.dtype) -> None:
-    with SoftKinks(WIDTH):
-        out, slope = slopes(F.relu, torch.zeros(2, 3, dtype=dtype))
+    out, slope = slopes(F.relu, torch.zeros(2, 3, dtype=dtype), SoftKinks(WIDTH))
     assert out.dtype == slope.dtype == dtype
     assert (slope == 0.5).all()
 
@@ -229,8 +220,7 @@ def test_an_exported_program_is_softened_too() -> None:
     net = seeded(lambda: nn.Linear(6, 5), nn.ReLU, lambda: nn.Linear(5, 4), nn.ReLU6)
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(net, (x,)).module()
-    with SoftKinks(WIDTH):
-        expected, found = slopes(net, x), slopes(exported, x)
+    expected, found = slopes(net, x, SoftKinks(WIDTH)), slopes(exported, x, SoftKinks(WIDTH))
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(found[1], slopes(net, x)[1])
 
@@ -315,3 +305,46 @@ def test_a_retained_graph_gives_the_same_slopes_again() -> None:
     (second,) = torch.autograd.grad(out, a)
     assert torch.equal(second, kept)
     assert ((second > 0) & (second < 3)).any()
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_gradient_that_f_takes_itself_is_exact(create_graph: bool) -> None:
+    """Outputs stay as they are, also those of an f that contains a gradient (GradNorm, input perturbation)."""
+    net = seeded(lambda: nn.Linear(6, 20), nn.ReLU, lambda: nn.Linear(20, 20), nn.ReLU6, lambda: nn.Linear(20, 1))
+
+    def f(x: Tensor) -> Tensor:
+        (inner,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=create_graph)
+        out: Tensor = inner * net(x)
+        return out
+
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    expected, exact = slopes(f, x)
+    out, soft = slopes(f, x, SoftKinks(WIDTH))
+    assert torch.equal(out, expected)
+    assert not torch.allclose(soft, exact)
+
+
+def test_a_compiled_network_is_not_compiled_anew_for_every_step() -> None:
+    """Its passes are softened as those of the network itself."""
+    torch.compiler.reset()
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    net = seeded(nn.Flatten, lambda: nn.Linear(12, 20), nn.ReLU, lambda: nn.Linear(20, 4), nn.ReLU6)
+    rng = torch.Generator().manual_seed(0)
+    start, target = torch.rand(2, 3, 2, 2, generator=rng), torch.rand(2, 4, generator=rng)
+    compiled = torch.compile(net, backend=count)
+    attack(compiled, start, target, eps=1.0, steps=40)
+    assert len(graphs) < 8
+
+    def slope(f: Callable[[Tensor], Tensor], kinks: SoftKinks | None) -> Tensor:
+        x = start.clone().requires_grad_(True)
+        with kinks or nullcontext():
+            out = f(x)
+        return torch.autograd.grad(out.sum(), x)[0]
+
+    torch.testing.assert_close(slope(compiled, SoftKinks(WIDTH)), slope(net, SoftKinks(WIDTH)))
+    assert not torch.allclose(slope(compiled, SoftKinks(WIDTH)), slope(net, None))

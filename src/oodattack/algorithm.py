@@ -63,7 +63,7 @@ def attack(
     """Find, for every sample, an image near its start whose latent is its target (Algorithm 1).
 
     Every sample is its own problem: its result does not depend on which others share the batch, nor on their
-    order, beyond float rounding.
+    order, beyond float rounding (but where f cuts its batches into parts and samples leave: see `SoftKinks`).
 
     Args:
         f: encoder, (B, 3, H, W) in [0, 1] -> (B, K) or (B,), differentiable unless ``gradient="spsa"``. A module

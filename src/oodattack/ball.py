@@ -120,7 +120,7 @@ def project(
         projected.clamp_(*box)  # pixels that the scale leaves beyond the box, and rounding
     if bool(outside_ball.all()):
         return projected
-    return torch.lerp(inside, projected, per_sample(outside_ball, x))  # exact for 0 and 1, and faster than `where`
+    return torch.lerp(inside, projected, per_sample(outside_ball, x))  # exact for 0 and 1, faster than `where`
 
 
 def sample(center: Tensor, eps: Tensor, norm: float, generators: Sequence[torch.Generator]) -> Tensor:

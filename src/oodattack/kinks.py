@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from oodattack.errors import InputError
 
 LARGEST = 3 * 2**16  # units a sample; larger layers keep their kinks: they cost most of the time and help least
-LARGE = 2**16  # units a sample; larger layers cost more than they help, but for the first steps
+LARGE = 2**16  # units a sample; larger layers cost more than they help, except in the first steps
 RENEWAL = 10  # passes after which r is measured anew: it hardly moves from one to the next
 
 
@@ -31,8 +31,13 @@ class SoftKinks(TorchFunctionMode):
     and so do layers of more than `largest` units a sample.
     Networks that compute activations again in the backward pass (checkpoints) cannot be softened.
 
-    The context may be entered again and again, once for each pass of the same network over the same samples, with
-    `width` and `largest` set in between: r is measured in every tenth pass. Layers are told apart by their place in it.
+    The context may be entered again and again, once for each pass of one network over the same samples (`keep` tells
+    which stay), with `width` and `largest` set in between. r is measured in every tenth pass; a layer is known again by
+    its place in the pass and its shape. For a network that cuts batches into parts, or takes other ways from pass to
+    pass, r may be of another age, or that of another layer of the same shape.
+
+    A gradient that the network itself takes, while the context is open, is exact, as all that it returns (but not
+    within a compiled network).
 
     Args:
         width: half of the zone about a kink, in units of r.
@@ -54,16 +59,27 @@ class SoftKinks(TorchFunctionMode):
         if not width > 0:
             raise InputError(f"expected a positive width of the softened zone, got {width!r}")
         self.width, self.largest = width, LARGEST
-        self.passes = 0
-        self.inverse_r: dict[int, Tensor] = {}  # (B, 1, ...), by the layer's place in the pass
+        self.open = False
+        self.passes = self.places = 0
+        # 1 / r (B, 1, ...), by the layer's place in the pass, with the layer's own shape and type.
+        self.measured: dict[int, tuple[Tensor, tuple[object, ...]]] = {}
 
     def __enter__(self) -> Self:
         if self.passes % RENEWAL == 0:
-            self.inverse_r = {}
+            self.measured = {}
         self.passes += 1
         self.place = 0
+        self.open = True
+        self.half_zone = torch.tensor(self.width)  # the same, for compiled networks
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        self.open = False
+        if self.place != self.places:  # the pass went another way than the one before
+            self.measured = {} if self.places else self.measured
+        self.places = self.place
 
     def __torch_function__(
         self,
@@ -80,41 +96,51 @@ class SoftKinks(TorchFunctionMode):
         a, low, high, in_place = rectifier(*args, **kwargs)
         if a.ndim < 2 or not a.requires_grad:
             return func(*args, **kwargs)
-        self.place += 1
-        if a.numel() > self.largest * len(a):
+        compiling = torch.compiler.is_compiling()  # then for whatever changes from pass to pass all is compiled anew
+        if not compiling:
+            self.place += 1
+        if a.numel() > (LARGEST if compiling else self.largest) * len(a):
             return func(*args, **kwargs)
-        return _SoftClamp.apply(a, low, high, in_place, self._rate(a))
+        if compiling:  # the backward pass, too, while the context is open
+            return _SoftClamp.apply(a, low, high, in_place, 3 / self.half_zone * _inverse_r(a), None)
+        return _SoftClamp.apply(a, low, high, in_place, 3 / self.width * self._inverse_r(a), self)
 
     def keep(self, rows: Tensor) -> None:
         """Forget every sample but ``rows`` (indices into the present batch)."""
         last = int(rows.max()) if len(rows) else 0
-        # An f that cuts its batches into parts has other rows in its layers: then all is measured anew.
-        whole = all(last < len(inverse) for inverse in self.inverse_r.values())
-        self.inverse_r = {place: inverse[rows] for place, inverse in self.inverse_r.items()} if whole else {}
+        # A network that cuts its batches into parts has other rows in its layers: then all is measured anew.
+        if all(last < len(inverse) for inverse, _ in self.measured.values()):
+            for place, (inverse, kind) in self.measured.items():
+                self.measured[place] = inverse[rows.to(inverse.device)], kind
+        else:
+            self.measured = {}
 
-    def _rate(self, a: Tensor) -> Tensor:
-        """By what to multiply a unit's distance from its kink to have it in thirds of a zone: (B, 1, ...)."""
-        inverse_r = self.inverse_r.get(self.place)
-        if inverse_r is None or not _fits(inverse_r, a):
-            length = torch.linalg.vector_norm(a.detach(), dim=tuple(range(1, a.ndim)), keepdim=True)
-            length += math.sqrt(torch.finfo(a.dtype).tiny)  # a layer of zeros is at the kink
-            inverse_r = math.sqrt(a[0].numel()) / length
+    def _inverse_r(self, a: Tensor) -> Tensor:
+        """1 / r of the layer at the present place, (B, 1, ...)."""
+        inverse, kind = self.measured.get(self.place, (None, ()))
+        if inverse is None or len(inverse) != len(a) or kind != (a.shape[1:], a.dtype):
+            inverse = _inverse_r(a)
             # Where a pass goes another way than the one before, all that comes after is measured anew.
-            self.inverse_r = {place: kept for place, kept in self.inverse_r.items() if place < self.place}
-            self.inverse_r[self.place] = inverse_r
-        return inverse_r * (3 / self.width)
+            self.measured = {place: known for place, known in self.measured.items() if place < self.place}
+            self.measured[self.place] = inverse, (a.shape[1:], a.dtype)
+        return inverse
 
 
-def _fits(inverse_r: Tensor, a: Tensor) -> bool:
-    return (len(inverse_r), inverse_r.ndim, inverse_r.dtype) == (len(a), a.ndim, a.dtype)
+def _inverse_r(a: Tensor) -> Tensor:
+    """1 / r, the root mean square of a layer's units in each sample: (B, 1, ...)."""
+    length: Tensor = torch.linalg.vector_norm(a.detach(), dim=tuple(range(1, a.ndim)), keepdim=True)
+    length += math.sqrt(torch.finfo(a.dtype).tiny)  # a layer of zeros is at the kink
+    return math.sqrt(a[0].numel()) / length
 
 
 class _SoftClamp(torch.autograd.Function):
     """``clamp(a, low, high)`` with the slopes of `SoftKinks`; in place where the network asks for that."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, low: float, high: float, in_place: bool, rate: Tensor) -> Tensor:
-        # How far inside of its bounds a unit is, in thirds of a zone: hardsigmoid rises from -3 to 3.
+    def forward(
+        ctx: Any, a: Tensor, low: float, high: float, in_place: bool, rate: Tensor, context: SoftKinks | None
+    ) -> Tensor:
+        # How far inside of its bounds a unit is: 3 at the end of the zone, where hardsigmoid has risen to 1.
         inside = a if low == 0 else a - low
         if high == math.inf:
             inside = inside * rate
@@ -122,15 +148,18 @@ class _SoftClamp(torch.autograd.Function):
             below = high - a
             inside = torch.minimum(inside, below, out=below).mul_(rate)
         # Not saved for backward: a checkpoint would put its own there, without a word.
-        ctx.slope = F.hardsigmoid(inside, inplace=True)
+        ctx.slope, ctx.context = F.hardsigmoid(inside, inplace=True), context
         if not in_place:
             return a.clamp(low, high)
         ctx.mark_dirty(a)
         return a.clamp_(low, high)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return ctx.slope * grad, None, None, None, None  # not in place: graphs may be retained
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        # A gradient that is asked for within the context is the network's own, a part of its output.
+        inner = ctx.context is not None and ctx.context.open
+        slope = (ctx.slope > 0.5).to(grad) if inner else ctx.slope
+        return slope * grad, None, None, None, None, None  # not in place: graphs may be retained
 
 
 # What a call of a rectifier says: its input, its bounds, and whether it works in place.

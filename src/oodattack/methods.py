@@ -42,7 +42,7 @@ class Method:
             the steps; not with estimated gradients.
         soften: width at the first step of the zone in which rectifiers' kinks are softened (`SoftKinks`); it shrinks
             along a half cosine, and the last 40 % of the steps have the exact gradient (layers of more than 2^16 units
-            the last 70 %). Not with estimated ones.
+            a sample the last 70 %, the very largest all steps). Not with estimated ones.
         grid_steps: steps N -> gradient evaluations that search on the 8-bit grid afterwards, by default none.
 
     >>> mine = Method(rule=CosineNadam, step_size=lambda eps, pixels, norm, steps: eps / 50, random_first=True)

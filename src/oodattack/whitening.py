@@ -52,7 +52,7 @@ class Whitening:
             self.last = error
             self.moves = error.new_zeros(len(error), MEMORY, error.shape[1])  # the newest in place of the oldest
             self.gram = error.new_zeros(len(error), MEMORY, MEMORY)
-            self.weights = error.new_zeros(MEMORY, 1)  # of each difference; its square's is the square
+            self.weights = error.new_zeros(MEMORY, 1)  # DECAY^(age / 2) of each; a product has both factors
             return error
         move, self.last = error - self.last, error
         newest, filled = (self.calls - 2) % MEMORY, min(self.calls - 1, MEMORY)
