@@ -151,3 +151,14 @@ def test_directions_that_hardly_move_are_reached_sooner() -> None:
         return share
 
     assert (left(200, whiten=True) < 0.9 * left(400, whiten=False)).all()
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.2, 0.3, 0.5])
+def test_a_scalar_that_converges_does_not_stop_the_attack(ratio: float) -> None:
+    """LAPACK gives up on some of its Gram matrices in float32; in closed form the weight is a constant."""
+    whitening, error = Whitening(), torch.tensor([[1.0], [0.1]])
+    for _ in range(MEMORY):
+        found = whitening(error)
+        if whitening.calls > 1:
+            torch.testing.assert_close(found, error / math.sqrt(1 + 1 / FLOOR), rtol=1e-3, atol=1e-9)
+        error = ratio * error

@@ -23,7 +23,14 @@ def decompose(gram: Tensor) -> tuple[Tensor, Tensor]:
     >>> decompose(torch.tensor([[[25.0]]]))[0]
     tensor([[25.]])
     """
-    values, vectors = torch.linalg.eigh(torch.nan_to_num(gram, nan=0, posinf=0, neginf=0).cpu())
+    finite = torch.nan_to_num(gram, nan=0, posinf=0, neginf=0).cpu()
+    try:
+        values, vectors = torch.linalg.eigh(finite)
+        sound = bool(values.isfinite().all() & vectors.isfinite().all())
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        sound = False
+    if not sound:  # LAPACK gives up on some float32 matrices of many magnitudes, those of a scalar that converges
+        values, vectors = (part.to(finite) for part in torch.linalg.eigh(finite.double()))
     return values, vectors
 
 
