@@ -11,14 +11,14 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from itertools import pairwise, product
+from itertools import product
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 from oodattack import attack
-from oodattack.algorithm import SOFT, SOFT_LARGE
+from oodattack.algorithm import SOFT
 from oodattack.encoders import Encoder, load_encoder, prepare
 from oodattack.engines.memory import keep_freed_memory
 
@@ -130,9 +130,8 @@ def _in_turn(first: Callable[[], None], second: Callable[[], None], rounds: int)
 def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str, rounds: int) -> float:
     """The share that a step of the attack takes beyond a bare pass, which is measured after every step.
 
-    Each step is compared with the pass beside it; the medians of the steps with softened kinks, of those with
-    some and of those with none count for their share of a run. The median omits
-    the passes that measure r anew, one of ten.
+    Each step is compared with the pass beside it; the medians of the steps with softened kinks and of those without
+    count for their share of a run. The median omits the passes that measure r anew, one of ten.
     """
     with torch.no_grad():
         target = f(images.flip(0))
@@ -147,13 +146,11 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
         begun = time.perf_counter()
         bares.append(begun - ended)
 
-    total = math.ceil((WARM_UP + rounds) / SOFT_LARGE)
+    soft = WARM_UP + rounds
+    total = math.ceil(soft / SOFT)
     attack(f, images, target, eps=eps, norm=norm, steps=total, method=method, check=False, callback=after_step)
     ratios = [step / bare_pass for step, bare_pass in zip(steps, bares, strict=True)]
-    ends = [0.0, SOFT_LARGE, SOFT, 1.0]
-    phases = [ratios[math.ceil(total * begin) : math.ceil(total * end)] for begin, end in pairwise(ends)]
-    phases[0] = phases[0][WARM_UP:]
-    return sum((end - begin) * median(phase) for (begin, end), phase in zip(pairwise(ends), phases, strict=True)) - 1
+    return SOFT * median(ratios[WARM_UP:soft]) + (1 - SOFT) * median(ratios[soft:]) - 1
 
 
 def _whole_call(f: nn.Module, images: Tensor, norm: float, eps: float) -> float:

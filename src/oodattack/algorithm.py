@@ -18,7 +18,7 @@ from oodattack.checks import check_health, check_pixels, evaluation_mode
 from oodattack.errors import InputError
 from oodattack.gradient import Gradient, get_gradient
 from oodattack.grid import descend
-from oodattack.kinks import LARGE, LARGEST, SoftKinks
+from oodattack.kinks import SoftKinks
 from oodattack.methods import Method, get_method
 from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
 from oodattack.pixels import check_grid, dequantize, to_grid
@@ -28,7 +28,6 @@ from oodattack.steps import half_cosine, polyak_share
 from oodattack.whitening import Whitening
 
 SOFT = 0.6  # of the steps; from there on kinks are not softened
-SOFT_LARGE = 0.3  # of the steps; from there on not in large layers
 END = 0.92  # of the steps; from there on errors are not weighted
 FADING = 0.99  # of the squares of h, a step: those of about the last hundred count
 GRID = 2**20  # number of the stream that the search on the grid draws from; no attack has so many tries
@@ -285,7 +284,6 @@ class _Tries:
             end = n >= END * self.steps
             if kinks is not None:
                 kinks.width = method.soften * half_cosine(n, self.steps)
-                kinks.largest = LARGEST if n < SOFT_LARGE * self.steps else LARGE
             with kinks if kinks is not None and n < SOFT * self.steps else nullcontext():
                 latent, pullback = self.gradient(self.f, x, draws)
             error = now.error(latent)  # line 3: J is the sum of its squares

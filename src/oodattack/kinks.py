@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from oodattack.errors import InputError
 
 LARGEST = 3 * 2**16  # units a sample; larger layers keep their kinks: they cost most of the time and help least
-LARGE = 2**16  # units a sample; larger layers cost more than they help, except in the first steps
 RENEWAL = 10  # passes after which r is measured anew: it hardly moves from one to the next
 
 
@@ -28,11 +27,11 @@ class SoftKinks(TorchFunctionMode):
     ``clamp(1/2 + a / (2 width r), 0, 1)``: the mean of its slopes at ``a + u``, with u uniform in
     ``[-width r, width r]``. Outputs stay as they are, to the bit. ReLU, ReLU6 and Hardtanh are softened, as modules,
     functions, methods or operators of an exported program; smooth activations need it not. TorchScript keeps its kinks,
-    and so do layers of more than `largest` units a sample.
+    and so do layers of more than `LARGEST` units a sample.
     Networks that compute activations again in the backward pass (checkpoints) cannot be softened.
 
     The context may be entered again and again, once for each pass of one network over the same samples (`keep` tells
-    which stay), with `width` and `largest` set in between. r is measured in every tenth pass; a layer is known again by
+    which stay), with `width` set in between. r is measured in every tenth pass; a layer is known again by
     its place in the pass and its shape. For a network that cuts batches into parts, or takes other ways from pass to
     pass, r may be of another age, or that of another layer of the same shape.
 
@@ -58,7 +57,7 @@ class SoftKinks(TorchFunctionMode):
         super().__init__()
         if not width > 0:
             raise InputError(f"expected a positive width of the softened zone, got {width!r}")
-        self.width, self.largest = width, LARGEST
+        self.width = width
         self.open = False
         self.passes = self.places = 0
         # 1 / r (B, 1, ...), by the layer's place in the pass, with the layer's own shape and type.
@@ -94,15 +93,12 @@ class SoftKinks(TorchFunctionMode):
         if rectifier is None:
             return func(*args, **kwargs)
         a, low, high, in_place = rectifier(*args, **kwargs)
-        if a.ndim < 2 or not a.requires_grad:
+        if a.ndim < 2 or a.numel() > LARGEST * len(a) or not a.requires_grad:
             return func(*args, **kwargs)
-        compiling = torch.compiler.is_compiling()  # then for whatever changes from pass to pass all is compiled anew
-        if not compiling:
-            self.place += 1
-        if a.numel() > (LARGEST if compiling else self.largest) * len(a):
-            return func(*args, **kwargs)
-        if compiling:  # the backward pass, too, while the context is open
+        # For whatever changes from pass to pass it would be compiled anew; and its backward pass is compiled here, too.
+        if torch.compiler.is_compiling():
             return _SoftClamp.apply(a, low, high, in_place, 3 / self.half_zone * _inverse_r(a), None)
+        self.place += 1
         return _SoftClamp.apply(a, low, high, in_place, 3 / self.width * self._inverse_r(a), self)
 
     def keep(self, rows: Tensor) -> None:

@@ -41,8 +41,8 @@ class Method:
         whiten: whether errors are weighted by how little they have moved (`Whitening`), but for the last 8 % of
             the steps; not with estimated gradients.
         soften: width at the first step of the zone in which rectifiers' kinks are softened (`SoftKinks`); it shrinks
-            along a half cosine, and the last 40 % of the steps have the exact gradient (layers of more than 2^16 units
-            a sample the last 70 %, the very largest all steps). Not with estimated ones.
+            along a half cosine, and the last 40 % of the steps have the exact gradient (the largest layers all
+            steps). Not with estimated ones.
         grid_steps: steps N -> gradient evaluations that search on the 8-bit grid afterwards, by default none.
 
     >>> mine = Method(rule=CosineNadam, step_size=lambda eps, pixels, norm, steps: eps / 50, random_first=True)
