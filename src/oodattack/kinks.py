@@ -31,9 +31,9 @@ class SoftKinks(TorchFunctionMode):
     Networks that compute activations again in the backward pass (checkpoints) cannot be softened.
 
     The context may be entered again and again, once for each pass of one network over the same samples (`keep` tells
-    which stay), with `width` set in between. r is measured in every tenth pass; a layer is known again by
-    its place in the pass and its shape. For a network that cuts batches into parts, or takes other ways from pass to
-    pass, r may be of another age, or that of another layer of the same shape.
+    which stay), with `width` set in between. r is measured in every tenth pass; a layer is known again by its place in
+    the pass and its shape. For a network that cuts batches into parts, or takes other ways from pass to pass, r may be
+    of another age, or that of another layer of the same shape.
 
     A gradient that the network itself takes, while the context is open, is exact, as all that it returns (but not
     within a compiled network).
@@ -69,15 +69,15 @@ class SoftKinks(TorchFunctionMode):
         self.passes += 1
         self.place = 0
         self.open = True
-        self.half_zone = torch.tensor(self.width)  # the same, for compiled networks
+        self.half_zone = torch.tensor(self.width)  # a number would be compiled into a compiled network
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         self.open = False
-        if self.place != self.places:  # the pass went another way than the one before
-            self.measured = {} if self.places else self.measured
+        if self.places and self.place != self.places:  # the pass went another way than the one before
+            self.measured = {}
         self.places = self.place
 
     def __torch_function__(
