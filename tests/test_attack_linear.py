@@ -107,20 +107,20 @@ def test_l2_reaches_the_optimum_of_the_trust_region(method: str, share: float) -
     result = attack(problem.f, problem.start, problem.target, eps=eps, steps=300, method=method)
     ratio = problem.loss(result.latent) / problem.optimum(eps, 2)
     assert ((ratio > 1 - 1e-9) & (ratio < 1.01)).all(), ratio
-    torch.testing.assert_close(result.distance, eps, rtol=1e-5, atol=0)  # what `tangent` takes as on the sphere
+    torch.testing.assert_close(result.distance, eps, rtol=1e-3, atol=0)
 
 
 def test_a_target_out_of_reach_is_approached_in_least_squares_not_in_whitened_ones() -> None:
-    """The weights of `Whitening` have another optimum; the last steps do without them."""
+    """The weights of `Whitening` have another optimum; in the last steps they fade away."""
     problem = Linear()
     U, _, V = torch.linalg.svd(problem.A, full_matrices=False)
-    problem.A = U @ torch.diag(torch.logspace(0, -1, LATENT, dtype=torch.float64)) @ V
+    problem.A = U @ torch.diag(torch.logspace(0, -2, LATENT, dtype=torch.float64)) @ V
     problem.d *= 0.3
     problem.target = problem.f(problem.start) + problem.d
-    eps = 0.3 * (problem.d @ torch.linalg.pinv(problem.A).T).norm(dim=1).clamp_max(1)
-    result = attack(problem.f, problem.start, problem.target, eps=eps, steps=300)
+    eps = 0.1 * (problem.d @ torch.linalg.pinv(problem.A).T).norm(dim=1).clamp_max(1)
+    result = attack(problem.f, problem.start, problem.target, eps=eps, steps=100)
     ratio = problem.loss(result.latent) / problem.optimum(eps, 2)
-    assert ((ratio > 1 - 1e-9) & (ratio < 1.006)).all(), ratio
+    assert ((ratio > 1 - 1e-9) & (ratio < 1.004)).all(), ratio
 
 
 @pytest.mark.parametrize("eps", [0.01, 0.03])

@@ -28,7 +28,7 @@ from oodattack.steps import half_cosine, polyak_share
 from oodattack.whitening import Whitening
 
 SOFT = 0.6  # of the steps; from there on kinks are not softened
-END = 0.92  # of the steps; from there on errors are not weighted
+TAIL = 0.2  # of the steps, at up to 100: in these the weights of errors fade away
 FADING = 0.99  # of the squares of h, a step: those of about the last hundred count
 GRID = 2**20  # number of the stream that the search on the grid draws from; no attack has so many tries
 
@@ -187,6 +187,19 @@ def attack(
     )
 
 
+def _plain_share(n: int, steps: int) -> float:
+    """How much of the error itself is in the push after n steps: nothing until the tail, all in its last quarter.
+
+    A target out of reach is approached in the least squares of line 3 only if the end is as line 3 says; one that can
+    be reached is, as long as the weights count. A longer run has more steps in a shorter tail, as its steps are finer.
+
+    >>> [round(_plain_share(n, 100), 2) for n in (80, 85, 90, 95)], round(_plain_share(385, 400), 2)
+    ([0.0, 0.11, 0.44, 1.0], 0.69)
+    """
+    tail = TAIL * min(1, math.sqrt(100 / steps))
+    return min(1.0, max(0.0, (n / steps - 1 + tail) / (0.75 * tail))) ** 2
+
+
 def _note(target_is_defined: bool, latent_is_finite: bool) -> str:
     """Why a MAPE is undefined, or nothing."""
     if not latent_is_finite:
@@ -280,14 +293,13 @@ class _Tries:
             x = method.clip(xi, now.start, now.eps, self.norm)  # line 2
         for n in range(self.steps):  # line 4
             draws = [generators[i] for i in rows.tolist()]
-            # A target out of reach is approached in the least squares of line 3 only if the end is as line 3 says.
-            end = n >= END * self.steps
             if kinks is not None:
                 kinks.width = method.soften * half_cosine(n, self.steps)
             with kinks if kinks is not None and n < SOFT * self.steps else nullcontext():
                 latent, pullback = self.gradient(self.f, x, draws)
             error = now.error(latent)  # line 3: J is the sum of its squares
-            push = error if end or whitening is None else whitening(error)
+            plain = _plain_share(n, self.steps)
+            push = error if whitening is None or plain == 1 else torch.lerp(whitening(error), error, plain)
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             best.calls[rows] += 1
             arrived = self._record(best, rows, n, x, latent, error, now)

@@ -84,19 +84,20 @@ class CosineNadam:
         if self.n == 0:
             self.mean = torch.zeros_like(direction)
             self.square = torch.zeros_like(direction)
+            self.least = direction.new_tensor(1e-16)
         decay = half_cosine(self.n, self.steps) ** self.power
         self.n += 1
         beta1, beta2 = self.betas
         self.mean.lerp_(direction, 1 - beta1)
-        self.square.mul_(beta2).addcmul_(direction, direction, value=1 - beta2)
+        # Towards 1e-16 instead of 0: steps are divided by its root.
+        self.square.lerp_(self.least, 1 - beta2).addcmul_(direction, direction, value=1 - beta2)
         # The mean as it will be if the next direction is as this one; what is one number a sample goes into the rate.
         ahead = beta1 / (1 - beta1 ** (self.n + 1))
         now = (1 - beta1) / (1 - beta1**self.n)
         unbiased = math.sqrt(1 - beta2**self.n)
         rate = per_sample(self.step_size * (decay * unbiased * now), direction)
         # Not by `sqrt`: of zeros, the pixels that f does not see, it takes ten times as long on some CPUs.
-        inverse = self.square.add(1e-16 * unbiased**2).rsqrt_()
-        return torch.add(direction, self.mean, alpha=ahead / now).mul_(inverse).mul_(rate)
+        return torch.add(direction, self.mean, alpha=ahead / now).mul_(self.square.rsqrt()).mul_(rate)
 
     def keep(self, rows: Tensor) -> None:
         """See `StepRule`."""
@@ -133,7 +134,8 @@ def polyak_share(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
 
     Args:
         step: (B, ...) displacements to subtract.
-        loss: (B,) losses; of weighted errors w, that is ``<w, e>`` where the gradient is ``2 J^T w``.
+        loss: (B,) losses; of weighted errors w, that is ``<w, e>`` where the gradient is ``2 J^T w``. Where it is not
+            positive it says nothing.
         gradient: (B, ...) gradients of the loss.
 
     Returns:
@@ -143,4 +145,4 @@ def polyak_share(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
     tensor([0.2500, 1.0000])
     """
     descent = dot(gradient, step)
-    return torch.where(descent > loss, loss / descent, 1.0)
+    return torch.where((descent > loss) & (loss > 0), loss / descent, 1.0)

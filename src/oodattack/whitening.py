@@ -5,13 +5,13 @@ descent on ‖e‖^2, and a few directions of the latent that every pixel moves 
 soon left in the slow ones. How fast a direction moves is known from the attack's own path, at no further evaluation.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
-MEMORY = 64  # differences kept; the next would weigh 4 % of the first
+MEMORY = 64  # differences in a covariance; the next would weigh 4 % of the first
 DECAY = 0.95  # of a difference's weight in the covariance, a step
+RENEWAL = 0.125  # of the differences that it was made of: after so many more the root is made anew
+ROWS = MEMORY + int(RENEWAL * MEMORY)  # differences that a root can be made of, corrections included
 FLOOR = 0.025  # of the covariance's mean eigenvalue: what directions that never moved are taken to have moved
 
 
@@ -42,6 +42,11 @@ class Whitening:
     al. 2011) or Shampoo (Gupta et al. 2018), in the latent space and with differences instead of gradients. C has the
     rank of the memory, so that only a matrix of that size is decomposed, whatever the length of the latent.
 
+    That is done anew when an eighth as many differences have come as it was made of. Until then each is taken in by a
+    correction: with S the root so far, ``S S^T = (I + C / floor)^-1``, and ``u = S^T y``, the next is
+    ``S (I + u u^T / floor)^(-1/2)``, a root of the matrix with y, though not the symmetric one. The floor fades with
+    the differences meanwhile.
+
     >>> whitening = Whitening()
     >>> _ = whitening(torch.tensor([[10.0, 1.0]]))
     >>> fast, slow = whitening(torch.tensor([[1.0, 1.0]]))[0].tolist()  # the first has moved, the second has not
@@ -50,39 +55,64 @@ class Whitening:
     """
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls = self.made_of = self.corrections = 0
 
     def __call__(self, error: Tensor) -> Tensor:
         """Weighted errors (B, K) for the errors at the present images, (B, K)."""
         self.calls += 1
         if self.calls == 1:
             self.last = error
-            self.moves = error.new_zeros(len(error), MEMORY, error.shape[1])  # the newest in place of the oldest
-            self.gram = error.new_zeros(len(error), MEMORY, MEMORY)
-            self.weights = error.new_zeros(MEMORY, 1)  # DECAY^(age / 2) of each; a product has both factors
+            # y (B, ROWS, K), a ring: a row is written again when S is no longer made of it.
+            self.moves = error.new_zeros(len(error), ROWS, error.shape[1])
+            self.inner = error.new_zeros(len(error), ROWS, ROWS)  # S = I - y^T inner y
             return error
         move, self.last = error - self.last, error
-        newest, filled = (self.calls - 2) % MEMORY, min(self.calls - 1, MEMORY)
+        newest, filled = (self.calls - 2) % ROWS, min(self.calls - 1, ROWS)
         self.moves[:, newest] = move
-        moves = self.moves[:, :filled]
-        # Only products with the newest are new; the others are kept, for they would cost most here.
-        products = (move[:, None] @ moves.transpose(1, 2))[:, 0]
-        self.gram[:, newest, :filled] = self.gram[:, :filled, newest] = products
-        self.weights *= math.sqrt(DECAY)
-        self.weights[newest] = 1
-        fading = self.weights[:filled]
-        # Of y, the fading moves: with y y^T = E L E^T, the inverse root is I - y^T E diag(s) E^T y.
-        values, vectors = decompose(fading * self.gram[:, :filled, :filled] * fading.T)
+        self.corrections += 1
+        moves, inner = self.moves[:, :filled], self.inner[:, :filled, :filled]
+        if self.corrections >= RENEWAL * self.made_of:
+            self._renew(moves, inner, newest)
+        else:
+            self._correct(moves, inner, newest)
+        return error - _rows(_rows(_rows(error, moves.mT), inner.mT), moves)
+
+    def _renew(self, moves: Tensor, inner: Tensor, newest: int) -> None:
+        """S from the last differences, by a decomposition."""
+        self.made_of, self.corrections = min(moves.shape[1], MEMORY), 0
+        ages = (newest - torch.arange(moves.shape[1], device=moves.device)) % ROWS
+        fading = torch.where(ages < MEMORY, DECAY ** (ages / 2), 0).to(moves)[:, None]
+        # Of y, the fading moves: with y y^T = E L E^T, the inverse root is I - y^T E diag(share) E^T y.
+        values, vectors = (part.to(moves) for part in decompose(fading * (moves @ moves.mT) * fading.mT))
         values = values.clamp_min(0)
-        floor = (FLOOR / error.shape[1] * values.sum(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
-        root = (1 + values / floor).sqrt()
-        shrink = (1 / (floor * root * (1 + root))).to(error)[:, None]
-        vectors = fading * vectors.to(error)
-        along = error[:, None] @ moves.transpose(1, 2) @ vectors
-        moved: Tensor = (along * shrink) @ vectors.transpose(1, 2) @ moves
-        return error - moved[:, 0]
+        self.floor = (FLOOR / moves.shape[2] * values.sum(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
+        vectors = fading * vectors
+        inner.copy_((vectors * self._share(values)[:, None]) @ vectors.mT)
+
+    def _correct(self, moves: Tensor, inner: Tensor, newest: int) -> None:
+        """S with one difference more, which counts the more as the others have faded since S was made."""
+        scale = DECAY ** (-self.corrections / 2)
+        u = -_rows(scale * _rows(moves[:, newest], moves.mT), inner)  # S^T y, as coefficients (B, M) of the moves
+        u[:, newest] += scale
+        vector = _rows(u, moves)
+        share = self._share((vector * vector).sum(1, keepdim=True))
+        s_u = u - _rows(_rows(vector, moves.mT), inner.mT)
+        inner += (share * s_u)[:, :, None] * u[:, None]
+
+    def _share(self, values: Tensor) -> Tensor:
+        """The s of ``(1 + values / floor)^(-1/2) = 1 - s * values``."""
+        root = (1 + values / self.floor).sqrt()
+        return 1 / (self.floor * root * (1 + root))
 
     def keep(self, rows: Tensor) -> None:
         """Forget every sample but ``rows`` (indices into the present batch)."""
         if self.calls:
-            self.last, self.moves, self.gram = self.last[rows], self.moves[rows], self.gram[rows]
+            self.last, self.moves, self.inner = self.last[rows], self.moves[rows], self.inner[rows]
+        if self.calls > 1:
+            self.floor = self.floor[rows]
+
+
+def _rows(rows: Tensor, matrices: Tensor) -> Tensor:
+    """The product of each row (B, M) with its matrix (B, M, N): (B, N). The other way round bmm is slow on a CPU."""
+    product: Tensor = (rows[:, None] @ matrices)[:, 0]
+    return product
