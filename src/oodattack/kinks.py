@@ -137,10 +137,12 @@ class _SoftClamp(torch.autograd.Function):
         ctx: Any, a: Tensor, low: float, high: float, in_place: bool, rate: Tensor, context: SoftKinks | None
     ) -> Tensor:
         # How far inside of its bounds a unit is: 3 at the end of the zone, where hardsigmoid has risen to 1.
+        inside = a if low == 0 else a - low
         if high == math.inf:
-            inside = a * rate if low == 0 else (a - low).mul_(rate)
+            inside = inside * rate
         else:
-            inside = (a - (low + high) / 2).abs_().sub_((high - low) / 2).mul_(-rate)
+            below = high - a
+            inside = torch.minimum(inside, below, out=below).mul_(rate)
         # Not saved for backward: a checkpoint would put its own there, without a word.
         ctx.slope, ctx.context = F.hardsigmoid(inside, inplace=True), context
         if not in_place:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 MEMORY = 64  # differences in a covariance; the next would weigh 4 % of the first
 DECAY = 0.95  # of a difference's weight in the covariance, a step
-RENEWAL = 0.125  # of the differences that it was made of: after so many more the root is made anew
-ROWS = MEMORY + int(RENEWAL * MEMORY)  # differences that a root can be made of, corrections included
+RENEWAL = 0.125  # of the differences that a root was made of: after so many more it is made anew
+ROWS = MEMORY + int(RENEWAL * MEMORY)  # differences kept: those of a root, and those that have come since
 FLOOR = 0.025  # of the covariance's mean eigenvalue: what directions that never moved are taken to have moved
 
 
@@ -37,15 +37,15 @@ def decompose(gram: Tensor) -> tuple[Tensor, Tensor]:
 class Whitening:
     """Errors divided by the square root of how much the latent moves in their direction.
 
-    Of the differences y of successive latents, C = sum of ``DECAY^age * y y^T``, and the weighted error is
-    ``(I + C / floor)^(-1/2) e``, with the floor ``FLOOR * tr C / K``. It has the form of full-matrix AdaGrad (Duchi et
+    Of the differences y of successive latents, C = sum of ``DECAY^age * y y^T``, and the weighted error is ``S e``, with
+    ``S = (I + C / floor)^(-1/2)`` and the floor ``FLOOR * tr C / K``. It has the form of full-matrix AdaGrad (Duchi et
     al. 2011) or Shampoo (Gupta et al. 2018), in the latent space and with differences instead of gradients. C has the
     rank of the memory, so that only a matrix of that size is decomposed, whatever the length of the latent.
 
-    That is done anew when an eighth as many differences have come as it was made of. Until then each is taken in by a
+    S is made anew when an eighth as many differences have come as it was made of. Until then each is taken in by a
     correction: with S the root so far, ``S S^T = (I + C / floor)^-1``, and ``u = S^T y``, the next is
-    ``S (I + u u^T / floor)^(-1/2)``, a root of the matrix with y, though not the symmetric one. The floor fades with
-    the differences meanwhile.
+    ``S (I + u u^T / floor)^(-1/2)``, a root of the matrix with y, though not the symmetric one. Meanwhile the floor fades
+    with the old differences, and rises only for one that is larger than all of them.
 
     >>> whitening = Whitening()
     >>> _ = whitening(torch.tensor([[10.0, 1.0]]))
@@ -81,7 +81,7 @@ class Whitening:
         """S from the last differences, by a decomposition."""
         self.made_of, self.corrections = min(moves.shape[1], MEMORY), 0
         ages = (newest - torch.arange(moves.shape[1], device=moves.device)) % ROWS
-        fading = torch.where(ages < MEMORY, DECAY ** (ages / 2), 0).to(moves)[:, None]
+        fading = torch.where(ages < MEMORY, DECAY ** (ages.to(moves) / 2), 0)[:, None]
         # Of y, the fading moves: with y y^T = E L E^T, the inverse root is I - y^T E diag(share) E^T y.
         values, vectors = (part.to(moves) for part in decompose(fading * (moves @ moves.mT) * fading.mT))
         values = values.clamp_min(0)
@@ -92,11 +92,14 @@ class Whitening:
     def _correct(self, moves: Tensor, inner: Tensor, newest: int) -> None:
         """S with one difference more, which counts the more as the others have faded since S was made."""
         scale = DECAY ** (-self.corrections / 2)
-        u = -_rows(scale * _rows(moves[:, newest], moves.mT), inner)  # S^T y, as coefficients (B, M) of the moves
+        y = scale * moves[:, newest]
+        u = -_rows(_rows(y, moves.mT), inner)  # S^T y, as coefficients (B, M) of the moves
         u[:, newest] += scale
-        vector = _rows(u, moves)
-        share = self._share((vector * vector).sum(1, keepdim=True))
-        s_u = u - _rows(_rows(vector, moves.mT), inner.mT)
+        u_latent = _rows(u, moves)
+        # With a floor far below y y^T, as after latents that stood still, rounding would be all that is left of it.
+        self.floor = torch.maximum(self.floor, FLOOR / y.shape[1] * (y * y).sum(1, keepdim=True))
+        share = self._share((u_latent * u_latent).sum(1, keepdim=True))
+        s_u = u - _rows(_rows(u_latent, moves.mT), inner.mT)
         inner += (share * s_u)[:, :, None] * u[:, None]
 
     def _share(self, values: Tensor) -> Tensor:
