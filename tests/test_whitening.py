@@ -105,20 +105,20 @@ def test_a_sample_off_the_numbers_stops_no_other(bad: float) -> None:
 
 
 def test_kept_samples_go_on_as_if_alone() -> None:
-    """Samples that leave before the first call, before the first difference, and later."""
-    errors = path(20, batch=5)
-    whitening, rows = Whitening(), torch.arange(5)
-    found: dict[int, list[Tensor]] = {i: [] for i in range(5)}
+    """Samples that leave before the first call, before the first difference, later, and between two corrections."""
+    errors = path(25, batch=6)
+    whitening, rows = Whitening(), torch.arange(6)
+    found: dict[int, list[Tensor]] = {i: [] for i in range(6)}
     for n, error in enumerate(errors):
-        leaving = {0: 2, 1: 0, 7: 1}.get(n)
+        leaving = {0: 2, 1: 0, 7: 1, 19: 3}.get(n)
         if leaving is not None:
             stay = (rows != leaving).nonzero().flatten()
             rows = rows[stay]
             whitening.keep(stay)
         for i, weighted in zip(rows.tolist(), whitening(error[rows]), strict=True):
             found[i].append(weighted)
-    assert [len(found[i]) for i in range(5)] == [1, 7, 0, 20, 20]
-    for i in (0, 1, 3, 4):
+    assert [len(found[i]) for i in range(6)] == [1, 7, 0, 19, 25, 25]
+    for i in (0, 1, 3, 4, 5):
         alone = whitened(errors[: len(found[i]), [i]])[:, 0]
         torch.testing.assert_close(torch.stack(found[i]), alone, rtol=1e-10, atol=1e-12)
 
