@@ -191,7 +191,7 @@ def _plain_share(n: int, steps: int) -> float:
     """How much of the error itself is in the push after n steps: nothing until the tail, all in its last quarter.
 
     A target out of reach is approached in the least squares of line 3 only if the end is as line 3 says; one within
-    reach is approached best while the weights count. In a longer run the tail is a shorter part, as its steps are finer.
+    reach is approached best while the weights count. A longer run has a shorter tail, as its steps are finer.
 
     >>> [round(_plain_share(n, 100), 2) for n in (80, 85, 90, 95)], round(_plain_share(385, 400), 2)
     ([0.0, 0.11, 0.44, 1.0], 0.69)
