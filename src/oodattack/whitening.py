@@ -38,9 +38,9 @@ class Whitening:
     """Errors divided by the square root of how much the latent moves in their direction.
 
     Of the differences y of successive latents, C = sum of ``DECAY^age * y y^T``, and the weighted error is ``S e``,
-    with ``S = (I + C / floor)^(-1/2)`` and the floor ``FLOOR * tr C / K``. It has the form of full-matrix AdaGrad (Duchi et
-    al. 2011) or Shampoo (Gupta et al. 2018), in the latent space and with differences instead of gradients. C has the
-    rank of the memory, so that only a matrix of that size is decomposed, whatever the length of the latent.
+    with ``S = (I + C / floor)^(-1/2)`` and the floor ``FLOOR * tr C / K``. It has the form of full-matrix AdaGrad
+    (Duchi et al. 2011) or Shampoo (Gupta et al. 2018), in the latent space and with differences instead of gradients.
+    C has the rank of the memory, so that only a matrix of that size is decomposed, whatever the length of the latent.
 
     S is made anew when an eighth as many differences have come as it was made of. Until then each is taken in by a
     correction: with S the root so far, ``S S^T = (I + C / floor)^-1``, and ``u = S^T y``, the next is
