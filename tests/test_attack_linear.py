@@ -106,7 +106,7 @@ def test_l2_reaches_the_optimum_of_the_trust_region(method: str, share: float) -
     eps = share * problem.least_norm
     result = attack(problem.f, problem.start, problem.target, eps=eps, steps=300, method=method)
     ratio = problem.loss(result.latent) / problem.optimum(eps, 2)
-    assert ((ratio > 1 - 1e-9) & (ratio < 1.01)).all(), ratio
+    assert ((ratio > 1 - 1e-9) & (ratio < 1.015)).all(), ratio
     # Not as near as `tangent` asks for: the weights, which pull away from there, count up to the last few steps.
     torch.testing.assert_close(result.distance, eps, rtol=1e-3, atol=0)
 
