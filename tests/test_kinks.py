@@ -37,6 +37,7 @@ RECTIFIERS: list[tuple[Callable[[Tensor], Tensor], float, float]] = [
     (nn.Hardtanh(-2, 3, inplace=True), -2, 3),
     (lambda a: F.hardtanh(a, -2.0, max_val=3.0), -2, 3),
     (lambda a: F.hardtanh(a, -2.0, math.inf), -2, math.inf),
+    (lambda a: F.hardtanh(a, -math.inf, 3.0), -math.inf, 3),
     (lambda a: F.hardtanh_(a, -2.0, 3.0), -2, 3),
     (lambda a: torch.ops.aten.hardtanh.default(a, 0.0, 6.0), 0, 6),
     (lambda a: torch.ops.aten.hardtanh_.default(a, 0.0, 6.0), 0, 6),
