@@ -24,7 +24,7 @@ from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
 from oodattack.pixels import check_grid, dequantize, to_grid
 from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii, sample_seeds
 from oodattack.result import AttackResult
-from oodattack.steps import half_cosine, polyak_share
+from oodattack.steps import fineness, half_cosine, polyak_share
 from oodattack.whitening import Whitening
 
 SOFT = 0.6  # of the steps; from there on kinks are not softened
@@ -196,7 +196,7 @@ def _plain_share(n: int, steps: int) -> float:
     >>> [round(_plain_share(n, 100), 2) for n in (80, 85, 90, 95)], round(_plain_share(385, 400), 2)
     ([0.0, 0.11, 0.44, 1.0], 0.69)
     """
-    tail = TAIL * steps * min(1, math.sqrt(100 / steps))
+    tail = TAIL * steps * fineness(steps)
     return min(1.0, max(0.0, (n - steps + tail) / (0.75 * tail))) ** 2
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oodattack.ball import project, sample, steepest, tangent
 from oodattack.errors import InputError, did_you_mean
-from oodattack.steps import Adamax, CosineNadam, Plain, StepRule
+from oodattack.steps import Adamax, CosineNadam, Plain, StepRule, fineness
 
 
 def published_h(gradient: Tensor, x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:  # noqa: ARG001
@@ -108,7 +108,7 @@ def _fast_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor
     one eps shrinks with the image. Those who can take more steps can take finer ones.
     """
     per_pixel = {1.0: eps / math.sqrt(pixels), 2.0: eps / math.sqrt(pixels), math.inf: eps}[norm]
-    return (0.6 * per_pixel).clamp_max(0.03) * min(1, math.sqrt(100 / steps))
+    return (0.6 * per_pixel).clamp_max(0.03) * fineness(steps)
 
 
 def _plain_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:  # noqa: ARG001
