@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodattack.encoders import Encoder, load_encoder, prepare
+from oodattack.encoders.padding import plain
 from oodattack.encoders.prepare import Prepared
 from oodattack.encoders.stem import Stem, is_stem
 from tests.factories import jpeg_resnet20, resnet20
@@ -51,6 +52,24 @@ class _HalfGradient(nn.Module):
 
 class _Subclass(nn.Conv2d):
     """May do more than a convolution."""
+
+
+class _Same(nn.Conv2d):
+    """TensorFlow's "same" padding, as EfficientNets have it."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- the name of torch
+        pads: list[int] = []
+        for n, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+            pad = max(0, (-(-n // stride) - 1) * stride + kernel - n)
+            pads += [pad // 2, pad - pad // 2]
+        return super().forward(F.pad(input, pads))
+
+
+class _Standardised(_Same):
+    """Pads for itself, and is no plain convolution all the same."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return super().forward(input) * input.std()
 
 
 class _Stubborn(nn.Module):
@@ -132,6 +151,51 @@ def test_a_stem_is_its_convolution(kernel: int, stride: int, padding: int, bias:
     weight = torch.rand_like(expected)
     (slope,), (expected_slope,) = (torch.autograd.grad(y, x, weight) for y in (got, expected))
     torch.testing.assert_close(slope, expected_slope, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stride", [1, 2, (2, 1), 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5, (5, 2)])
+@pytest.mark.parametrize("size", [(32, 32), (31, 38)])
+def test_padding_of_its_own_is_taken_into_the_convolution(
+    kernel: int | tuple[int, int], stride: int | tuple[int, int], bias: bool, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    own = _Same(4, 8, kernel, stride, groups=2, bias=bias).double()
+    x = torch.rand(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    expected = own(x)
+    twin = plain(own, x.detach(), expected.detach())
+    assert twin is not None
+    assert type(twin) is nn.Conv2d
+    torch.testing.assert_close(twin(x), expected, rtol=1e-12, atol=1e-12)
+    weight = torch.rand_like(expected)
+    (slope,), (expected_slope,) = (torch.autograd.grad(y, x, weight) for y in (twin(x), expected))
+    torch.testing.assert_close(slope, expected_slope, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_prepared_network_pads_in_its_convolutions_alone() -> None:
+    """But for those that do more, or are called with images of two sizes; nothing is left on the original."""
+    shared = _Same(8, 8, 3, stride=2)
+    model = nn.Sequential(
+        _Same(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True), _Standardised(8, 8, 3), shared, shared
+    )
+    encoder = Encoder(trained_looking(model), name="same", input_size=(32, 24), layer="output")
+    prepared = prepare(encoder)
+    convolutions = [type(module) for module in prepared.modules() if isinstance(module, nn.Conv2d | Stem)]
+    assert convolutions == [Stem, _Standardised, _Same]
+    assert norms(prepared) == 0
+    assert [type(module) for module in model] == [_Same, nn.BatchNorm2d, nn.ReLU, _Standardised, _Same, _Same]
+    assert not any(module._forward_hooks for module in [*encoder.modules(), *prepared.modules()])
+    x = torch.rand(3, 3, 32, 24)
+    torch.testing.assert_close(prepared(x), encoder(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*random weights")
+@pytest.mark.parametrize("name", ["embedded", "timm:tf_efficientnet_lite0,weights=none,size=64"])
+def test_efficientnets_are_given_plain_convolutions(name: str) -> None:
+    prepared = prepare(load_encoder(name, device="cpu"))
+    assert {type(module) for module in prepared.modules() if isinstance(module, nn.Conv2d)} == {nn.Conv2d}
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,12 @@ class Encoder(nn.Module):
         Raises:
             InputError: the shape is not `(B, 3, *input_size)`.
         """
-        _, *latents = record(self.model, self._layers, self.normalise(x))
-        return torch.cat([latent.reshape(len(x), -1) for latent in latents], dim=1)
+        return self.latents(self.normalise(x))
+
+    def latents(self, normalised: Tensor) -> Tensor:
+        """z, `(B, K)`, of images as the model itself is given them: what `normalise` returns."""
+        _, *latents = record(self.model, self._layers, normalised)
+        return torch.cat([latent.reshape(len(normalised), -1) for latent in latents], dim=1)
 
     def classify(self, x: Tensor) -> Tensor | None:
         """The softmax of the model's 2-D output, or None if the model has no head beside z.

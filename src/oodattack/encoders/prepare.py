@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from oodattack.encoders.encoder import Encoder
+from oodattack.encoders.padding import absorb_padding
 from oodattack.encoders.stem import Stem, is_stem
 
 LATENT_TOLERANCE = 1e-4  # of the largest latent
@@ -25,12 +26,12 @@ class Prepared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The encoder's z, (B, K), of images (B, 3, H, W)."""
-        x = x.view_as(x)
-        if x.requires_grad:
-            # In the caller's layout: arithmetic on a mixture of layouts is slow.
-            x.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
-        z: Tensor = self.encoder(x.contiguous(memory_format=torch.channels_last))
-        return z
+        # In the caller's layout, and so its gradient: arithmetic on a mixture of layouts is slow, and so is that on
+        # each pixel's three channels.
+        normalised = self.encoder.normalise(x)
+        if normalised.requires_grad:
+            normalised.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+        return self.encoder.latents(normalised.contiguous(memory_format=torch.channels_last))
 
 
 def prepare(encoder: Encoder) -> nn.Module:
@@ -55,6 +56,8 @@ def prepare(encoder: Encoder) -> nn.Module:
     try:
         twin = copy.deepcopy(encoder).requires_grad_(False)
         with torch.no_grad():
+            if noise.device.type == "cpu":
+                absorb_padding(twin, noise)
             _fold(twin, noise)
             if noise.device.type == "cpu":
                 _suit_cpu(twin)
