@@ -153,6 +153,23 @@ def test_a_stem_is_its_convolution(kernel: int, stride: int, padding: int, bias:
     torch.testing.assert_close(slope, expected_slope, rtol=1e-12, atol=1e-12)
 
 
+def test_a_stem_has_a_gradient_of_its_gradient_and_works_in_mixed_precision() -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 5, 3, 2, 1).requires_grad_(False)
+    stem = Stem(convolution)
+    x = torch.rand(1, 3, 7, 8, requires_grad=True)
+    second = []
+    for f in (stem, convolution):
+        (slope,) = torch.autograd.grad(f(x).square().sum(), x, create_graph=True)
+        second.append(torch.autograd.grad(slope.square().sum(), x)[0])
+    torch.testing.assert_close(*second)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = stem(x)
+    assert y.dtype == torch.bfloat16
+    (slope,), (expected,) = (torch.autograd.grad(z.sum(), x) for z in (y, convolution(x)))
+    torch.testing.assert_close(slope, expected, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("stride", [1, 2, (2, 1), 3])
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5, (5, 2)])
