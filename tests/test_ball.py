@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.optimize import brentq, minimize
 from torch import Tensor
 
-from oodattack.ball import check_norm, distance, dot, project, sample, steepest, tangent
+from oodattack.ball import check_norm, distance, dot, held, project, sample, steepest, tangent
 from oodattack.errors import InputError
 
 NORMS = [1.0, 2.0, math.inf]
@@ -257,6 +257,19 @@ def on_sphere(norm: float) -> tuple[Tensor, Tensor, Tensor]:
     eps = torch.tensor([0.1, 0.2, 0.05, 0.3], dtype=torch.float64)
     length = distance(delta, torch.zeros_like(delta), norm)
     return center + delta * (eps / length).view(-1, 1, 1, 1), center, eps
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_held_are_points_on_the_surface(norm: float) -> None:
+    """Far ones that the ball has cut off, not those inside, nor any in a ball without end."""
+    rng = torch.Generator().manual_seed(0)
+    center = torch.rand(4, 3, 8, 8, generator=rng, dtype=torch.float64)
+    eps = torch.tensor([0.5, 0.5, math.inf, 0.02], dtype=torch.float64)
+    far = center + torch.randn(center.shape, generator=rng).sign() * torch.tensor([9.0, 0, 9, 9]).view(4, 1, 1, 1)
+    x = project(far, center, eps, norm, box=None)
+    assert held(x, center, eps, norm).tolist() == [1, 0, 0, 1]
+    half = torch.cat([x[..., :4], center[..., 4:]], dim=3)
+    assert held(half, center, eps, norm).tolist() == ([0.5, 0, 0, 0.5] if norm == math.inf else [0, 0, 0, 0])
 
 
 def test_tangent_of_l2_is_orthogonal_to_the_radius_and_no_longer() -> None:

@@ -493,13 +493,17 @@ def test_an_attack_ends_on_the_grid_and_measures_there(norm: float) -> None:
     [("fast", 9, 4), ("fast", 1, 0), ("fast", 120, 50), ("paper", 9, 0), ("plain", 9, 0)],
 )
 def test_the_methods_own_number_of_grid_steps(method: str, steps: int, expected: int) -> None:
-    """Targets out of reach, so that no sample is done before its time."""
-    f, start, target = question()
-    wide = attack(f, start, 10 * target, eps=5.0, steps=steps, method=method, pixels=256)
+    """A target out of reach of an f that is all ups and downs, so that the search always sees a step to take."""
+    smooth, start, target = question()
+    out_of_reach = torch.full_like(target, 2.0)
+
+    def f(x: Tensor) -> Tensor:
+        return (20 * smooth(x)).sin()
+
+    wide = attack(f, start, out_of_reach, eps=5.0, steps=steps, method=method, pixels=256)
     assert wide.gradient_evaluations.tolist() == [steps + expected] * 3
-    assert (
-        attack(f, start, 10 * target, eps=5.0, steps=steps, method=method).gradient_evaluations.tolist() == [steps] * 3
-    )
+    narrow = attack(f, start, out_of_reach, eps=5.0, steps=steps, method=method)
+    assert narrow.gradient_evaluations.tolist() == [steps] * 3
 
 
 @pytest.mark.parametrize("grid_steps", [1, 7])

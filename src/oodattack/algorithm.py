@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oodattack.ball import check_norm, distance, per_sample
+from oodattack.ball import check_norm, distance, held, per_sample
 from oodattack.checks import check_health, check_pixels, evaluation_mode
 from oodattack.errors import InputError
 from oodattack.gradient import Gradient, get_gradient
@@ -187,17 +187,38 @@ def attack(
     )
 
 
-def _plain_share(n: int, steps: int) -> float:
-    """How much of the error itself is in the push after n steps: nothing until the tail, all in its last quarter.
+def _ending(n: int, steps: int) -> float:
+    """How much of the error itself is in every push after n steps: nothing until the tail, all in its last quarter.
 
     A target out of reach is approached in the least squares of line 3 only if the end is as line 3 says; one within
     reach is approached best while the weights count. A longer run has a shorter tail, as its steps are finer.
 
-    >>> [round(_plain_share(n, 100), 2) for n in (80, 85, 90, 95)], round(_plain_share(385, 400), 2)
+    >>> [round(_ending(n, 100), 2) for n in (80, 85, 90, 95)], round(_ending(385, 400), 2)
     ([0.0, 0.11, 0.44, 1.0], 0.69)
     """
     tail = TAIL * steps * fineness(steps)
     return min(1.0, max(0.0, (n - steps + tail) / (0.75 * tail))) ** 2
+
+
+def _plain_share(error: Tensor, x: Tensor, now: Problem, norm: float, left: float) -> Tensor:
+    """How much of the error itself is in the push on images that the ball holds back: (B,), from 0 to 1.
+
+    Weights have another optimum than line 3 where the target is out of reach. Whether it is, the error tells: it is
+    behind the straight line from the start's to zero at the last step. The fourth power of error / line counts.
+
+    Args:
+        error: (B, K) errors.
+        x: (B, 3, H, W) images.
+        now: what they are attacked for.
+        norm: of the ball.
+        left: share of the steps that are left, in (0, 1].
+    """
+    line = now.start_error.clamp_min(torch.finfo(error.dtype).tiny) * left
+    behind = torch.linalg.vector_norm(error, dim=1).div(line).clamp_max(1).pow(4)
+    behind = torch.where(behind > 1e-3, behind, 0)
+    if not bool(behind.any()):  # as in most steps on the way to a target within reach
+        return behind
+    return behind * held(x, now.start, now.eps, norm).to(behind)
 
 
 def _note(target_is_defined: bool, latent_is_finite: bool) -> str:
@@ -298,8 +319,10 @@ class _Tries:
             with kinks if kinks is not None and n < SOFT * self.steps else nullcontext():
                 latent, pullback = self.gradient(self.f, x, draws)
             error = now.error(latent)  # line 3: J is the sum of its squares
-            plain = _plain_share(n, self.steps)
-            push = error if whitening is None or plain == 1 else torch.lerp(whitening(error), error, plain)
+            push = error
+            if whitening is not None:
+                plain = _plain_share(error, x, now, self.norm, 1 - n / self.steps)
+                push = torch.lerp(whitening(error), error, plain.clamp_min(_ending(n, self.steps))[:, None])
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             best.calls[rows] += 1
             arrived = self._record(best, rows, n, x, latent, error, now)

@@ -184,6 +184,28 @@ def steepest(gradient: Tensor, norm: float) -> Tensor:
     return gradient / torch.where(length > 0, length, 1)
 
 
+def held(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
+    """How much the ball holds a point back: whether it is on the sphere (L1, L2), or the share of its pixels (Linf).
+
+    Args:
+        x: (B, ...) points.
+        center: (B, ...) centres of the balls.
+        eps: (B,) radii.
+        norm: 1, 2 or infinity.
+
+    Returns:
+        (B,) from 0 to 1, float64 where the device has it; a thousandth of eps short of the surface counts as on it.
+
+    >>> x, center, eps = torch.tensor([[0.1, 0.3]]), torch.zeros(1, 2), torch.tensor([0.3])
+    >>> held(x, center, eps, 2).item(), held(x, center, eps, math.inf).item()
+    (1.0, 0.5)
+    """
+    delta, surface = (x - center).flatten(1), eps * (1 - 1e-3)
+    if norm == math.inf:
+        return _wide(delta.abs() >= per_sample(surface, delta)).mean(dim=1)
+    return _wide(_length(delta, norm) >= surface)
+
+
 def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
     """What of a direction of ascent h is left for a step that follows the surface of an L1 or L2 ball.
 

@@ -20,6 +20,7 @@ class Problem:
         target: (B, K) latents to reach.
         weight: (B, K) weights of the errors.
         eps: (B,) radii.
+        start_error: (B,) lengths of the start's errors.
         parts: lengths of the parts of a latent, the same for all.
         below: whether a target is reached by every latent below it, too.
     """
@@ -28,13 +29,19 @@ class Problem:
     target: Tensor
     weight: Tensor
     eps: Tensor
+    start_error: Tensor
     parts: tuple[int, ...]
     below: bool = False
 
     def rows(self, rows: Tensor) -> "Problem":
         """The problems of some samples."""
         return replace(
-            self, start=self.start[rows], target=self.target[rows], weight=self.weight[rows], eps=self.eps[rows]
+            self,
+            start=self.start[rows],
+            target=self.target[rows],
+            weight=self.weight[rows],
+            eps=self.eps[rows],
+            start_error=self.start_error[rows],
         )
 
     def aim(self, latent: Tensor) -> Tensor:
@@ -85,7 +92,9 @@ def make_problem(
     # At least float32: the squares of errors of 16 bits would be zero long before the errors are.
     wide = torch.promote_types(start_latent.dtype, torch.float32)
     flat = as_matrix(target.detach().to(start_latent.device, wide))
-    return Problem(start, flat, _weights(flat, as_matrix(start_latent), parts), eps, parts, below)
+    latent = as_matrix(start_latent)
+    problem = Problem(start, flat, _weights(flat, latent, parts), eps, flat.new_zeros(len(flat)), parts, below)
+    return replace(problem, start_error=problem.error(latent).norm(dim=1))
 
 
 def sample_seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
