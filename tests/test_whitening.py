@@ -200,5 +200,5 @@ def test_a_scalar_that_converges_does_not_stop_the_attack(ratio: float) -> None:
     for _ in range(MEMORY):
         found = whitening(error)
         if whitening.calls > 1:
-            torch.testing.assert_close(found, error / math.sqrt(1 + 1 / FLOOR), rtol=1e-3, atol=1e-9)
+            torch.testing.assert_close(found, error / math.sqrt(1 + 1 / FLOOR), rtol=1e-2, atol=1e-9)
         error = ratio * error

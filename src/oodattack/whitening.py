@@ -10,7 +10,7 @@ from torch import Tensor
 
 MEMORY = 64  # differences in a covariance; the next would weigh 4 % of the first
 DECAY = 0.95  # of a difference's weight in the covariance, a step
-RENEWAL = 0.125  # of the differences that a root was made of: after so many more it is made anew
+RENEWAL = 0.5  # of the differences that a root was made of: after so many more it is made anew
 ROWS = MEMORY + int(RENEWAL * MEMORY)  # differences kept: those of a root, and those that have come since
 FLOOR = 0.025  # of the covariance's mean eigenvalue: what directions that never moved are taken to have moved
 
@@ -42,7 +42,7 @@ class Whitening:
     (Duchi et al. 2011) or Shampoo (Gupta et al. 2018), in the latent space and with differences instead of gradients.
     C has the rank of the memory, so that only a matrix of that size is decomposed, whatever the length of the latent.
 
-    S is made anew when an eighth as many differences have come as it was made of. Until then each is taken in by a
+    S is made anew when half as many differences have come as it was made of. Until then each is taken in by a
     correction: with S the root so far, ``S S^T = (I + C / floor)^-1``, and ``u = S^T y``, the next is
     ``S (I + u u^T / floor)^(-1/2)``, a root of the matrix with y, though not the symmetric one. Meanwhile the floor
     fades with the old differences, and rises only for one that is larger than all of them.
