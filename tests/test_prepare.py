@@ -208,6 +208,24 @@ def test_a_prepared_network_pads_in_its_convolutions_alone() -> None:
     torch.testing.assert_close(prepared(x), encoder(x), rtol=1e-4, atol=1e-5)
 
 
+class _Called(nn.Module):
+    """Calls its convolution in a way of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = _Subclass(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.convolution(input=x)
+        return y.mean((2, 3))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_convolution_that_is_called_in_another_way_is_left() -> None:
+    prepared = prepare(Encoder(_Called(), name="called", input_size=(8, 8), layer="output"))
+    assert [type(module) for module in prepared.modules() if isinstance(module, nn.Conv2d)] == [_Subclass]
+
+
 @pytest.mark.filterwarnings("ignore:.*random weights")
 @pytest.mark.parametrize("name", ["embedded", "timm:tf_efficientnet_lite0,weights=none,size=64"])
 def test_efficientnets_are_given_plain_convolutions(name: str) -> None:

@@ -194,7 +194,7 @@ def held(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
         norm: 1, 2 or infinity.
 
     Returns:
-        (B,) from 0 to 1, float64 where the device has it; a thousandth of eps short of the surface counts as on it.
+        (B,) from 0 to 1, of the type of eps; a thousandth of eps short of the surface counts as on it.
 
     >>> x, center, eps = torch.tensor([[0.1, 0.3]]), torch.zeros(1, 2), torch.tensor([0.3])
     >>> held(x, center, eps, 2).item(), held(x, center, eps, math.inf).item()
@@ -202,8 +202,8 @@ def held(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
     """
     delta, surface = (x - center).flatten(1), eps * (1 - 1e-3)
     if norm == math.inf:
-        return _wide(delta.abs() >= per_sample(surface, delta)).mean(dim=1)
-    return _wide(_length(delta, norm) >= surface)
+        return (delta.abs() >= per_sample(surface, delta)).mean(dim=1, dtype=eps.dtype)
+    return (_length(delta, norm) >= surface).to(eps)
 
 
 def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:

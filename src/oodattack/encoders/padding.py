@@ -1,5 +1,7 @@
 """Convolutions that pad for themselves, as plain ones."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,10 +19,15 @@ def absorb_padding(model: nn.Module, images: Tensor) -> None:
         model: anything with convolutions inside; changed in place.
         images: two or more of the size that it is for, to see what each convolution is given and gives.
     """
-    seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+    seen: dict[nn.Module, list[tuple[Tensor, Tensor] | None]] = {}
 
-    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.setdefault(module, []).append((inputs[0].clone(), output.clone()))  # others may work on them in place
+    def after(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        calls = seen.setdefault(module, [])
+        match inputs, output:
+            case (Tensor(ndim=4) as x,), Tensor(ndim=4) as y:
+                calls.append((x.clone(), y.clone()))  # others may work on them in place
+            case _:
+                calls.append(None)
 
     hooks = [
         module.register_forward_hook(after)
@@ -34,8 +41,9 @@ def absorb_padding(model: nn.Module, images: Tensor) -> None:
             hook.remove()
     for parent in model.modules():
         for name, child in parent.named_children():
-            if isinstance(child, nn.Conv2d) and len(seen.get(child, [])) == 1:
-                setattr(parent, name, plain(child, *seen[child][0]) or child)
+            match seen.get(child):
+                case [(x, y)]:  # called once, as a convolution is
+                    setattr(parent, name, plain(cast(nn.Conv2d, child), x, y) or child)
 
 
 def plain(convolution: nn.Conv2d, x: Tensor, y: Tensor) -> nn.Conv2d | None:
