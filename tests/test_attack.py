@@ -672,3 +672,23 @@ def test_grid_steps_without_a_grid_are_refused() -> None:
     f, start, target = make_encoder(), make_images(1, 1), make_encoder()(make_images(1, 2))
     with pytest.raises(InputError, match="expected grid_steps with pixels=256, got pixels=None"):
         attack(f, start, target, eps=1.0, grid_steps=5)
+
+
+def test_the_last_steps_push_on_the_error_itself() -> None:
+    """Whatever was pushed on before: what goes into the backward pass is seen by a hook on the latent."""
+    f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
+    alike: list[float] = []
+
+    def watched(x: Tensor) -> Tensor:
+        z = f(x)
+        if z.requires_grad:
+            error = z.detach() - target
+            z.register_hook(  # type: ignore[no-untyped-call]
+                lambda push: alike.append(float(torch.cosine_similarity(push, error, dim=1).min()))
+            )
+        return z
+
+    attack(watched, start, target, eps=math.inf, steps=40, check=False)
+    assert max(alike[5:30]) < 0.99
+    assert all(a < 1 - 1e-6 for a in alike[32:37])
+    assert min(alike[38:]) > 1 - 1e-6

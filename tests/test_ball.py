@@ -272,6 +272,17 @@ def test_held_are_points_on_the_surface(norm: float) -> None:
     assert held(half, center, eps, norm).tolist() == ([0.5, 0, 0, 0.5] if norm == math.inf else [0, 0, 0, 0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("norm", [2.0, math.inf])
+def test_held_sees_beyond_rounding(norm: float, dtype: torch.dtype) -> None:
+    rng = torch.Generator().manual_seed(0)
+    center = (0.2 + 0.6 * torch.rand(2, 3, 16, 16, generator=rng)).to(dtype)
+    eps = torch.tensor([8 / 255, 16 / 255], dtype=torch.float64)
+    x = project((center + torch.randn(center.shape, generator=rng).sign().to(dtype)), center, eps, norm)
+    assert (held(x, center, eps, norm) > 0.99).all()
+    assert (held(center, center, eps, norm) == 0).all()
+
+
 def test_tangent_of_l2_is_orthogonal_to_the_radius_and_no_longer() -> None:
     x, center, eps = on_sphere(2)
     h = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

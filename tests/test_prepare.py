@@ -1,5 +1,8 @@
 """The prepared encoder: the same function, and the original untouched."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -153,6 +156,7 @@ def test_a_stem_is_its_convolution(kernel: int, stride: int, padding: int, bias:
     torch.testing.assert_close(slope, expected_slope, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # within torch.func
 def test_a_stem_has_a_gradient_of_its_gradient_and_works_in_mixed_precision() -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 5, 3, 2, 1).requires_grad_(False)
@@ -163,6 +167,12 @@ def test_a_stem_has_a_gradient_of_its_gradient_and_works_in_mixed_precision() ->
         (slope,) = torch.autograd.grad(f(x).square().sum(), x, create_graph=True)
         second.append(torch.autograd.grad(slope.square().sum(), x)[0])
     torch.testing.assert_close(*second)
+    towards = torch.rand_like(x)
+    torch.testing.assert_close(*(torch.func.jvp(f, (x,), (towards,))[1] for f in (stem, convolution)))
+    each = torch.rand(3, 1, 3, 7, 8)
+    torch.testing.assert_close(
+        *(torch.vmap(torch.func.grad(lambda x, f=f: f(x).square().sum()))(each) for f in (stem, convolution))
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = stem(x)
     assert y.dtype == torch.bfloat16
@@ -181,7 +191,8 @@ def test_padding_of_its_own_is_taken_into_the_convolution(
     own = _Same(4, 8, kernel, stride, groups=2, bias=bias).double()
     x = torch.rand(2, 4, *size, dtype=torch.float64, requires_grad=True)
     expected = own(x)
-    twin = plain(own, x.detach(), expected.detach())
+    with torch.no_grad():
+        twin = plain(own, x.shape, expected.shape)
     assert twin is not None
     assert type(twin) is nn.Conv2d
     torch.testing.assert_close(twin(x), expected, rtol=1e-12, atol=1e-12)
@@ -208,22 +219,52 @@ def test_a_prepared_network_pads_in_its_convolutions_alone() -> None:
     torch.testing.assert_close(prepared(x), encoder(x), rtol=1e-4, atol=1e-5)
 
 
-class _Called(nn.Module):
-    """Calls its convolution in a way of its own."""
+class _Gain(nn.Conv2d):
+    """Called with more than an input."""
 
-    def __init__(self) -> None:
+    gain = 1.0
+
+    def forward(self, input: Tensor, gain: float = 2.0) -> Tensor:  # noqa: A002
+        return super().forward(input) * gain
+
+
+class _Slim(nn.Conv2d):
+    """Takes as much of its weight as it has channels for."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return F.conv2d(input, self.weight[:, : input.shape[1]], self.bias)
+
+
+class _Asking(nn.Module):
+    """What its convolution is called with is its own affair."""
+
+    def __init__(self, convolution: nn.Conv2d, call: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
-        self.convolution = _Subclass(3, 4, 3)
+        self.convolution, self.call = convolution, call
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.convolution(input=x)
-        return y.mean((2, 3))
+        return self.call(self.convolution, x).mean((2, 3))
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_convolution_that_is_called_in_another_way_is_left() -> None:
-    prepared = prepare(Encoder(_Called(), name="called", input_size=(8, 8), layer="output"))
-    assert [type(module) for module in prepared.modules() if isinstance(module, nn.Conv2d)] == [_Subclass]
+@pytest.mark.parametrize(
+    ("convolution", "call"),
+    [
+        (_Subclass(3, 4, 3, 2, 1), lambda convolution, x: convolution(input=x)),
+        (_Gain(3, 4, 3), lambda convolution, x: convolution(x, gain=1.0)),
+        (_Gain(3, 4, 3), lambda convolution, x: convolution(x, 1.0)),
+        (_Slim(8, 4, 3), lambda convolution, x: convolution(x)),
+        (_Same(3, 4, 3, 2), lambda convolution, x: convolution(x) * convolution.forward.__self__.named),
+        (_Standardised(3, 4, 3), lambda convolution, x: convolution(0 * x)),  # which shows nothing of what it is
+    ],
+)
+def test_convolutions_that_are_more_stay(convolution: nn.Conv2d, call: Callable[[Any, Tensor], Tensor]) -> None:
+    convolution.named = 3.0  # type: ignore[assignment]
+    encoder = Encoder(_Asking(convolution, call), name="asking", input_size=(8, 8), layer="output")
+    state = torch.get_rng_state()
+    prepared = prepare(encoder)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [type(module) for module in prepared.modules() if isinstance(module, nn.Conv2d)] == [type(convolution)]
 
 
 @pytest.mark.filterwarnings("ignore:.*random weights")

@@ -204,7 +204,8 @@ def _plain_share(error: Tensor, x: Tensor, now: Problem, norm: float, left: floa
     """How much of the error itself is in the push on images that the ball holds back: (B,), from 0 to 1.
 
     Weights have another optimum than line 3 where the target is out of reach. Whether it is, the error tells: it is
-    behind the straight line from the start's to zero at the last step. The fourth power of error / line counts.
+    behind the straight line from the start's to zero at the last step (also in a try that sets out from elsewhere). The
+    fourth power of error / line counts.
 
     Args:
         error: (B, K) errors.
@@ -319,10 +320,10 @@ class _Tries:
             with kinks if kinks is not None and n < SOFT * self.steps else nullcontext():
                 latent, pullback = self.gradient(self.f, x, draws)
             error = now.error(latent)  # line 3: J is the sum of its squares
-            push = error
-            if whitening is not None:
-                plain = _plain_share(error, x, now, self.norm, 1 - n / self.steps)
-                push = torch.lerp(whitening(error), error, plain.clamp_min(_ending(n, self.steps))[:, None])
+            push, ending = error, _ending(n, self.steps)
+            if whitening is not None and ending < 1:
+                plain = _plain_share(error, x, now, self.norm, 1 - n / self.steps).clamp_min(ending)
+                push = torch.lerp(whitening(error), error, plain[:, None])
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             best.calls[rows] += 1
             arrived = self._record(best, rows, n, x, latent, error, now)

@@ -194,13 +194,14 @@ def held(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
         norm: 1, 2 or infinity.
 
     Returns:
-        (B,) from 0 to 1, of the type of eps; a thousandth of eps short of the surface counts as on it.
+        (B,) from 0 to 1, of the type of eps; what is a thousandth of eps, and rounding, short of the surface is on it.
 
     >>> x, center, eps = torch.tensor([[0.1, 0.3]]), torch.zeros(1, 2), torch.tensor([0.3])
     >>> held(x, center, eps, 2).item(), held(x, center, eps, math.inf).item()
     (1.0, 0.5)
     """
-    delta, surface = (x - center).flatten(1), eps * (1 - 1e-3)
+    delta, number = (x - center).flatten(1), torch.finfo(x.dtype)
+    surface = (eps * (1 - 1e-3) - number.eps).clamp_min(number.tiny)
     if norm == math.inf:
         return (delta.abs() >= per_sample(surface, delta)).mean(dim=1, dtype=eps.dtype)
     return (_length(delta, norm) >= surface).to(eps)

@@ -26,8 +26,8 @@ class Prepared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The encoder's z, (B, K), of images (B, 3, H, W)."""
-        # In the caller's layout, and so its gradient: arithmetic on a mixture of layouts is slow, and so is that on
-        # each pixel's three channels.
+        # Normalised in the caller's layout, for arithmetic on each pixel's three channels is slow; and the gradient in
+        # that of the loop, for arithmetic on a mixture of layouts is slow, too.
         normalised = self.encoder.normalise(x)
         if normalised.requires_grad:
             normalised.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
@@ -53,20 +53,22 @@ def prepare(encoder: Encoder) -> nn.Module:
     ['Conv2d', 'Identity', 'Flatten', 'Linear']
     """
     noise = torch.rand(2, 3, *encoder.input_size, generator=torch.Generator().manual_seed(0)).to(encoder.mean)
-    try:
-        twin = copy.deepcopy(encoder).requires_grad_(False)
-        with torch.no_grad():
-            if noise.device.type == "cpu":
-                absorb_padding(twin, noise)
-            _fold(twin, noise)
-            if noise.device.type == "cpu":
-                _suit_cpu(twin)
-            prepared = Prepared(twin)
-        fault = _difference(encoder, prepared, noise)
-    except Exception as error:  # noqa: BLE001 -- a user's model may refuse copies or layouts in any way
-        fault = f"{type(error).__name__}: {error}".splitlines()[0]
-    if fault is None:
-        return prepared
+    on_cpu = noise.device.type == "cpu"
+    for absorb in (True, False) if on_cpu else (False,):  # some models ask their convolutions for what plain ones lack
+        try:
+            twin = copy.deepcopy(encoder).requires_grad_(False)
+            with torch.no_grad():
+                if absorb:
+                    absorb_padding(twin, noise)
+                _fold(twin, noise)
+                if on_cpu:
+                    _suit_cpu(twin)
+                prepared = Prepared(twin)
+            fault = _difference(encoder, prepared, noise)
+        except Exception as error:  # noqa: BLE001 -- a user's model may refuse copies or layouts in any way
+            fault = f"{type(error).__name__}: {error}".splitlines()[0]
+        if fault is None:
+            return prepared
     warnings.warn(f"the encoder is attacked as it is, without preparation for speed: {fault}", stacklevel=2)
     return encoder
 

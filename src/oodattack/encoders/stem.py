@@ -60,10 +60,20 @@ class Stem(nn.Module):
 
 
 class _Convolution(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stem: Stem) -> Tensor:
-        ctx.stem, ctx.size = stem, x.shape[2:]
+    def forward(x: Tensor, stem: Stem) -> Tensor:
         return F.conv2d(x, stem.weight, stem.bias, stem.stride, stem.padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Stem], output: Tensor) -> None:  # noqa: ARG004 -- torch's names
+        x, ctx.stem = inputs
+        ctx.size = x.shape[2:]
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor, _stem: None) -> Tensor:
+        return F.conv2d(x, ctx.stem.weight, None, ctx.stem.stride, ctx.stem.padding)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
