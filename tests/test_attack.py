@@ -691,4 +691,5 @@ def test_the_last_steps_push_on_the_error_itself() -> None:
     attack(watched, start, target, eps=math.inf, steps=40, check=False)
     assert max(alike[5:30]) < 0.99
     assert all(a < 1 - 1e-6 for a in alike[32:37])
+    assert alike[37] > 0.99  # the weights have all but faded
     assert min(alike[38:]) > 1 - 1e-6
