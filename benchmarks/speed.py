@@ -132,7 +132,7 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
 
     Each step is compared with the pass beside it; the medians of the steps with softened kinks and of those without
     count for their share of a run. The median omits the passes that measure r anew, one of ten, and the steps that
-    decompose the path's Gram matrix, one of eight when it is full; `_whole_call` has them.
+    decompose the path's Gram matrix, one of 32 when it is full; `_whole_call` has them.
     """
     with torch.no_grad():
         target = f(images.flip(0))

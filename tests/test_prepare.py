@@ -222,8 +222,6 @@ def test_a_prepared_network_pads_in_its_convolutions_alone() -> None:
 class _Gain(nn.Conv2d):
     """Called with more than an input."""
 
-    gain = 1.0
-
     def forward(self, input: Tensor, gain: float = 2.0) -> Tensor:  # noqa: A002
         return super().forward(input) * gain
 

@@ -19,6 +19,11 @@ def absorb_padding(model: nn.Module, images: Tensor) -> None:
         model: anything with convolutions inside; changed in place.
         images: of the size that it is for, to see what size each convolution is given, and gives.
     """
+    subclasses = [
+        module for module in model.modules() if isinstance(module, nn.Conv2d) and type(module) is not nn.Conv2d
+    ]
+    if not subclasses:  # most networks: nothing to look for
+        return
     seen: dict[nn.Module, list[tuple[torch.Size, torch.Size] | None]] = {}
 
     def after(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
@@ -29,11 +34,7 @@ def absorb_padding(model: nn.Module, images: Tensor) -> None:
             case _:
                 calls.append(None)
 
-    hooks = [
-        module.register_forward_hook(after, with_kwargs=True)
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d) and type(module) is not nn.Conv2d
-    ]
+    hooks = [module.register_forward_hook(after, with_kwargs=True) for module in subclasses]
     try:
         model(images)
     finally:
@@ -47,7 +48,8 @@ def absorb_padding(model: nn.Module, images: Tensor) -> None:
                         twin = plain(cast(nn.Conv2d, child), given, gives)
                     except Exception:  # noqa: BLE001, S112 -- a subclass may differ in any way
                         continue
-                    setattr(parent, name, twin or child)
+                    if twin is not None:
+                        setattr(parent, name, twin)
 
 
 def plain(convolution: nn.Conv2d, given: torch.Size, gives: torch.Size) -> nn.Conv2d | None:

@@ -44,10 +44,10 @@ class Stem(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.kernel, self.stride, self.padding = (
+        kernel, self.stride, self.padding = (
             int(n[0]) for n in (convolution.kernel_size, convolution.stride, convolution.padding)
         )
-        filling = -self.kernel % self.stride
+        filling = -kernel % self.stride
         weight = convolution.weight.detach()
         self.register_buffer("weight", weight)
         self.register_buffer("block_weight", F.pixel_unshuffle(F.pad(weight, (0, filling, 0, filling)), self.stride))
