@@ -34,7 +34,7 @@ FACTORS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0, 30.0)  # of a method's own ste
 
 
 class Counter(nn.Module):
-    """f, counting the samples that pass forward and backward.
+    """f, counting the samples that pass forward and backward, through it or through its rough twin.
 
     >>> f = Counter(nn.Flatten())
     >>> f(torch.ones(2, 3, requires_grad=True)).sum().backward()
@@ -48,9 +48,18 @@ class Counter(nn.Module):
         self.f = f
         self.forwards = self.backwards = 0
 
+    @property
+    def rough(self) -> Callable[[Tensor], Tensor] | None:
+        """The twin of `oodattack.encoders.prepared.Prepared`, counted as f is."""
+        twin = getattr(self.f, "rough", None)
+        return None if twin is None else partial(self._pass, twin)
+
     def forward(self, x: Tensor) -> Tensor:
         """f(x); what is counted is the work really done, whatever a method says of itself."""
-        latent: Tensor = self.f(x)
+        return self._pass(self.f, x)
+
+    def _pass(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        latent = f(x)
         self.forwards += len(x)
         if latent.requires_grad:
             latent.register_hook(partial(self._passed, len(x)))  # type: ignore[no-untyped-call]

@@ -10,7 +10,8 @@ import argparse
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from statistics import median
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from oodattack import attack
 from oodattack.algorithm import SOFT
 from oodattack.encoders import Encoder, load_encoder, prepare
+from oodattack.encoders.prepared import Prepared
 from oodattack.engines.memory import keep_freed_memory
 
 ENCODERS = (
@@ -37,6 +39,7 @@ BALLS = {  # radii that no attack of a few steps reaches, and that it feels from
     (math.inf, "free"): 1.0,
     (math.inf, "binding"): 1 / 255,
 }
+CALLS = ((2.0, 20.0), (math.inf, 8 / 255))
 
 
 def main() -> None:
@@ -45,7 +48,6 @@ def main() -> None:
     parser.add_argument("--encoder", action="append", help="may be given again (default: five kinds)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7, help="passes or steps of each kind; the median counts")
-    parser.add_argument("--bfloat16", action="store_true", help="measure that, too (minutes a pass on some CPUs)")
     parser.add_argument("--give-back", action="store_true", help="leave malloc as it is: freed memory is given back")
     given = parser.parse_args()
     if not given.give_back:
@@ -53,9 +55,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*random weights")
 
     print(f"batch of {given.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    bfloat16 = (" in bfloat16 / prepared |", "---|") if given.bfloat16 else ("", "")
-    print("| encoder | prepared / as loaded | as loaded, images/s | prepared, images/s |" + bfloat16[0])
-    print("|---|---|---|---|" + bfloat16[1])
+    print("| encoder | prepared / as loaded | as loaded, images/s | prepared, images/s | twin in bfloat16 / prepared |")
+    print("|---|---|---|---|---|")
     cases = []
     for spec in given.encoder or ENCODERS:
         encoder = load_encoder(spec, device="cpu")
@@ -64,22 +65,25 @@ def main() -> None:
         cases.append((spec, prepared, images))
         slow, fast = _in_turn(_as_loaded(encoder, images), _bare(prepared, images), given.rounds)
         line = f"| `{spec}` | {slow / fast:.2f} | {len(images) / slow:.1f} | {len(images) / fast:.1f} |"
-        if given.bfloat16:
-            full, half = _in_turn(_bare(prepared, images), _in_bfloat16(prepared, images), given.rounds)
-            line += f" {full / half:.2f} |"
-        print(line, flush=True)
+        rough = getattr(prepared, "rough", None)
+        if rough is not None:
+            full, half = _in_turn(_bare(prepared, images), _bare(rough, images), given.rounds)
+        print(line + (" none |" if rough is None else f" {full / half:.2f} |"), flush=True)
 
-    print("\nTime that a step of `attack` takes beyond the prepared encoder's pass, in per cent of it:\n")
+    print("\nTime that a step of `attack` takes beyond the prepared encoder's pass, in per cent (without twins):\n")
     print("| encoder | method |" + "".join(f" L{norm:g} {kind} |" for norm, kind in BALLS))
     print("|---|---|" + "---|" * len(BALLS))
     for (spec, f, images), method in product(cases, ("fast", "paper")):
-        shares = [_overhead(f, images, norm, eps, method, given.rounds) for (norm, _), eps in BALLS.items()]
+        with _without_twin(f):
+            shares = [_overhead(f, images, norm, eps, method, given.rounds) for (norm, _), eps in BALLS.items()]
         print(f"| `{spec}` | `{method}` |" + "".join(f" {100 * share:.1f} |" for share in shares), flush=True)
 
     print(f"\nTime that a whole call of `attack` with {CALL} steps takes beyond {CALL} such passes, in per cent:\n")
-    print("| encoder | L2 20 | Linf 8/255 |\n|---|---|---|")
+    print("| encoder | L2 20 | Linf 8/255 | L2 20, without a twin | Linf 8/255 |\n|---|---|---|---|---|")
     for spec, f, images in cases:
-        shares = [_whole_call(f, images, norm, eps) for norm, eps in ((2.0, 20.0), (math.inf, 8 / 255))]
+        shares = [_whole_call(f, images, norm, eps) for norm, eps in CALLS]
+        with _without_twin(f):
+            shares += [_whole_call(f, images, norm, eps) for norm, eps in CALLS]
         print(f"| `{spec}` |" + "".join(f" {100 * share:.1f} |" for share in shares), flush=True)
 
 
@@ -105,15 +109,17 @@ def _bare(f: nn.Module, images: Tensor) -> Callable[[], None]:
     return once
 
 
-def _in_bfloat16(f: nn.Module, images: Tensor) -> Callable[[], None]:
-    """A bare pass whose convolutions and matrix products are in bfloat16."""
-    bare = _bare(f, images)
-
-    def once() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            bare()
-
-    return once
+@contextmanager
+def _without_twin(f: nn.Module) -> Iterator[None]:
+    """Let `attack` see the prepared encoder alone."""
+    if not isinstance(f, Prepared):
+        yield
+        return
+    rough, f.rough = f.rough, None
+    try:
+        yield
+    finally:
+        f.rough = rough
 
 
 def _in_turn(first: Callable[[], None], second: Callable[[], None], rounds: int) -> tuple[float, float]:

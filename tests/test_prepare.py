@@ -1,5 +1,6 @@
 """The prepared encoder: the same function, and the original untouched."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodattack.encoders import Encoder, load_encoder, prepare
+from oodattack.encoders.half_gradient import HalfGradient, gains
 from oodattack.encoders.padding import plain
-from oodattack.encoders.prepare import Prepared
+from oodattack.encoders.prepared import Prepared
 from oodattack.encoders.stem import Stem, is_stem
+from oodattack.encoders.timing import faster_in_16_bits
 from tests.factories import jpeg_resnet20, resnet20
 
 
@@ -134,7 +137,7 @@ def test_a_model_without_a_gradient_is_prepared_for_forward_passes() -> None:
 @pytest.mark.filterwarnings("ignore:.*random weights")
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:densenet121"])
 def test_the_first_convolution_of_known_models_is_rewritten(name: str) -> None:
-    prepared = prepare(load_encoder(f"{name},weights=none,size=64", device="cpu"))
+    prepared = prepare(load_encoder(f"{name},weights=none,size=64", device="cpu"), rough=False)
     assert [type(module) for module in prepared.modules() if isinstance(module, Stem)] == [Stem]
 
 
@@ -178,6 +181,101 @@ def test_a_stem_has_a_gradient_of_its_gradient_and_works_in_mixed_precision() ->
     assert y.dtype == torch.bfloat16
     (slope,), (expected,) = (torch.autograd.grad(z.sum(), x) for z in (y, convolution(x)))
     torch.testing.assert_close(slope, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, (2, 1), 3])
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (3, 1), (4, 0), (4, 2), ((5, 2), (4, 1))])
+@pytest.mark.parametrize("size", [(12, 12), (13, 15)])
+def test_half_a_gradient_is_right_to_a_hundredth(
+    kernel: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    dilation: int,
+    bias: bool,
+    size: tuple[int, int],
+) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(64, 48, kernel, stride, padding, dilation, bias=bias)
+    x = torch.rand(2, 64, *size, requires_grad=True)
+    expected, got = convolution(x), HalfGradient(convolution)(x)
+    assert torch.equal(got, expected)
+    weight = torch.rand_like(expected)
+    (slope,), (expected_slope,) = (torch.autograd.grad(y, x, weight) for y in (got, expected))
+    assert slope.dtype == torch.float32
+    assert 1e-5 * expected_slope.norm() < (slope - expected_slope).norm() < 0.01 * expected_slope.norm()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # within torch.func
+def test_half_a_gradient_has_a_gradient_and_works_with_torch_func() -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(32, 32, 3, 2, 1).requires_grad_(False)
+    half = HalfGradient(convolution)
+    x = torch.rand(1, 32, 7, 8, requires_grad=True)
+    second = []
+    for f in (half, convolution):
+        (slope,) = torch.autograd.grad(f(x).square().sum(), x, create_graph=True)
+        second.append(torch.autograd.grad(slope.square().sum(), x)[0])
+    towards = torch.rand_like(x)
+    torch.testing.assert_close(*(torch.func.jvp(f, (x,), (towards,))[1] for f in (half, convolution)))
+    each = torch.rand(3, 1, 32, 7, 8)
+    first = [torch.vmap(torch.func.grad(lambda x, f=f: f(x).square().sum()))(each) for f in (half, convolution)]
+    for got, expected in (second, first):
+        assert (got - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        _Subclass(64, 64, 3),
+        nn.Conv2d(3, 64, 3),
+        nn.Conv2d(64, 64, 1, stride=2),
+        nn.Conv2d(64, 64, 3, groups=2),
+        nn.Conv2d(64, 64, 3, padding="same"),
+        nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(64, 64, 3).double(),
+        nn.Linear(64, 64),
+    ],
+)
+def test_half_a_gradient_is_not_for_other_layers(module: nn.Module) -> None:
+    assert not gains(module)
+
+
+def halved(module: nn.Module) -> int:
+    return sum(isinstance(child, HalfGradient) for child in module.modules())
+
+
+def test_gradients_are_halved_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(resnet20(), name="resnet20", input_size=(32, 32))
+    faster = faster_in_16_bits(torch.device("cpu"))
+    assert halved(prepare(encoder, rough=False)) == (18 if faster else 0)  # all but the first, of 3 channels
+    monkeypatch.setattr(sys.modules["oodattack.encoders.prepare"], "faster_in_16_bits", lambda _: not faster)
+    assert halved(prepare(encoder, rough=False)) == (0 if faster else 18)
+
+
+class _Cancels(nn.Module):
+    """The gradient is the small difference of two large ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3)
+        self.same = nn.Conv2d(64, 64, 3)
+        with torch.no_grad():
+            self.same.weight.copy_(self.other.weight * (1 + 1e-3 * torch.randn_like(self.other.weight)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.one(x)
+        y = self.other(y) - self.same(y)
+        return y.mean((2, 3))
+
+
+def test_gradients_that_16_bits_would_spoil_stay_in_32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["oodattack.encoders.prepare"], "faster_in_16_bits", lambda _: True)
+    torch.manual_seed(0)
+    prepared = prepare(Encoder(_Cancels(), name="cancels", input_size=(16, 16), layer="output"))
+    assert isinstance(prepared, Prepared)
+    assert halved(prepared) == 0
 
 
 @pytest.mark.parametrize("bias", [True, False])

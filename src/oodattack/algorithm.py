@@ -22,12 +22,13 @@ from oodattack.kinks import SoftKinks
 from oodattack.methods import Method, get_method
 from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
 from oodattack.pixels import check_grid, dequantize, to_grid
+from oodattack.precision import TwoPrecisions
 from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii, sample_seeds
 from oodattack.result import AttackResult
 from oodattack.steps import fineness, half_cosine, polyak_share
 from oodattack.whitening import Whitening
 
-SOFT = 0.6  # of the steps; from there on kinks are not softened
+SOFT = 0.6  # of the steps; from there on kinks are not softened, and f is exact
 TAIL = 0.2  # of the steps, at up to 100: in these the weights of errors fade away
 FADING = 0.99  # of the squares of h, a step: those of about the last hundred count
 GRID = 2**20  # number of the stream that the search on the grid draws from; no attack has so many tries
@@ -66,7 +67,9 @@ def attack(
 
     Args:
         f: encoder, (B, 3, H, W) in [0, 1] -> (B, K) or (B,), differentiable unless ``gradient="spsa"``. A module
-            is run in eval mode with frozen parameters, and its flags are restored.
+            is run in eval mode with frozen parameters, and its flags are restored. If it has an attribute ``rough``,
+            another callable that gives about the same and is faster, `fast` passes samples through that while they are
+            far from their target (`TwoPrecisions`); every figure is by f itself.
         start: (B, 3, H, W) initial OOD images x'_out, pixels in [0, 1].
         target: (B, K) or (B,) latents z_in to reach, the shape that f gives.
         eps: radius of the ball in the given norm, pixel units of [0, 1]; one for all or one per sample.
@@ -307,6 +310,8 @@ class _Tries:
         # Of an estimated gradient's path, most is the estimate's noise.
         whitening = Whitening() if method.whiten and self.gradient.passes else None
         kinks = SoftKinks(method.soften) if method.soften else None
+        rough = getattr(self.f, "rough", None) if method.rough and self.gradient.passes else None
+        both = TwoPrecisions(self.f, rough) if rough is not None else None
         slopes = torch.zeros_like(now.start) if self.grid_steps else None
 
         x = now.start if self.initial is None else self.initial[rows]
@@ -315,10 +320,13 @@ class _Tries:
             x = method.clip(xi, now.start, now.eps, self.norm)  # line 2
         for n in range(self.steps):  # line 4
             draws = [generators[i] for i in rows.tolist()]
+            if n >= SOFT * self.steps:
+                kinks = both = None
             if kinks is not None:
                 kinks.width = method.soften * half_cosine(n, self.steps)
-            with kinks if kinks is not None and n < SOFT * self.steps else nullcontext():
-                latent, pullback = self.gradient(self.f, x, draws)
+            f = self.f if both is None else both
+            with kinks or nullcontext():
+                latent, pullback = self.gradient(f, x, draws)
             error = now.error(latent)  # line 3: J is the sum of its squares
             push, ending = error, _ending(n, self.steps)
             if whitening is not None and ending < 1:
@@ -326,7 +334,12 @@ class _Tries:
                 push = torch.lerp(whitening(error), error, plain[:, None])
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             best.calls[rows] += 1
-            arrived = self._record(best, rows, n, x, latent, error, now)
+            exact = None if both is None else both.exact
+            arrived = self._record(best, rows, n, x, latent, error, now, exact)
+            if both is not None:
+                both.look(x, error, arrived, now)
+                best.looks[rows] += n == 0  # for the noise
+                arrived = arrived if exact is None else arrived & exact
             # A sample that has arrived leaves the batch, and so does one that has fallen off the numbers.
             stay = (~arrived & slope.flatten(1).sum(1, dtype=torch.float32).isfinite()).nonzero().flatten()
             if len(stay) < len(rows):
@@ -335,7 +348,7 @@ class _Tries:
                 rows, now, x, slope = rows[stay], now.rows(stay), x[stay], slope[stay]
                 error, push = error[stay], push[stay]
                 rule.keep(stay)
-                for memory in (whitening, kinks):
+                for memory in (whitening, kinks, both):
                     if memory is not None:
                         memory.keep(stay)
             if len(rows) == 0:
@@ -377,22 +390,32 @@ class _Tries:
         best.loss[rows], best.arrived[rows] = found.loss, found.arrived
 
     def _record(
-        self, best: _Best, rows: Tensor, n: int, x: Tensor, latent: Tensor, error: Tensor, now: Problem
+        self,
+        best: _Best,
+        rows: Tensor,
+        n: int,
+        x: Tensor,
+        latent: Tensor,
+        error: Tensor,
+        now: Problem,
+        exact: Tensor | None = None,
     ) -> Tensor:
-        """Note the images after n steps, keep the better ones; returns which samples have arrived."""
+        """Note the images after n steps, keep the better of those that were passed exactly; returns who has arrived."""
         loss, (measured, arrived) = error.square().sum(1), now.judge(latent, self.tolerance)
         best.history[rows, n] = measured
         better = loss < best.loss[rows]
         if not self.method.keep_best and n < self.steps:
             better = torch.zeros_like(arrived)  # as published: the last image counts
-        better |= arrived  # J is quadratic and MAPE is not: an image can arrive without the least J so far
+        counts = arrived if exact is None else arrived & exact
+        better = better & exact if exact is not None else better
+        better |= counts  # J is quadratic and MAPE is not: an image can arrive without the least J so far
         place = rows[better]
         if len(place) == len(best.image):  # all of them, as in most steps
             best.image, best.lent = x, True
         else:
             best.put(place, x[better])
         best.loss[place], best.mape[place] = loss[better], measured[better]
-        best.arrived[rows[arrived]] = True
+        best.arrived[rows[counts]] = True
         return arrived
 
 

@@ -44,6 +44,8 @@ class Method:
         soften: width at the first step of the zone in which rectifiers' kinks are softened (`SoftKinks`); it shrinks
             along a half cosine, and the last 40 % of the steps have the exact gradient (the largest layers all
             steps). Not with estimated ones.
+        rough: whether samples far from their target are passed through f's rough twin, if f has one, in the first 60 %
+            of the steps (`TwoPrecisions`). Not with estimated gradients.
         grid_steps: steps N -> gradient evaluations that search on the 8-bit grid afterwards, by default none.
 
     >>> mine = Method(rule=CosineNadam, step_size=lambda eps, pixels, norm, steps: eps / 50, random_first=True)
@@ -61,6 +63,7 @@ class Method:
     polyak: bool = False
     whiten: bool = False
     soften: float = 0.0
+    rough: bool = False
     grid_steps: Callable[[int], int] = lambda _steps: 0
 
 
@@ -139,6 +142,7 @@ FAST = Method(
     polyak=True,
     whiten=True,
     soften=0.5,
+    rough=True,
     grid_steps=lambda steps: min(steps // 2, 50),
 )
 """Nesterov's Adam with a cosine schedule on the normalised gradient of whitened errors along the ball, through softened

@@ -24,7 +24,7 @@ class AttackResult:
     gradient_evaluations: Tensor  # (B,) int64: forward + backward passes spent, all tries together
     forward_evaluations: Tensor  # (B,) int64: forward passes alone; one costs about a third of the above
     restart: Tensor  # (B,) int64: the try that won, 0 is the first
-    history: Tensor  # (B, steps + 1): MAPE after n steps of the winning try, NaN after it stopped
+    history: Tensor  # (B, steps + 1): MAPE after n steps of the winning try, by f or its twin; NaN after it stopped
     start_latent: Tensor  # (B, K) or (B,): f(start)
     start_mape: Tensor  # (B,): before the attack
     start_distance: Tensor  # (B,): 0, for the start is the centre of the ball

@@ -39,7 +39,7 @@ class View:
             std=encoder.std.flatten().tolist(),
         )
         self.exact.to(encoder.mean.device).eval()
-        self.fast = prepare(self.exact)
+        self.fast = prepare(self.exact, rough=False)  # detectors' scores have no rough form
         self._last: tuple[Tensor, int, Tensor] | None = None
 
     def flat(self, images: Tensor) -> Tensor:

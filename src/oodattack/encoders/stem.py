@@ -50,7 +50,8 @@ class Stem(nn.Module):
         filling = -kernel % self.stride
         weight = convolution.weight.detach()
         self.register_buffer("weight", weight)
-        self.register_buffer("block_weight", F.pixel_unshuffle(F.pad(weight, (0, filling, 0, filling)), self.stride))
+        blocks = F.pixel_unshuffle(F.pad(weight, (0, filling, 0, filling)), self.stride)
+        self.register_buffer("block_weight", blocks, persistent=False)
         self.register_buffer("bias", None if convolution.bias is None else convolution.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +79,8 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         stem: Stem = ctx.stem
-        slope = F.pixel_shuffle(F.conv_transpose2d(grad, stem.block_weight.to(grad)), stem.stride)
+        blocks = F.conv_transpose2d(grad.to(stem.block_weight), stem.block_weight).to(grad)
+        slope = F.pixel_shuffle(blocks, stem.stride)
         # Without the padding; where the stride leaves pixels over, the convolution does not see them.
-        bottom, right = (n + stem.padding - blocks for n, blocks in zip(ctx.size, slope.shape[2:], strict=True))
+        bottom, right = (n + stem.padding - there for n, there in zip(ctx.size, slope.shape[2:], strict=True))
         return F.pad(slope, (-stem.padding, right, -stem.padding, bottom)), None

@@ -3,10 +3,11 @@
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from oodattack.checks import check_health
 from oodattack.encoders import Encoder, load_encoder, pick_device, prepare
+from oodattack.encoders.prepared import Prepared
 from oodattack.engines.batch import Plan, attack_rows
 from oodattack.engines.batch_size import measure_batch_size
 from oodattack.engines.machine import environment, exact
@@ -79,7 +81,7 @@ def run_attack(
     ...     [group.count for group in summarize(run)]
     [1]
     """
-    get_method(settings.method)
+    method = get_method(settings.method)
     derivative = get_gradient(settings.gradient)
     device = pick_device(settings.device)
     keep_freed_memory()
@@ -100,7 +102,14 @@ def run_attack(
     first = _first_readable(starts, len(plan.chosen))
     pair = dequantize(torch.stack([first, first])).to(device)
     check_health(encoder, pair, gradient=derivative.passes > 0)
-    fast = prepare(encoder)
+    begun = _begun(settings.out)
+    rough = bool(begun.get("rough")) if begun else None if method.rough and derivative.passes else False
+    with exact():
+        fast = prepare(encoder, rough=rough)
+        batch_size = settings.batch_size or begun.get("batch_size")
+        if batch_size is None:
+            steps = settings.steps * settings.restarts
+            batch_size = measure_batch_size(fast, derivative, pair[:1], samples=len(plan), steps=steps)
     header = {
         "settings": _identity(settings),
         "inputs": {
@@ -113,7 +122,9 @@ def run_attack(
             "starts": [start.digest() for start in starts],
         },
         "rows": len(plan),
-        "batch_size": settings.batch_size or _batch_size(settings, fast, pair[:1], len(plan)),
+        "batch_size": batch_size,
+        # As the run that is there has it, be it of a time when none had.
+        "rough": begun.get("rough") if begun else isinstance(fast, Prepared) and fast.rough is not None,
         "environment": environment(device),
     }
     with start_run(settings.out, header) as run, _finish_first() as stop, exact():
@@ -223,10 +234,6 @@ def _identity(settings: AttackSettings) -> dict[str, Any]:
     return {**values, "start": list(settings.start)}
 
 
-def _batch_size(settings: AttackSettings, fast: nn.Module, image: Tensor, samples: int) -> int:
-    """That of the run that is there, else the one that is measured to suit encoder and machine."""
-    if (settings.out / "run.json").exists():
-        return int(open_run(settings.out).header["batch_size"])
-    gradient, steps = get_gradient(settings.gradient), settings.steps * settings.restarts
-    with exact():
-        return measure_batch_size(fast, gradient, image, samples=samples, steps=steps)
+def _begun(out: Path) -> Mapping[str, Any]:
+    """The header of the run that is there, if it has rows: what was measured for it holds for the rest, too."""
+    return open_run(out).header if any(out.glob("shards/*.parquet")) else {}

@@ -1,0 +1,83 @@
+"""Convolutions whose gradient is computed in 16 bits: right to a hundredth, at about half the time."""
+
+from typing import Any, TypeGuard, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LEAST = 32  # multiplications for each number that is brought to 16 bits or back; with fewer, that takes what they save
+
+
+def gains(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether `HalfGradient` can take the module's place, and is faster where bfloat16 is.
+
+    >>> gains(nn.Conv2d(64, 64, 3)), gains(nn.Conv2d(32, 16, 1)), gains(nn.Conv2d(64, 64, 3, groups=64))
+    (True, False, False)
+    """
+    if type(module) is not nn.Conv2d or module.groups > 1 or module.padding_mode != "zeros":
+        return False
+    if isinstance(module.padding, str) or module.weight.dtype != torch.float32:
+        return False
+    kernel, stride = (pair[0] * pair[1] for pair in (module.kernel_size, module.stride))
+    numbers = module.out_channels + module.in_channels * stride
+    return module.in_channels * module.out_channels * kernel >= LEAST * numbers
+
+
+class HalfGradient(nn.Module):
+    """A convolution, with a gradient that is computed in bfloat16 and added up in 32 bits.
+
+    >>> convolution = nn.Conv2d(16, 16, 3, stride=2, padding=1)
+    >>> x = torch.rand(1, 16, 20, 21, requires_grad=True)
+    >>> slopes = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in (HalfGradient(convolution), convolution)]
+    >>> torch.allclose(*slopes, atol=0.01 * float(slopes[1].abs().max()))
+    True
+    """
+
+    weight: Tensor
+    half_weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.stride, self.dilation = convolution.stride, convolution.dilation
+        self.padding = cast(tuple[int, int], convolution.padding)
+        weight = convolution.weight.detach()
+        self.register_buffer("weight", weight)
+        self.register_buffer("half_weight", weight.bfloat16(), persistent=False)
+        self.register_buffer("bias", None if convolution.bias is None else convolution.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the convolution gives for (B, C, H, W)."""
+        y: Tensor = _Convolution.apply(x, self)
+        return y
+
+
+class _Convolution(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, layer: HalfGradient) -> Tensor:
+        return F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, HalfGradient], output: Tensor) -> None:  # noqa: ARG004
+        x, ctx.layer = inputs
+        ctx.size = x.shape[2:]
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor, _layer: None) -> Tensor:
+        layer: HalfGradient = ctx.layer
+        return F.conv2d(x, layer.weight, None, layer.stride, layer.padding, layer.dilation)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        layer: HalfGradient = ctx.layer
+        weight, stride, padding, dilation = layer.half_weight, layer.stride, layer.padding, layer.dilation
+        # Pixels in the end that the stride leaves over: the convolution does not see them.
+        over = [
+            (n + 2 * p - d * (k - 1) - 1) % s
+            for n, p, d, k, s in zip(ctx.size, padding, dilation, weight.shape[2:], stride, strict=True)
+        ]
+        half = F.conv_transpose2d(grad.to(weight), weight, None, stride, padding, over, 1, dilation)
+        return half.to(grad), None

@@ -1,0 +1,71 @@
+"""About the same function in 16 bits, for half the work: enough while an attack is far from its target."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from oodattack.encoders.depthwise import Depthwise, is_depthwise
+from oodattack.encoders.prepared import Prepared
+from oodattack.encoders.probe import probe
+from oodattack.encoders.timing import faster_in_16_bits, in_turn
+
+GAIN = 1.15  # times as fast it must be: less is not worth the memory of a second copy
+LEAST_WORK = 2e7  # floating-point operations of an image; of networks with less, torch's calls are most of the time
+BATCH = 4
+SECONDS = 0.5  # of measuring, at least
+LIKENESS = 0.5  # the least cosine between the two gradients
+
+
+def rough_twin(prepared: Prepared, images: Tensor, *, measured: bool = True) -> Prepared | None:
+    """A copy of a prepared encoder that computes in bfloat16, if it is one of float32 and the copy is faster.
+
+    Weights are in bfloat16 from the beginning: to cast them in every pass (autocast) takes longer than it saves.
+
+    Args:
+        prepared: the encoder.
+        images: (2, 3, H, W) to try it on.
+        measured: whether the copy must be faster than the encoder, which is measured on this machine, now.
+
+    Returns:
+        The copy, or None: where bfloat16 is not faster, the model refuses it, or makes something else of it.
+    """
+    floats = {tensor.dtype for tensor in prepared.encoder.model.state_dict().values() if tensor.is_floating_point()}
+    if floats != {torch.float32}:
+        return None
+    try:
+        if measured and not (_work(prepared, images) > LEAST_WORK and faster_in_16_bits(images.device)):
+            return None
+        twin = copy.deepcopy(prepared.encoder)
+        for module in twin.modules():
+            for name, child in module.named_children():
+                if is_depthwise(child):
+                    setattr(module, name, Depthwise(child))
+        rough = Prepared(twin, torch.bfloat16)
+        (z, slope), (z_rough, slope_rough) = probe(prepared, images), probe(rough, images)
+        if not (_likeness(z, z_rough) > LIKENESS and _likeness(slope, slope_rough) > LIKENESS):
+            return None
+        if measured:
+            batch = images.repeat(BATCH // len(images), 1, 1, 1)
+            exact_seconds, rough_seconds = in_turn(
+                lambda: probe(prepared, batch), lambda: probe(rough, batch), seconds=SECONDS
+            )
+            if exact_seconds < GAIN * rough_seconds:
+                return None
+    except Exception:  # noqa: BLE001 -- a user's model may refuse bfloat16 in any way; it is only for speed
+        return None
+    return rough
+
+
+def _work(f: nn.Module, images: Tensor) -> float:
+    """Floating-point operations of a forward pass of one image."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        f(images)
+    return float(counter.get_total_flops()) / len(images)
+
+
+def _likeness(one: Tensor, other: Tensor) -> float:
+    """The cosine between two tensors."""
+    return float(F.cosine_similarity(one.flatten(), other.flatten(), dim=0))

@@ -1,0 +1,126 @@
+"""Two precisions: what is rough saves work, and decides nothing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oodattack import attack
+from oodattack.methods import FAST
+from oodattack.metrics import mape
+
+Function = Callable[[Tensor], Tensor]
+
+
+class _Twins(nn.Module):
+    """A small random network that counts the samples it is given, with a rough twin that does, too."""
+
+    def __init__(self, rough: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
+        self.exactly = self.roughly = self.backwards = 0
+        self.wrong: Callable[[Tensor, Tensor], Tensor] = rough
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.exactly += len(x)
+        z: Tensor = self.net(x)
+        return z
+
+    def rough(self, x: Tensor) -> Tensor:
+        self.roughly += len(x)
+        return self.wrong(x, self.net(x))
+
+
+def noisy(x: Tensor, z: Tensor) -> Tensor:
+    """Off by up to 0.2 %, in a way that looks random, is different at each image, and the same every time."""
+    size = torch.linalg.vector_norm(z.detach(), dim=1)
+    size = torch.linalg.vector_norm(z.detach(), dim=1)
+    wrong: Tensor = 0.002 * size * torch.sin(100 * x.detach().mean((1, 2, 3)))
+    return z + wrong[:, None]
+
+
+def problem(f: nn.Module, count: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x, start = torch.rand(2, count, 3, 16, 16, generator=generator)
+    with torch.no_grad():
+        return start, f.net(x)  # type: ignore[operator]
+
+
+def test_a_rough_f_saves_exact_passes_and_is_as_close() -> None:
+    f, alone = _Twins(noisy), _Twins(noisy)
+    start, target = problem(f)
+    expected = attack(alone.net, start, target, eps=8.0, steps=50)
+    found = attack(f, start, target, eps=8.0, steps=50, check=False)
+    assert f.roughly > 4 * 5  # some of the first 30 steps of each of four samples
+    assert expected.mape.max() < 1e-3
+    assert found.mape.max() < 1e-3
+    torch.testing.assert_close(found.mape, mape(f.net(found.image), target))
+
+
+def test_every_pass_is_counted() -> None:
+    f = _Twins(noisy)
+    start, target = problem(f)
+    found = attack(f, start, target, eps=8.0, steps=20, pixels=256, check=False)
+    # A gradient evaluation is one pass, rough or exact, a look is one, too.
+    assert f.exactly + f.roughly == int((found.gradient_evaluations + found.forward_evaluations).sum())
+
+
+def test_only_the_exact_f_says_who_has_arrived() -> None:
+    f = _Twins(lambda _x, z: z.detach() * 0 + target + 0 * z)
+    start, target = problem(f)
+    found = attack(f, start, target, eps=8.0, steps=50, tolerance=1e-3, check=False)
+    assert f.roughly == len(start)  # what it is wrong by is more than any error
+    assert bool((found.mape <= 1e-3).all())
+    assert int(found.gradient_evaluations.min()) > 3
+
+
+def test_an_image_that_only_looks_as_if_it_had_arrived_does_not_count() -> None:
+    """The twin is right at the start, and from then on says that the target is reached."""
+    f = _Twins(lambda x, z: z if torch.equal(x, start) else target + 0 * z)
+    start, target = problem(f)
+    found = attack(f, start, target, eps=8.0, steps=50, tolerance=1e-3, check=False)
+    assert f.roughly == 2 * len(start)  # the look at the start, and one pass
+    assert bool((found.mape <= 1e-3).all())
+    torch.testing.assert_close(found.mape, mape(f.net(found.image), target))
+
+
+def test_a_rough_f_that_falls_off_the_numbers_is_left() -> None:
+    f = _Twins(lambda _x, z: z * torch.nan)
+    start, target = problem(f)
+    found = attack(f, start, target, eps=8.0, steps=50, check=False)
+    assert f.roughly == len(start)
+    expected = attack(f.net, start, target, eps=8.0, steps=50, check=False)
+    torch.testing.assert_close(found.image, expected.image)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_the_last_steps_are_exact(steps: int) -> None:
+    """Also for a sample that stays far from its target: no image counts that the exact f has not seen."""
+    f = _Twins(noisy)
+    start, target = problem(f)
+    found = attack(f, start, 100 * target, eps=0.1, steps=steps, check=False)
+    assert f.roughly == len(start) * -(-3 * steps // 5)  # the look at the start, and the first 60 % but the first
+    torch.testing.assert_close(found.mape, mape(f.net(found.image), 100 * target))
+    assert bool((found.mape <= found.start_mape).all())
+
+
+def test_samples_do_not_see_who_is_rough() -> None:
+    f = _Twins(noisy)
+    start, target = problem(f, count=6)
+    target[::2] = 0.02 * target[::2] + 0.98 * f.net(start[::2]).detach()  # half of them are near
+    together = attack(f, start, target, eps=8.0, steps=30, check=False)
+    for i in range(6):
+        alone = attack(f, start[i : i + 1], target[i : i + 1], eps=8.0, steps=30, check=False)
+        torch.testing.assert_close(together.image[i], alone.image[0], rtol=0, atol=1e-3)
+        assert together.forward_evaluations[i] == alone.forward_evaluations[0]
+
+
+@pytest.mark.parametrize("changes", [{"method": "paper"}, {"method": replace(FAST, rough=False)}, {"gradient": "spsa"}])
+def test_other_methods_do_not_ask_for_it(changes: dict[str, object]) -> None:
+    f = _Twins(noisy)
+    start, target = problem(f)
+    attack(f, start, target, eps=8.0, steps=3, check=False, **changes)  # type: ignore[arg-type]
+    assert f.roughly == 0

@@ -1,0 +1,158 @@
+"""The twin in 16 bits: about the same function, where it is faster."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oodattack import attack
+from oodattack.checks import evaluation_mode
+from oodattack.encoders import Encoder, load_encoder, prepare
+from oodattack.encoders.depthwise import Depthwise, is_depthwise
+from oodattack.encoders.prepared import Prepared
+from oodattack.encoders.probe import probe
+from oodattack.encoders.rough import LEAST_WORK, _work
+from oodattack.encoders.timing import faster_in_16_bits, in_turn
+
+
+def twins(encoder: Encoder) -> tuple[Prepared, Prepared | None]:
+    prepared = prepare(encoder, rough=True)
+    assert isinstance(prepared, Prepared)
+    return prepared, prepared.rough
+
+
+@pytest.mark.filterwarnings("ignore:.*random weights")
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "python:tests.factories:resnet20",
+        "torchvision:resnet18,weights=none,size=64",
+        "torchvision:mobilenet_v2,weights=none,size=64",
+        "torchvision:densenet121,weights=none,size=64,layer=features.norm5",
+        "timm:test_vit,weights=none",
+    ],
+)
+def test_known_models_have_twins_that_are_near(spec: str) -> None:
+    prepared, rough = twins(load_encoder(spec, device="cpu"))
+    assert rough is not None
+    assert {p.dtype for p in rough.encoder.model.state_dict().values() if p.is_floating_point()} == {torch.bfloat16}
+    images = torch.rand(3, 3, *prepared.encoder.input_size, generator=torch.Generator().manual_seed(1))
+    (z, slope), (z_rough, slope_rough) = probe(prepared, images), probe(rough, images)
+    assert z_rough.dtype == slope_rough.dtype == torch.float32
+    assert slope_rough.is_contiguous()
+    size = z.norm()
+    assert 1e-4 * size < (z_rough - z).norm() < 0.1 * size  # not the same: it is in 16 bits
+    assert torch.cosine_similarity(slope.flatten(), slope_rough.flatten(), dim=0) > 0.9
+
+
+def test_the_prepared_encoder_stays_in_32_bits() -> None:
+    encoder = load_encoder("python:tests.factories:resnet20", device="cpu")
+    images = torch.rand(2, 3, 32, 32)
+    alone, (prepared, _) = prepare(encoder, rough=False), twins(encoder)
+    for one, other in zip(probe(alone, images), probe(prepared, images), strict=True):
+        assert torch.equal(one, other)
+
+
+class _Refuses(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            raise TypeError("32 bits, please")
+        return self.net(x).mean((2, 3))  # type: ignore[no-any-return]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv2d(3, 4, 3)
+
+
+class _SomethingElse(_Refuses):
+    """In 16 bits its gradient is another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x if x.dtype == torch.float32 else 0.5 - x)
+        return y.mean((2, 3))
+
+
+@pytest.mark.parametrize("model", [_Refuses(), _SomethingElse()])
+@pytest.mark.filterwarnings("error")
+def test_a_model_that_refuses_16_bits_or_is_another_there_has_no_twin(model: nn.Module) -> None:
+    prepared, rough = twins(Encoder(model, name="mine", input_size=(8, 8), layer="output"))
+    assert rough is None
+    start, x = torch.rand(2, 1, 3, 8, 8)
+    assert attack(prepared, start, prepared(x).detach(), eps=3.0, steps=5).mape.isfinite()
+
+
+def test_only_models_of_32_bits_have_one() -> None:
+    assert twins(Encoder(nn.Flatten(), name="none", input_size=(8, 8)))[1] is None  # no weights: nothing is gained
+
+
+def test_by_default_small_networks_have_none_and_large_ones_where_it_is_faster() -> None:
+    small = Encoder(nn.Conv2d(3, 4, 3), name="small", input_size=(8, 8), layer="output")
+    large = load_encoder("python:tests.factories:resnet20", device="cpu")
+    noise = torch.rand(2, 3, 32, 32)
+    assert _work(small, noise[..., :8, :8]) == 2 * 3 * 4 * 9 * 36  # each product and each sum
+    assert _work(large, noise) > LEAST_WORK
+    assert prepare(small).rough is None
+    if not faster_in_16_bits(noise.device):
+        assert prepare(large).rough is None
+
+
+def test_the_faster_of_two_is_told() -> None:
+    slow, fast = in_turn(lambda: torch.rand(2000, 500), lambda: torch.rand(10, 5), seconds=0)
+    assert 0 < fast < slow
+
+
+def test_an_attack_with_a_twin_ends_as_near() -> None:
+    torch.manual_seed(0)
+    prepared, rough = twins(load_encoder("python:tests.factories:resnet20", device="cpu"))
+    assert rough is not None
+    passed = []
+    rough.register_forward_hook(lambda _module, inputs, _output: passed.append(len(inputs[0])))
+    start, x = torch.rand(2, 4, 3, 32, 32)
+    with evaluation_mode(prepared), torch.no_grad():
+        target = prepared(x)
+    found = attack(prepared, start, target, eps=10.0, steps=60)
+    assert sum(passed) > 3 * 4  # the look at the start, and some steps of each
+    prepared.rough = None
+    alone = attack(prepared, start, target, eps=10.0, steps=60)
+    assert float(found.mape.log().mean()) < float(alone.mape.log().mean()) + 1  # the noise of four images
+    with torch.no_grad():
+        torch.testing.assert_close(found.latent, prepared(found.image))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stride", [1, 2, (2, 1), 3])
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (5, 0), ((5, 2), (4, 0))])
+@pytest.mark.parametrize("size", [(12, 12), (13, 15)])
+def test_a_depthwise_convolution_is_the_same(
+    kernel: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    bias: bool,
+    size: tuple[int, int],
+) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(4, 4, kernel, stride, padding, groups=4, bias=bias).double()
+    assert is_depthwise(convolution)
+    x = torch.rand(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    expected, got = convolution(x), Depthwise(convolution)(x)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    weight = torch.rand_like(expected)
+    (slope,), (expected_slope,) = (torch.autograd.grad(y, x, weight) for y in (got, expected))
+    torch.testing.assert_close(slope, expected_slope, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 8, 3, groups=4),
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(1, 1, 3),
+        nn.Conv2d(4, 4, 3, groups=4, dilation=2),
+        nn.Conv2d(4, 4, 3, groups=4, padding=3),
+        nn.Conv2d(4, 4, 3, groups=4, padding="same"),
+        nn.Conv2d(4, 4, 3, groups=4, padding=1, padding_mode="reflect"),
+        nn.Linear(3, 4),
+    ],
+)
+def test_other_layers_are_not_depthwise(module: nn.Module) -> None:
+    assert not is_depthwise(module)
