@@ -46,20 +46,21 @@ class Counter(nn.Module):
     def __init__(self, f: nn.Module) -> None:
         super().__init__()
         self.f = f
-        self.forwards = self.backwards = 0
+        self.forwards = self.backwards = self.roughly = 0
 
     @property
     def rough(self) -> Callable[[Tensor], Tensor] | None:
         """The twin of `oodattack.encoders.prepared.Prepared`, counted as f is."""
         twin = getattr(self.f, "rough", None)
-        return None if twin is None else partial(self._pass, twin)
+        return None if twin is None else partial(self._pass, twin, rough=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """f(x); what is counted is the work really done, whatever a method says of itself."""
         return self._pass(self.f, x)
 
-    def _pass(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _pass(self, f: Callable[[Tensor], Tensor], x: Tensor, *, rough: bool = False) -> Tensor:
         latent = f(x)
+        self.roughly += len(x) if rough and latent.requires_grad else 0
         self.forwards += len(x)
         if latent.requires_grad:
             latent.register_hook(partial(self._passed, len(x)))  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import compare as compare_program
-from benchmarks import families, smallest_ball
+from benchmarks import families, precision, smallest_ball
 from benchmarks.attackers import Attacker, Counter, art_images, attackers
 from benchmarks.compare import compare, parse_budgets
 from benchmarks.inputs import Case, load_case
@@ -364,6 +364,17 @@ def test_families_that_need_weights_ask_for_them(tmp_path: Path) -> None:
         families.main(TINY["images"], "noise", tmp_path, family=["resnet20"])
     with pytest.raises(InputError, match=r"did you mean 'glow'"):
         families.main(TINY["images"], "noise", tmp_path, family=["glw"])
+
+
+def test_the_precisions_become_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    precision.main("python:tests.factories:resnet20", TINY["images"], "noise", 5.0, steps=10, limit=3, batch_size=2)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [line[0] for line in lines] == ["32 bits", "gradients in bfloat16", "and a twin"]
+    assert lines[0][1] == "1.00"
+    # None of the first steps, nor of the last 40 %; of the others, all that are far from their target.
+    assert [line[3] for line in lines] == ["0%", "0%", "50%"]
+    errors = [float(line[5]) for line in lines]
+    assert max(errors) < 2 * min(errors)
 
 
 def test_the_glow_learns_and_loads(tmp_path: Path) -> None:

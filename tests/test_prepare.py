@@ -1,6 +1,5 @@
 """The prepared encoder: the same function, and the original untouched."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -246,12 +245,10 @@ def halved(module: nn.Module) -> int:
     return sum(isinstance(child, HalfGradient) for child in module.modules())
 
 
-def test_gradients_are_halved_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_halved_where_that_is_faster() -> None:
     encoder = Encoder(resnet20(), name="resnet20", input_size=(32, 32))
-    faster = faster_in_16_bits(torch.device("cpu"))
-    assert halved(prepare(encoder, rough=False)) == (18 if faster else 0)  # all but the first, of 3 channels
-    monkeypatch.setattr(sys.modules["oodattack.encoders.prepare"], "faster_in_16_bits", lambda _: not faster)
-    assert halved(prepare(encoder, rough=False)) == (0 if faster else 18)
+    kinds = [halved(prepare(encoder, half=half, rough=False)) for half in (True, False, None)]
+    assert kinds == [18, 0, 18 if faster_in_16_bits(torch.device("cpu")) else 0]  # all but the first, of 3 channels
 
 
 class _Cancels(nn.Module):
@@ -270,10 +267,9 @@ class _Cancels(nn.Module):
         return y.mean((2, 3))
 
 
-def test_gradients_that_16_bits_would_spoil_stay_in_32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["oodattack.encoders.prepare"], "faster_in_16_bits", lambda _: True)
+def test_gradients_that_16_bits_would_spoil_stay_in_32() -> None:
     torch.manual_seed(0)
-    prepared = prepare(Encoder(_Cancels(), name="cancels", input_size=(16, 16), layer="output"))
+    prepared = prepare(Encoder(_Cancels(), name="cancels", input_size=(16, 16), layer="output"), half=True)
     assert isinstance(prepared, Prepared)
     assert halved(prepared) == 0
 

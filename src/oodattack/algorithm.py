@@ -400,22 +400,25 @@ class _Tries:
         now: Problem,
         exact: Tensor | None = None,
     ) -> Tensor:
-        """Note the images after n steps, keep the better of those that were passed exactly; returns who has arrived."""
+        """Note the images after n steps, keep the better ones; returns which samples have arrived, or look like it.
+
+        Those of which ``exact`` says that their latent is a rough one are not kept.
+        """
         loss, (measured, arrived) = error.square().sum(1), now.judge(latent, self.tolerance)
         best.history[rows, n] = measured
         better = loss < best.loss[rows]
         if not self.method.keep_best and n < self.steps:
             better = torch.zeros_like(arrived)  # as published: the last image counts
-        counts = arrived if exact is None else arrived & exact
-        better = better & exact if exact is not None else better
-        better |= counts  # J is quadratic and MAPE is not: an image can arrive without the least J so far
+        better |= arrived  # J is quadratic and MAPE is not: an image can arrive without the least J so far
+        if exact is not None:
+            better &= exact
         place = rows[better]
         if len(place) == len(best.image):  # all of them, as in most steps
             best.image, best.lent = x, True
-        else:
+        elif len(place):
             best.put(place, x[better])
         best.loss[place], best.mape[place] = loss[better], measured[better]
-        best.arrived[rows[counts]] = True
+        best.arrived[rows[arrived & better]] = True
         return arrived
 
 

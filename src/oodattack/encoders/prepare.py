@@ -23,16 +23,18 @@ LATENT_TOLERANCE = 1e-4  # of the largest latent
 GRADIENT_TOLERANCE = 5e-2
 
 
-def prepare(encoder: Encoder, *, rough: bool | None = None) -> Encoder | Prepared:
+def prepare(encoder: Encoder, *, half: bool | None = None, rough: bool | None = None) -> Encoder | Prepared:
     """A copy of an encoder for speed: frozen, batch norms folded into convolutions, channels-last memory.
 
-    On a CPU convolutions are brought to the form that its kernels are fast in, too, and where bfloat16 is faster their
-    gradient is computed in that (`HalfGradient`), which is right to a hundredth. The encoder itself is not touched:
-    it stays the one that final figures are measured with. A copy is not used whose latents differ by more than 1e-4 of
-    the largest on random images, or whose gradient differs by more than 5 %.
+    On a CPU convolutions are brought to the form that its kernels are fast in, too. Where bfloat16 is faster their
+    gradient is computed in that, right to a hundredth (`HalfGradient`); latents are not. The encoder itself is not
+    touched: it stays the one that final figures are measured with. A copy is not used whose latents differ by more than
+    1e-4 of the largest on random images, or whose gradient differs by more than 5 %.
 
     Args:
         encoder: in eval mode.
+        half: whether convolutions compute their gradient in bfloat16, if it stays within the 5 %; by default where the
+            device is faster with it.
         rough: whether the copy has a second one in 16 bits (`Prepared.rough`), which `attack` uses for samples far from
             their target; by default where that is measured to be faster here.
 
@@ -46,7 +48,8 @@ def prepare(encoder: Encoder, *, rough: bool | None = None) -> Encoder | Prepare
     """
     noise = torch.rand(2, 3, *encoder.input_size, generator=torch.Generator().manual_seed(0)).to(encoder.mean)
     on_cpu = noise.device.type == "cpu"
-    half = faster_in_16_bits(noise.device)
+    if half is None:
+        half = faster_in_16_bits(noise.device)
     # Some models ask their convolutions for what plain ones lack; very deep ones may be too far off in 16 bits.
     for absorb, halve in dict.fromkeys([(on_cpu, half), (on_cpu, False), (False, False)]):
         try:

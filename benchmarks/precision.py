@@ -1,0 +1,67 @@
+"""`python -m benchmarks.precision`: what 16 bits save, and what they cost.
+
+The attack in 32 bits, with gradients in bfloat16, and with a rough twin for samples far from their target besides, in
+turn, batch by batch. All figures are by the encoder as it was loaded.
+"""
+
+import time
+from typing import Annotated
+
+import torch
+import typer
+
+from benchmarks.attackers import Counter
+from benchmarks.inputs import latents, load_case, start_program
+from oodattack import attack
+from oodattack.encoders import prepare
+from oodattack.engines.memory import keep_freed_memory
+from oodattack.metrics import mape
+from oodattack.settings import AttackSettings
+
+KINDS = {
+    "32 bits": {"half": False, "rough": False},
+    "gradients in bfloat16": {"half": True, "rough": False},
+    "and a twin": {"half": True, "rough": True},
+}
+
+
+def main(
+    encoder: Annotated[str, typer.Option(help="f, as for `oodattack attack`")],
+    images: Annotated[str, typer.Option(help="x_in, as for `oodattack attack`")],
+    start: Annotated[str, typer.Option(help="x'_out, as for `oodattack attack`")],
+    eps: Annotated[float, typer.Option(help="radius of the L2 ball")],
+    steps: Annotated[int, typer.Option(help="gradient evaluations")] = 100,
+    limit: Annotated[int, typer.Option(help="so many images, evenly spaced over all")] = 32,
+    batch_size: Annotated[int, typer.Option(help="images attacked at once")] = 8,
+    seed: Annotated[int, typer.Option(help="of noise")] = 0,
+) -> None:
+    """Compare three precisions of `fast`, without the 8-bit grid."""
+    keep_freed_memory()
+    given = {"encoder": encoder, "images": images, "start": start, "eps": eps, "limit": limit, "seed": seed}
+    case = load_case(AttackSettings.of({**given, "out": "unused"}))
+    functions = {kind: prepare(case.encoder, **asked) for kind, asked in KINDS.items()}
+    seconds = dict.fromkeys(KINDS, 0.0)
+    found: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+    passed, through_twin = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
+    for first in range(0, len(case.start), batch_size):
+        rows = slice(first, first + batch_size)
+        for kind, f in functions.items():
+            counter = Counter(f)
+            begun = time.perf_counter()
+            result = attack(counter, case.start[rows], case.target[rows], eps=eps, steps=steps, check=False)
+            found[kind].append(mape(latents(case.encoder, result.image), case.target[rows]).cpu())
+            seconds[kind] += time.perf_counter() - begun
+            passed[kind] += counter.backwards
+            through_twin[kind] += counter.roughly
+    typer.echo("| precision | time | seconds an image | evaluations through the twin | MAPE, median | geometric mean |")
+    typer.echo("|---|---|---|---|---|---|")
+    for kind in KINDS:
+        errors = 100 * torch.cat(found[kind])
+        typer.echo(
+            f"| {kind} | {seconds[kind] / seconds['32 bits']:.2f} | {seconds[kind] / len(errors):.2f} "
+            f"| {through_twin[kind] / passed[kind]:.0%} | {errors.median():.3g} | {errors.log().mean().exp():.3g} |"
+        )
+
+
+if __name__ == "__main__":
+    start_program(main)
