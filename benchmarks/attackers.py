@@ -49,9 +49,9 @@ class Counter(nn.Module):
         self.forwards = self.backwards = self.roughly = 0
 
     @property
-    def rough(self) -> Callable[[Tensor], Tensor] | None:
+    def rough_twin(self) -> Callable[[Tensor], Tensor] | None:
         """The twin of `oodattack.encoders.prepared.Prepared`, counted as f is."""
-        twin = getattr(self.f, "rough", None)
+        twin = getattr(self.f, "rough_twin", None)
         return None if twin is None else partial(self._pass, twin, rough=True)
 
     def forward(self, x: Tensor) -> Tensor:

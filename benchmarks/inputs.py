@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from oodattack.checks import check_health, evaluation_mode
 from oodattack.encoders import Encoder, load_encoder, prepare
+from oodattack.encoders.half_gradient import HalfGradient
 from oodattack.errors import InputError
 from oodattack.images import fit, open_images, open_starts
 from oodattack.pixels import dequantize
@@ -77,6 +78,7 @@ def load_case(settings: AttackSettings) -> Case:
     target = latents(encoder, x_in)
     for i in (~target.any(1)).nonzero().flatten().tolist():
         raise InputError(f"expected a latent that is not all zeros, for MAPE divides by it; leave out {names[i]}")
+    prepared = prepare(encoder)
     header = {
         "encoder": _without_folders(settings.encoder),
         "encoder_digest": encoder.digest(),
@@ -89,9 +91,21 @@ def load_case(settings: AttackSettings) -> Case:
         "norm": settings.norm,
         "eps": eps,
         "seed": settings.seed,
+        "precision": precision(prepared),
     }
     seeds = tuple(settings.seed + place for place in range(count))
-    return Case(encoder, prepare(encoder), x_in, start, target, NORMS[settings.norm], eps, seeds, header)
+    return Case(encoder, prepared, x_in, start, target, NORMS[settings.norm], eps, seeds, header)
+
+
+def precision(f: nn.Module) -> str:
+    """Of a prepared encoder, in words.
+
+    >>> precision(nn.Flatten())
+    '32 bits'
+    """
+    half = any(isinstance(module, HalfGradient) for module in f.modules())
+    twin = getattr(f, "rough_twin", None) is not None
+    return "32 bits" + ", gradients in bfloat16" * half + ", a twin in bfloat16" * twin
 
 
 def latents(encoder: Encoder, images: Tensor) -> Tensor:

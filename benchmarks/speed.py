@@ -65,7 +65,7 @@ def main() -> None:
         cases.append((spec, prepared, images))
         slow, fast = _in_turn(_as_loaded(encoder, images), _bare(prepared, images), given.rounds)
         line = f"| `{spec}` | {slow / fast:.2f} | {len(images) / slow:.1f} | {len(images) / fast:.1f} |"
-        rough = getattr(prepared, "rough", None)
+        rough = getattr(prepared, "rough_twin", None)
         if rough is not None:
             full, half = _in_turn(_bare(prepared, images), _bare(rough, images), given.rounds)
         print(line + (" none |" if rough is None else f" {full / half:.2f} |"), flush=True)
@@ -115,11 +115,11 @@ def _without_twin(f: nn.Module) -> Iterator[None]:
     if not isinstance(f, Prepared):
         yield
         return
-    rough, f.rough = f.rough, None
+    rough, f.rough_twin = f.rough_twin, None
     try:
         yield
     finally:
-        f.rough = rough
+        f.rough_twin = rough
 
 
 def _in_turn(first: Callable[[], None], second: Callable[[], None], rounds: int) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """How many samples at once: measured, halved when memory is short; with the allocators' own errors."""
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -192,3 +194,28 @@ def test_a_run_without_a_batch_size_is_given_one(tmp_path: Path) -> None:
         device="cpu", out=tmp_path / "run",
     )  # fmt: skip
     assert run_attack(settings).header["batch_size"] in (1, 2)
+
+
+def test_a_run_keeps_its_precision(tmp_path: Path) -> None:
+    """What was faster when it began may not be so when it goes on."""
+    torch.manual_seed(0)
+    first = rows_of(tmp_path, "tests.factories:resnet20", "first", limit=10)
+    ends = []
+    for precise in (True, False):
+        path = tmp_path / f"{precise}"
+        shutil.copytree(tmp_path / "first", path)
+        header = json.loads((path / "run.json").read_text())
+        header |= {"half": not precise, "rough": not precise}
+        (path / "run.json").write_text(json.dumps(header))
+        (path / "shards" / "00001.parquet").unlink()
+        torch.manual_seed(0)
+        rows = rows_of(tmp_path, "tests.factories:resnet20", path.name, limit=10)
+        assert rows[:8] == first[:8]
+        assert json.loads((path / "run.json").read_text()) == header
+        ends.append(rows[8:])
+    assert ends[0] != ends[1]
+    begun = json.loads((tmp_path / "first" / "run.json").read_text())
+    if not begun["half"] and not begun["rough"]:
+        assert ends[0] == first[8:]
+    if begun["half"] and begun["rough"]:
+        assert ends[1] == first[8:]

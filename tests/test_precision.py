@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ class _Twins(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
-        self.exactly = self.roughly = self.backwards = 0
+        self.exactly = self.roughly = 0
         self.wrong: Callable[[Tensor, Tensor], Tensor] = rough
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,14 +30,13 @@ class _Twins(nn.Module):
         z: Tensor = self.net(x)
         return z
 
-    def rough(self, x: Tensor) -> Tensor:
+    def rough_twin(self, x: Tensor) -> Tensor:
         self.roughly += len(x)
         return self.wrong(x, self.net(x))
 
 
 def noisy(x: Tensor, z: Tensor) -> Tensor:
     """Off by up to 0.2 %, in a way that looks random, is different at each image, and the same every time."""
-    size = torch.linalg.vector_norm(z.detach(), dim=1)
     size = torch.linalg.vector_norm(z.detach(), dim=1)
     wrong: Tensor = 0.002 * size * torch.sin(100 * x.detach().mean((1, 2, 3)))
     return z + wrong[:, None]
@@ -69,7 +69,7 @@ def test_every_pass_is_counted() -> None:
 
 
 def test_only_the_exact_f_says_who_has_arrived() -> None:
-    f = _Twins(lambda _x, z: z.detach() * 0 + target + 0 * z)
+    f = _Twins(lambda _x, z: target + 0 * z)
     start, target = problem(f)
     found = attack(f, start, target, eps=8.0, steps=50, tolerance=1e-3, check=False)
     assert f.roughly == len(start)  # what it is wrong by is more than any error
@@ -107,15 +107,44 @@ def test_the_last_steps_are_exact(steps: int) -> None:
     assert bool((found.mape <= found.start_mape).all())
 
 
+@pytest.mark.parametrize("fails", ["latent", "gradient"])
+def test_a_twin_that_fails_later_is_left_then(fails: str) -> None:
+    def wrong(x: Tensor, z: Tensor) -> Tensor:
+        if f.roughly <= 3 * len(start):
+            return z
+        # The slope of a root is infinite at 0.
+        return z * torch.nan if fails == "latent" else z + (x - x.detach()).square().sum((1, 2, 3)).sqrt()[:, None]
+
+    f = _Twins(wrong)
+    start, target = problem(f)
+    found = attack(f, start, target, eps=8.0, steps=50, check=False)
+    assert f.roughly == 4 * len(start)
+    assert found.mape.max() < 1e-3
+    assert bool((found.gradient_evaluations == 50).all())
+    assert f.exactly + f.roughly == int((found.gradient_evaluations + found.forward_evaluations).sum())
+
+
 def test_samples_do_not_see_who_is_rough() -> None:
-    f = _Twins(noisy)
-    start, target = problem(f, count=6)
+    f = _Twins(noisy).double()
+    start, target = (tensor.double() for tensor in problem(_Twins(noisy), count=6))
     target[::2] = 0.02 * target[::2] + 0.98 * f.net(start[::2]).detach()  # half of them are near
-    together = attack(f, start, target, eps=8.0, steps=30, check=False)
+    given: dict[str, Any] = {"eps": 8.0, "steps": 30, "tolerance": 1e-4, "restarts": 2, "check": False}
+    together = attack(f, start, target, **given)
+    f.roughly = 0
     for i in range(6):
-        alone = attack(f, start[i : i + 1], target[i : i + 1], eps=8.0, steps=30, check=False)
-        torch.testing.assert_close(together.image[i], alone.image[0], rtol=0, atol=1e-3)
+        alone = attack(f, start[i : i + 1], target[i : i + 1], **given)
+        torch.testing.assert_close(together.image[i], alone.image[0], rtol=0, atol=1e-9)
         assert together.forward_evaluations[i] == alone.forward_evaluations[0]
+        assert together.gradient_evaluations[i] == alone.gradient_evaluations[0]
+    assert len(set(together.gradient_evaluations.tolist())) > 1  # they left at different times
+    assert f.roughly > 12
+
+
+def test_what_is_no_function_is_no_twin() -> None:
+    f = nn.Flatten()
+    f.rough_twin = 0.1  # type: ignore[assignment]
+    start, x = torch.rand(2, 1, 3, 4, 4)
+    assert attack(f, start, f(x), eps=3.0, steps=5).mape.isfinite()
 
 
 @pytest.mark.parametrize("changes", [{"method": "paper"}, {"method": replace(FAST, rough=False)}, {"gradient": "spsa"}])

@@ -4,20 +4,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import oodattack.encoders.rough as rough_module
 from oodattack import attack
 from oodattack.checks import evaluation_mode
 from oodattack.encoders import Encoder, load_encoder, prepare
 from oodattack.encoders.depthwise import Depthwise, is_depthwise
 from oodattack.encoders.prepared import Prepared
 from oodattack.encoders.probe import probe
-from oodattack.encoders.rough import LEAST_WORK, _work
-from oodattack.encoders.timing import faster_in_16_bits, in_turn
+from oodattack.encoders.rough import GAIN, LEAST_WORK, _work
+from oodattack.encoders.timing import in_turn
 
 
 def twins(encoder: Encoder) -> tuple[Prepared, Prepared | None]:
     prepared = prepare(encoder, rough=True)
     assert isinstance(prepared, Prepared)
-    return prepared, prepared.rough
+    return prepared, prepared.rough_twin
 
 
 @pytest.mark.filterwarnings("ignore:.*random weights")
@@ -80,19 +81,64 @@ def test_a_model_that_refuses_16_bits_or_is_another_there_has_no_twin(model: nn.
     assert attack(prepared, start, prepared(x).detach(), eps=3.0, steps=5).mape.isfinite()
 
 
-def test_only_models_of_32_bits_have_one() -> None:
-    assert twins(Encoder(nn.Flatten(), name="none", input_size=(8, 8)))[1] is None  # no weights: nothing is gained
+class _Mixed(nn.Module):
+    def __init__(self, *kinds: torch.dtype) -> None:
+        super().__init__()
+        self.scales = nn.ParameterList([nn.Parameter(torch.ones(3, 1, 1, dtype=kind)) for kind in kinds])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for scale in self.scales:
+            x = x.to(scale.dtype) * scale
+        return x.abs().flatten(1)
 
 
-def test_by_default_small_networks_have_none_and_large_ones_where_it_is_faster() -> None:
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("kinds", "twin"),
+    [
+        ([], False),  # nothing to gain
+        ([torch.float32], True),
+        ([torch.float64], False),
+        ([torch.bfloat16], False),
+        ([torch.float32, torch.float64], False),
+        ([torch.float32, torch.complex64], False),
+    ],
+)
+def test_only_models_of_32_bits_have_one(kinds: list[torch.dtype], twin: bool) -> None:
+    encoder = Encoder(_Mixed(*kinds), name="mixed", input_size=(8, 8), layer="output")
+    prepared, rough = twins(encoder)
+    images = torch.rand(2, 3, 8, 8)
+    assert prepared(images).dtype == encoder(images).dtype
+    assert (rough is not None) == twin
+
+
+def test_a_twin_goes_where_its_encoder_goes() -> None:
+    prepared, rough = twins(load_encoder("python:tests.factories:resnet20", device="cpu"))
+    assert rough is not None
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    z = prepared.double()(images)
+    assert rough(images).dtype == torch.float64
+    torch.testing.assert_close(rough(images), z, rtol=0, atol=0.05 * float(z.abs().max()))
+
+
+@pytest.mark.parametrize(("gain", "work", "twin"), [(1.1, 1.0, True), (0.9, 1.0, False), (1.1, 0.9, False)])
+def test_by_default_large_networks_have_one_where_it_is_faster(
+    gain: float, work: float, twin: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The times are made up: what is faster here another test must not depend on."""
+    encoder = load_encoder("python:tests.factories:resnet20", device="cpu")
+    images = torch.rand(2, 3, 32, 32)
+    monkeypatch.setattr(rough_module, "faster_in_16_bits", lambda _device: True)
+    monkeypatch.setattr(rough_module, "in_turn", lambda *_calls, seconds: [GAIN * gain, 1.0])
+    monkeypatch.setattr(rough_module, "LEAST_WORK", _work(encoder, images) / work - 1)
+    prepared = prepare(encoder)
+    assert isinstance(prepared, Prepared)
+    assert (prepared.rough_twin is not None) == twin
+
+
+def test_work_is_products_and_sums() -> None:
     small = Encoder(nn.Conv2d(3, 4, 3), name="small", input_size=(8, 8), layer="output")
-    large = load_encoder("python:tests.factories:resnet20", device="cpu")
-    noise = torch.rand(2, 3, 32, 32)
-    assert _work(small, noise[..., :8, :8]) == 2 * 3 * 4 * 9 * 36  # each product and each sum
-    assert _work(large, noise) > LEAST_WORK
-    assert prepare(small).rough is None
-    if not faster_in_16_bits(noise.device):
-        assert prepare(large).rough is None
+    assert _work(small, torch.rand(2, 3, 8, 8)) == 2 * 3 * 4 * 9 * 36 < LEAST_WORK
 
 
 def test_the_faster_of_two_is_told() -> None:
@@ -111,7 +157,7 @@ def test_an_attack_with_a_twin_ends_as_near() -> None:
         target = prepared(x)
     found = attack(prepared, start, target, eps=10.0, steps=60)
     assert sum(passed) > 3 * 4  # the look at the start, and some steps of each
-    prepared.rough = None
+    prepared.rough_twin = None
     alone = attack(prepared, start, target, eps=10.0, steps=60)
     assert float(found.mape.log().mean()) < float(alone.mape.log().mean()) + 1  # the noise of four images
     with torch.no_grad():

@@ -67,9 +67,9 @@ def attack(
 
     Args:
         f: encoder, (B, 3, H, W) in [0, 1] -> (B, K) or (B,), differentiable unless ``gradient="spsa"``. A module
-            is run in eval mode with frozen parameters, and its flags are restored. If it has an attribute ``rough``,
-            another callable that gives about the same and is faster, `fast` passes samples through that while they are
-            far from their target (`TwoPrecisions`); every figure is by f itself.
+            is run in eval mode with frozen parameters, and its flags are restored. If it has an attribute
+            ``rough_twin``, another callable that gives about the same and is faster, `fast` passes samples through that
+            while they are far from their target (`TwoPrecisions`); every figure but ``history`` is by f itself.
         start: (B, 3, H, W) initial OOD images x'_out, pixels in [0, 1].
         target: (B, K) or (B,) latents z_in to reach, the shape that f gives.
         eps: radius of the ball in the given norm, pixel units of [0, 1]; one for all or one per sample.
@@ -310,8 +310,10 @@ class _Tries:
         # Of an estimated gradient's path, most is the estimate's noise.
         whitening = Whitening() if method.whiten and self.gradient.passes else None
         kinks = SoftKinks(method.soften) if method.soften else None
-        rough = getattr(self.f, "rough", None) if method.rough and self.gradient.passes else None
-        both = TwoPrecisions(self.f, rough) if rough is not None else None
+        both = None
+        twin = getattr(self.f, "rough_twin", None)
+        if method.rough and self.gradient.passes and callable(twin):
+            both = TwoPrecisions(self.f, twin, len(rows), now.start.device, kinks)
         slopes = torch.zeros_like(now.start) if self.grid_steps else None
 
         x = now.start if self.initial is None else self.initial[rows]
@@ -334,14 +336,16 @@ class _Tries:
                 push = torch.lerp(whitening(error), error, plain[:, None])
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             best.calls[rows] += 1
-            exact = None if both is None else both.exact
-            arrived = self._record(best, rows, n, x, latent, error, now, exact)
-            if both is not None:
-                both.look(x, error, arrived, now)
-                best.looks[rows] += n == 0  # for the noise
-                arrived = arrived if exact is None else arrived & exact
+            arrived = self._record(best, rows, n, x, latent, error, now, None if both is None else both.exact)
             # A sample that has arrived leaves the batch, and so does one that has fallen off the numbers.
-            stay = (~arrived & slope.flatten(1).sum(1, dtype=torch.float32).isfinite()).nonzero().flatten()
+            leaves = arrived | ~slope.flatten(1).sum(1, dtype=torch.float32).isfinite()
+            if both is not None:
+                exact = both.exact
+                slope[leaves & ~arrived & ~exact] = 0  # the twin's fault: the next pass is exact
+                both.look(x, error, leaves, now)
+                best.looks[rows] += both.repeated + (n == 0)  # which tells what the twin is wrong by
+                leaves = leaves & exact
+            stay = (~leaves).nonzero().flatten()
             if len(stay) < len(rows):
                 if slopes is not None:
                     best.slopes[rows], slopes = slopes, slopes[stay]

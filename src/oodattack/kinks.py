@@ -33,7 +33,7 @@ class SoftKinks(TorchFunctionMode):
     The context may be entered again and again, once for each pass of one network over the same samples (`keep` tells
     which stay), with `width` set in between. r is measured in every tenth pass; a layer is known again by its place in
     the pass and its shape. For a network that cuts batches into parts, or takes other ways from pass to pass, r may be
-    of another age, or that of another layer of the same shape.
+    of another age, or that of another layer of the same shape. Who passes a batch in parts says so by `begin`.
 
     A gradient that the network itself takes, while the context is open, is exact, as all that it returns (but not
     within a compiled network).
@@ -60,14 +60,16 @@ class SoftKinks(TorchFunctionMode):
         self.width = width
         self.open = False
         self.passes = self.places = 0
-        # 1 / r (B, 1, ...), by the layer's place in the pass, with the layer's own shape and type.
-        self.measured: dict[int, tuple[Tensor, tuple[object, ...]]] = {}
+        # 1 / r (B, 1, ...), by the layer's place in the pass, with the layer's own shape.
+        self.measured: dict[int, tuple[Tensor, torch.Size]] = {}
 
     def __enter__(self) -> Self:
-        if self.passes % RENEWAL == 0:
+        self.renewing = self.passes % RENEWAL == 0
+        if self.renewing:
             self.measured = {}
         self.passes += 1
-        self.place = 0
+        self.place, self.count = 0, 0
+        self.rows: Tensor | None = None
         self.open = True
         self.half_zone = torch.tensor(self.width)  # a number would be compiled into a compiled network
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -76,9 +78,22 @@ class SoftKinks(TorchFunctionMode):
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         self.open = False
-        if self.places and self.place != self.places:  # the pass went another way than the one before
+        self._end()
+
+    def begin(self, rows: Tensor | None, count: int) -> None:
+        """Say that the network is passed from its beginning, within the context.
+
+        Args:
+            rows: indices of the samples that it is passed by, or None for all.
+            count: how many there are in all.
+        """
+        self._end()
+        self.place, self.rows, self.count = 0, rows, count
+
+    def _end(self) -> None:
+        if self.place and self.places and self.place != self.places:  # the pass went another way than the one before
             self.measured = {}
-        self.places = self.place
+        self.places = self.place or self.places
 
     def __torch_function__(
         self,
@@ -113,12 +128,20 @@ class SoftKinks(TorchFunctionMode):
 
     def _inverse_r(self, a: Tensor) -> Tensor:
         """1 / r of the layer at the present place, (B, 1, ...)."""
-        inverse, kind = self.measured.get(self.place, (None, ()))
-        if inverse is None or len(inverse) != len(a) or kind != (a.shape[1:], a.dtype):
-            inverse = _inverse_r(a)
-            # Where a pass goes another way than the one before, all that comes after is measured anew.
-            self.measured = {place: known for place, known in self.measured.items() if place < self.place}
-            self.measured[self.place] = inverse, (a.shape[1:], a.dtype)
+        known, shape = self.measured.get(self.place, (None, None))
+        if known is not None and shape == a.shape[1:] and not self.renewing:
+            inverse = known if self.rows is None else known[self.rows]
+            if len(inverse) == len(a):
+                return inverse.to(a.dtype)
+        inverse = _inverse_r(a)
+        self.renewing = True  # a pass that goes another way than the one before: all that comes after is measured anew
+        if self.rows is None:
+            self.measured[self.place] = inverse, a.shape[1:]
+        elif len(inverse) == len(self.rows):
+            if known is None or shape != a.shape[1:]:
+                known = inverse.new_zeros(self.count, *inverse.shape[1:])  # the other parts of this pass fill the rest
+                self.measured[self.place] = known, a.shape[1:]
+            known[self.rows] = inverse.to(known)
         return inverse
 
 

@@ -39,7 +39,8 @@ class View:
             std=encoder.std.flatten().tolist(),
         )
         self.exact.to(encoder.mean.device).eval()
-        self.fast = prepare(self.exact, rough=False)  # detectors' scores have no rough form
+        # In 32 bits, for what is faster is measured, and an audit that was stopped must go on in the same precision.
+        self.fast = prepare(self.exact, half=False, rough=False)
         self._last: tuple[Tensor, int, Tensor] | None = None
 
     def flat(self, images: Tensor) -> Tensor:

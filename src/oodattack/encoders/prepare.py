@@ -35,8 +35,8 @@ def prepare(encoder: Encoder, *, half: bool | None = None, rough: bool | None = 
         encoder: in eval mode.
         half: whether convolutions compute their gradient in bfloat16, if it stays within the 5 %; by default where the
             device is faster with it.
-        rough: whether the copy has a second one in 16 bits (`Prepared.rough`), which `attack` uses for samples far from
-            their target; by default where that is measured to be faster here.
+        rough: whether the copy has a second one in 16 bits (`Prepared.rough_twin`), which `attack` uses for samples far
+            from their target; by default where that is measured to be faster here.
 
     Returns:
         The copy, or the encoder itself where it cannot be copied, run or trusted.
@@ -51,7 +51,7 @@ def prepare(encoder: Encoder, *, half: bool | None = None, rough: bool | None = 
     if half is None:
         half = faster_in_16_bits(noise.device)
     # Some models ask their convolutions for what plain ones lack; very deep ones may be too far off in 16 bits.
-    for absorb, halve in dict.fromkeys([(on_cpu, half), (on_cpu, False), (False, False)]):
+    for absorb, halve in dict.fromkeys([(on_cpu, half), (on_cpu, False), (False, half), (False, False)]):
         try:
             twin = copy.deepcopy(encoder).requires_grad_(False)
             with torch.no_grad():
@@ -68,7 +68,7 @@ def prepare(encoder: Encoder, *, half: bool | None = None, rough: bool | None = 
             fault = f"{type(error).__name__}: {error}".splitlines()[0]
         if fault is None:
             if rough is not False:
-                prepared.rough = rough_twin(prepared, noise, measured=rough is None)
+                prepared.rough_twin = rough_twin(prepared, noise, measured=rough is None)
             return prepared
     warnings.warn(f"the encoder is attacked as it is, without preparation for speed: {fault}", stacklevel=2)
     return encoder
@@ -101,7 +101,7 @@ def _halve(encoder: Encoder) -> None:
         for name, child in module.named_children():
             if gains(child):
                 setattr(module, name, HalfGradient(child))
-            elif isinstance(child, Stem):
+            elif isinstance(child, Stem) and child.weight.dtype == torch.float32:
                 child.block_weight = child.block_weight.bfloat16()
 
 

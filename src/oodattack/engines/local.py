@@ -3,6 +3,7 @@
 import math
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from oodattack.checks import check_health
 from oodattack.encoders import Encoder, load_encoder, pick_device, prepare
 from oodattack.encoders.prepared import Prepared
+from oodattack.encoders.timing import faster_in_16_bits
 from oodattack.engines.batch import Plan, attack_rows
 from oodattack.engines.batch_size import measure_batch_size
 from oodattack.engines.machine import environment, exact
@@ -103,9 +105,16 @@ def run_attack(
     pair = dequantize(torch.stack([first, first])).to(device)
     check_health(encoder, pair, gradient=derivative.passes > 0)
     begun = _begun(settings.out)
-    rough = bool(begun.get("rough")) if begun else None if method.rough and derivative.passes else False
     with exact():
-        fast = prepare(encoder, rough=rough)
+        half = bool(begun.get("half")) if begun else faster_in_16_bits(device)
+        rough = bool(begun.get("rough")) if begun else None if method.rough and derivative.passes else False
+        fast = prepare(encoder, half=half, rough=rough)
+        has_twin = isinstance(fast, Prepared) and fast.rough_twin is not None
+        if rough and not has_twin:
+            message = (
+                f"the twin in 16 bits, with which {settings.out} was begun, cannot be made here: its rows may differ"
+            )
+            warnings.warn(message + " in the last digits from those of an uninterrupted run", stacklevel=2)
         batch_size = settings.batch_size or begun.get("batch_size")
         if batch_size is None:
             steps = settings.steps * settings.restarts
@@ -123,8 +132,9 @@ def run_attack(
         },
         "rows": len(plan),
         "batch_size": batch_size,
-        # As the run that is there has it, be it of a time when none had.
-        "rough": begun.get("rough") if begun else isinstance(fast, Prepared) and fast.rough is not None,
+        # As the run that is there has them, be it of a time when none had.
+        "half": begun.get("half") if begun else half,
+        "rough": begun.get("rough") if begun else has_twin,
         "environment": environment(device),
     }
     with start_run(settings.out, header) as run, _finish_first() as stop, exact():

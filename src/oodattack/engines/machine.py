@@ -22,13 +22,14 @@ def environment(device: torch.device) -> dict[str, Any]:
     """What else may change the last digits of a result.
 
     >>> sorted(environment(torch.device("cpu")))
-    ['device', 'oodattack', 'platform', 'python', 'threads', 'torch']
+    ['cpu', 'device', 'oodattack', 'platform', 'python', 'threads', 'torch']
     """
     return {
         "oodattack": __version__,
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": str(device),
         "threads": torch.get_num_threads(),
     }
