@@ -324,6 +324,8 @@ class _Tries:
             draws = [generators[i] for i in rows.tolist()]
             if n >= SOFT * self.steps:
                 kinks = both = None
+            elif both is not None and n > 0 and bool(both.exact.all()):
+                both = None
             if kinks is not None:
                 kinks.width = method.soften * half_cosine(n, self.steps)
             f = self.f if both is None else both

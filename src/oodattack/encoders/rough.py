@@ -13,7 +13,7 @@ from oodattack.encoders.prepared import Prepared
 from oodattack.encoders.probe import probe
 from oodattack.encoders.timing import faster_in_16_bits, in_turn
 
-GAIN = 1.15  # times as fast it must be: less is not worth the memory of a second copy
+GAIN = 1.08  # times as fast it must be: what is near to 1 would be so by chance
 LEAST_WORK = 2e7  # floating-point operations of an image; of networks with less, torch's calls are most of the time
 SECONDS = 0.3  # of measuring, at least
 LIKENESS = 0.5  # the least cosine between the two gradients
