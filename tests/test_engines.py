@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
+from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
@@ -200,22 +201,26 @@ def test_a_run_keeps_its_precision(tmp_path: Path) -> None:
     """What was faster when it began may not be so when it goes on."""
     torch.manual_seed(0)
     first = rows_of(tmp_path, "tests.factories:resnet20", "first", limit=10)
-    ends = []
-    for precise in (True, False):
-        path = tmp_path / f"{precise}"
+    ends = {}
+    for half, rough in (
+        (False, False),
+        (True, False),
+        (False, True),
+        (None, None),
+    ):  # None: begun before there were any
+        path = tmp_path / f"{half} {rough}"
         shutil.copytree(tmp_path / "first", path)
-        header = json.loads((path / "run.json").read_text())
-        header |= {"half": not precise, "rough": not precise}
+        header = json.loads((path / "run.json").read_text()) | {"half": half, "rough": rough}
+        if half is None:
+            del header["half"], header["rough"]
         (path / "run.json").write_text(json.dumps(header))
         (path / "shards" / "00001.parquet").unlink()
         torch.manual_seed(0)
         rows = rows_of(tmp_path, "tests.factories:resnet20", path.name, limit=10)
         assert rows[:8] == first[:8]
         assert json.loads((path / "run.json").read_text()) == header
-        ends.append(rows[8:])
-    assert ends[0] != ends[1]
+        ends[half, rough] = rows[8:]
+    assert ends.pop((None, None)) == ends[False, False]
+    assert all(one != other for one, other in combinations(ends.values(), 2))
     begun = json.loads((tmp_path / "first" / "run.json").read_text())
-    if not begun["half"] and not begun["rough"]:
-        assert ends[0] == first[8:]
-    if begun["half"] and begun["rough"]:
-        assert ends[1] == first[8:]
+    assert ends.get((begun["half"], begun["rough"]), first[8:]) == first[8:]
