@@ -245,5 +245,5 @@ def _identity(settings: AttackSettings) -> dict[str, Any]:
 
 
 def _begun(out: Path) -> Mapping[str, Any]:
-    """The header of the run that is there, if it has rows: what was measured for it holds for the rest, too."""
-    return open_run(out).header if any(out.glob("shards/*.parquet")) else {}
+    """The header of the run that is there, or nothing: what was measured for it holds for the rest, too."""
+    return open_run(out).header if (out / "run.json").exists() else {}
