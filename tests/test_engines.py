@@ -202,16 +202,11 @@ def test_a_run_keeps_its_precision(tmp_path: Path) -> None:
     torch.manual_seed(0)
     first = rows_of(tmp_path, "tests.factories:resnet20", "first", limit=10)
     ends = {}
-    for half, rough in (
-        (False, False),
-        (True, False),
-        (False, True),
-        (None, None),
-    ):  # None: begun before there were any
+    for half, rough in ((False, False), (True, False), (False, True), (None, None)):
         path = tmp_path / f"{half} {rough}"
         shutil.copytree(tmp_path / "first", path)
         header = json.loads((path / "run.json").read_text()) | {"half": half, "rough": rough}
-        if half is None:
+        if half is None:  # begun before there were any
             del header["half"], header["rough"]
         (path / "run.json").write_text(json.dumps(header))
         (path / "shards" / "00001.parquet").unlink()

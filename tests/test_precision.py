@@ -12,8 +12,6 @@ from oodattack import attack
 from oodattack.methods import FAST
 from oodattack.metrics import mape
 
-Function = Callable[[Tensor], Tensor]
-
 
 class _Twins(nn.Module):
     """A small random network that counts the samples it is given, with a rough twin that does, too."""

@@ -158,23 +158,27 @@ def test_a_stem_is_its_convolution(kernel: int, stride: int, padding: int, bias:
     torch.testing.assert_close(slope, expected_slope, rtol=1e-12, atol=1e-12)
 
 
+def derivatives(f: nn.Module, x: Tensor, towards: Tensor, each: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A gradient of the gradient, a derivative forward, and gradients of each of several batches at once."""
+
+    def loss(x: Tensor) -> Tensor:
+        y: Tensor = f(x)
+        return y.square().sum()
+
+    (slope,) = torch.autograd.grad(loss(x), x, create_graph=True)
+    (second,) = torch.autograd.grad(slope.square().sum(), x)
+    return second, torch.func.jvp(f, (x,), (towards,))[1], torch.vmap(torch.func.grad(loss))(each)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # within torch.func
 def test_a_stem_has_a_gradient_of_its_gradient_and_works_in_mixed_precision() -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 5, 3, 2, 1).requires_grad_(False)
     stem = Stem(convolution)
     x = torch.rand(1, 3, 7, 8, requires_grad=True)
-    second = []
-    for f in (stem, convolution):
-        (slope,) = torch.autograd.grad(f(x).square().sum(), x, create_graph=True)
-        second.append(torch.autograd.grad(slope.square().sum(), x)[0])
-    torch.testing.assert_close(*second)
-    towards = torch.rand_like(x)
-    torch.testing.assert_close(*(torch.func.jvp(f, (x,), (towards,))[1] for f in (stem, convolution)))
-    each = torch.rand(3, 1, 3, 7, 8)
-    torch.testing.assert_close(
-        *(torch.vmap(torch.func.grad(lambda x, f=f: f(x).square().sum()))(each) for f in (stem, convolution))
-    )
+    towards, each = torch.rand_like(x), torch.rand(3, 1, 3, 7, 8)
+    for got, expected in zip(*(derivatives(f, x, towards, each) for f in (stem, convolution)), strict=True):
+        torch.testing.assert_close(got, expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = stem(x)
     assert y.dtype == torch.bfloat16
@@ -212,14 +216,9 @@ def test_half_a_gradient_has_a_gradient_and_works_with_torch_func() -> None:
     convolution = nn.Conv2d(32, 32, 3, 2, 1).requires_grad_(False)
     half = HalfGradient(convolution)
     x = torch.rand(1, 32, 7, 8, requires_grad=True)
-    second = []
-    for f in (half, convolution):
-        (slope,) = torch.autograd.grad(f(x).square().sum(), x, create_graph=True)
-        second.append(torch.autograd.grad(slope.square().sum(), x)[0])
-    towards = torch.rand_like(x)
-    torch.testing.assert_close(*(torch.func.jvp(f, (x,), (towards,))[1] for f in (half, convolution)))
-    each = torch.rand(3, 1, 32, 7, 8)
-    first = [torch.vmap(torch.func.grad(lambda x, f=f: f(x).square().sum()))(each) for f in (half, convolution)]
+    towards, each = torch.rand_like(x), torch.rand(3, 1, 32, 7, 8)
+    second, forward, first = zip(*(derivatives(f, x, towards, each) for f in (half, convolution)), strict=True)
+    torch.testing.assert_close(*forward)
     for got, expected in (second, first):
         assert (got - expected).norm() < 0.01 * expected.norm()
 

@@ -1,10 +1,12 @@
 """Depthwise convolutions in 16 bits, where a CPU is slow at the gradient of strided ones."""
 
-from typing import Any, TypeGuard, cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from oodattack.encoders.own_gradient import OwnGradient
 
 
 def is_depthwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -50,25 +52,20 @@ class Depthwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the convolution gives for (B, C, H, W)."""
-        y: Tensor = _Convolution.apply(x, self)
+        y: Tensor = OwnGradient.apply(x, self)
         return y
 
+    def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See `oodattack.encoders.own_gradient.Layer`."""
+        return F.conv2d(x, self.weight, bias, self.stride, self.padding, groups=len(self.weight))
 
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Depthwise) -> Tensor:
-        ctx.layer, ctx.size = layer, x.shape[2:]
-        return F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, groups=len(layer.weight))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        layer: Depthwise = ctx.layer
-        kernel, padding, stride = layer.turned.shape[2:], layer.padding, layer.stride
+    def pull_back(self, grad: Tensor, size: torch.Size) -> Tensor:
+        """See `oodattack.encoders.own_gradient.Layer`."""
+        kernel, padding, stride = self.turned.shape[2:], self.padding, self.stride
         if stride != (1, 1):  # zeros between, and in the end for what the stride leaves over
-            size = [n + 2 * p - k + 1 for n, p, k in zip(ctx.size, padding, kernel, strict=True)]
-            spread = grad.new_zeros(len(grad), *size, grad.shape[1]).permute(0, 3, 1, 2)  # channels-last
+            spread_size = [n + 2 * p - k + 1 for n, p, k in zip(size, padding, kernel, strict=True)]
+            spread = grad.new_zeros(len(grad), *spread_size, grad.shape[1]).permute(0, 3, 1, 2)  # channels-last
             spread[:, :, :: stride[0], :: stride[1]] = grad
             grad = spread
         around = [k - 1 - p for k, p in zip(kernel, padding, strict=True)]
-        slope = F.conv2d(grad, layer.turned.to(grad), padding=around, groups=len(layer.turned))
-        return slope, None
+        return F.conv2d(grad, self.turned.to(grad), padding=around, groups=len(self.turned))

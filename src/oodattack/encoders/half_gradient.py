@@ -1,10 +1,12 @@
 """Convolutions whose gradient is computed in 16 bits: right to a hundredth, at about half the time."""
 
-from typing import Any, TypeGuard, cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from oodattack.encoders.own_gradient import OwnGradient
 
 LEAST = 32  # multiplications for each number that is brought to 16 bits or back; with fewer, that takes what they save
 
@@ -49,35 +51,19 @@ class HalfGradient(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the convolution gives for (B, C, H, W)."""
-        y: Tensor = _Convolution.apply(x, self)
+        y: Tensor = OwnGradient.apply(x, self)
         return y
 
+    def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See `oodattack.encoders.own_gradient.Layer`."""
+        return F.conv2d(x, self.weight, bias, self.stride, self.padding, self.dilation)
 
-class _Convolution(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, layer: HalfGradient) -> Tensor:
-        return F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, HalfGradient], output: Tensor) -> None:  # noqa: ARG004
-        x, ctx.layer = inputs
-        ctx.size = x.shape[2:]
-
-    @staticmethod
-    def jvp(ctx: Any, x: Tensor, _layer: None) -> Tensor:
-        layer: HalfGradient = ctx.layer
-        return F.conv2d(x, layer.weight, None, layer.stride, layer.padding, layer.dilation)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        layer: HalfGradient = ctx.layer
-        weight, stride, padding, dilation = layer.half_weight, layer.stride, layer.padding, layer.dilation
+    def pull_back(self, grad: Tensor, size: torch.Size) -> Tensor:
+        """See `oodattack.encoders.own_gradient.Layer`."""
+        weight, stride, padding, dilation = self.half_weight, self.stride, self.padding, self.dilation
         # Pixels in the end that the stride leaves over: the convolution does not see them.
         over = [
             (n + 2 * p - d * (k - 1) - 1) % s
-            for n, p, d, k, s in zip(ctx.size, padding, dilation, weight.shape[2:], stride, strict=True)
+            for n, p, d, k, s in zip(size, padding, dilation, weight.shape[2:], stride, strict=True)
         ]
-        half = F.conv_transpose2d(grad.to(weight), weight, None, stride, padding, over, 1, dilation)
-        return half.to(grad), None
+        return F.conv_transpose2d(grad.to(weight), weight, None, stride, padding, over, 1, dilation).to(grad)

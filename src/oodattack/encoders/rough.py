@@ -18,7 +18,7 @@ GAIN = 1.08  # times as fast it must be: what is near to 1 would be so by chance
 # of less work torch's calls, which are then twice as many, cost more than the twin saves.
 LEAST_WORK = 2e8
 SECONDS = 0.3  # of measuring, at least
-LIKENESS = 0.5  # the least cosine between the two gradients
+LIKENESS = 0.5  # the least cosine between the two's latents, and gradients
 
 
 def rough_twin(prepared: Prepared, images: Tensor, *, measured: bool = True) -> Prepared | None:

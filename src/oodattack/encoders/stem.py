@@ -1,10 +1,12 @@
 """The first convolution of a network, rewritten for the way a CPU computes."""
 
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from oodattack.encoders.own_gradient import OwnGradient
 
 
 def is_stem(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -56,31 +58,17 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the convolution gives for images (B, 3, H, W)."""
-        y: Tensor = _Convolution.apply(x, self)
+        y: Tensor = OwnGradient.apply(x, self)
         return y
 
+    def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See `oodattack.encoders.own_gradient.Layer`."""
+        return F.conv2d(x, self.weight, bias, self.stride, self.padding)
 
-class _Convolution(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, stem: Stem) -> Tensor:
-        return F.conv2d(x, stem.weight, stem.bias, stem.stride, stem.padding)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Stem], output: Tensor) -> None:  # noqa: ARG004 -- torch's names
-        x, ctx.stem = inputs
-        ctx.size = x.shape[2:]
-
-    @staticmethod
-    def jvp(ctx: Any, x: Tensor, _stem: None) -> Tensor:
-        return F.conv2d(x, ctx.stem.weight, None, ctx.stem.stride, ctx.stem.padding)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        stem: Stem = ctx.stem
-        blocks = F.conv_transpose2d(grad.to(stem.block_weight), stem.block_weight).to(grad)
-        slope = F.pixel_shuffle(blocks, stem.stride)
+    def pull_back(self, grad: Tensor, size: torch.Size) -> Tensor:
+        """See `oodattack.encoders.own_gradient.Layer`."""
+        blocks = F.conv_transpose2d(grad.to(self.block_weight), self.block_weight).to(grad)
+        slope = F.pixel_shuffle(blocks, self.stride)
         # Without the padding; where the stride leaves pixels over, the convolution does not see them.
-        bottom, right = (n + stem.padding - there for n, there in zip(ctx.size, slope.shape[2:], strict=True))
-        return F.pad(slope, (-stem.padding, right, -stem.padding, bottom)), None
+        bottom, right = (n + self.padding - there for n, there in zip(size, slope.shape[2:], strict=True))
+        return F.pad(slope, (-self.padding, right, -self.padding, bottom))

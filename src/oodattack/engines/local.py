@@ -111,10 +111,11 @@ def run_attack(
         fast = prepare(encoder, half=half, rough=rough)
         has_twin = isinstance(fast, Prepared) and fast.rough_twin is not None
         if rough and not has_twin:
-            message = (
-                f"the twin in 16 bits, with which {settings.out} was begun, cannot be made here: its rows may differ"
+            warnings.warn(
+                f"the twin in 16 bits, with which {settings.out} was begun, cannot be made here: its rows may differ in"
+                " the last digits from those of an uninterrupted run",
+                stacklevel=2,
             )
-            warnings.warn(message + " in the last digits from those of an uninterrupted run", stacklevel=2)
         batch_size = settings.batch_size or begun.get("batch_size")
         if batch_size is None:
             steps = settings.steps * settings.restarts
