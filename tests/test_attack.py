@@ -499,6 +499,24 @@ def test_tensors_of_inference_mode_are_welcome() -> None:
     assert (result.mape < result.start_mape).all()
 
 
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_images_of_any_memory_layout_are_worked_on_in_one(norm: float) -> None:
+    """The loop's arithmetic on flat images would copy others in each step."""
+    seen: list[bool] = []
+
+    def f(x: Tensor) -> Tensor:
+        seen.append(x.is_contiguous())
+        return x.mean((2, 3))
+
+    start = torch.rand(2, 3, 8, 8)
+    given: dict[str, Any] = {"eps": 0.5, "norm": norm, "steps": 5, "check": False}
+    expected = attack(f, start, f(torch.ones_like(start)), initial=start, **given)
+    turned = start.to(memory_format=torch.channels_last)
+    found = attack(f, turned, f(torch.ones_like(start)), initial=turned, **given)
+    assert all(seen)
+    torch.testing.assert_close(found.image, expected.image, rtol=0, atol=0)
+
+
 def test_the_arguments_are_left_as_they_were() -> None:
     start, target = make_images(2, 1).requires_grad_(True), make_encoder()(make_images(2, 2))
     before = start.detach().clone(), target.clone()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -143,12 +144,38 @@ def test_samples_do_not_see_who_is_rough() -> None:
 
 
 def test_an_image_that_only_looks_better_is_not_kept() -> None:
-    """The twin is right at the start, and from then on says that the target is near."""
-    f = _Twins(lambda x, z: z if torch.equal(x, start) else target + 0.02 * (z - target))
+    """The twin is right when it is looked at, without a gradient, and else says that the target is near."""
+    f = _Twins(lambda _x, z: target + 0.02 * (z - target) if torch.is_grad_enabled() else z)
     start, target = problem(f)
     found = attack(f, start, target, eps=0.3, steps=20, check=False)
-    assert f.roughly == len(start) * 12
+    assert f.roughly == len(start) * 12  # two looks, and the first 60 % but the two that were looked at
     assert bool((found.mape < found.history[:, 12]).all())  # of the first image that f itself saw on the way
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_a_twin_is_wrong_by_is_measured_again(late: bool) -> None:
+    """Off by a third of the error, at the start alone or ever after: the first is used, the second until it is seen."""
+
+    def wrong(_x: Tensor, z: Tensor) -> Tensor:
+        at_the_start = f.roughly == len(start)
+        return z if at_the_start == late else z + 0.3 * (far - z).detach()
+
+    f = _Twins(wrong)
+    start, target = problem(f)
+    far = 100 * target
+    attack(f, start, far, eps=0.1, steps=100, check=False)
+    # A look each at the start and five passes later; in between the twin, and afterwards to the end of the first 60 %.
+    assert f.roughly == len(start) * (1 + 4 + 1 + (0 if late else 54))
+
+
+def test_samples_leave_the_twin_together() -> None:
+    f = _Twins(noisy)
+    start, target = problem(f, count=16)
+    attack(f, start, target, eps=8.0, steps=100, check=False)
+    sizes = [rough for rough, _ in f.passed if rough]
+    changes = [n for n, (size, following) in enumerate(pairwise(sizes), start=1) if size != following]
+    assert len(set(sizes)) > 2
+    assert all(n % 5 == changes[0] % 5 for n in changes)
 
 
 def test_what_is_no_function_is_no_twin() -> None:

@@ -128,13 +128,14 @@ def attack(
         raise InputError(f"expected pixels=256 (the 8-bit grid) or None (floating point), got {pixels!r}")
     if step_size is not None and not 0 < step_size < math.inf:
         raise InputError(f"expected a positive step_size, got {step_size!r}")
-    # A clone, for autograd refuses tensors that were made in inference mode.
-    start, eps = start.detach().clone(), radii(eps, start)
+    # A clone, for autograd refuses tensors that were made in inference mode. Contiguous, as the loop's arithmetic on
+    # flat images would copy others in each step (those that were permuted from (H, W, 3) are not).
+    start, eps = start.detach().clone(memory_format=torch.contiguous_format), radii(eps, start)
     if initial is not None:
         check_pixels(initial, "initial")
         if initial.shape != start.shape:
             raise InputError(f"expected initial of shape {tuple(start.shape)}, got {tuple(initial.shape)}")
-        initial = chosen.clip(initial.detach().to(start), start, eps, norm)
+        initial = chosen.clip(initial.detach().to(start).contiguous(), start, eps, norm)
     if pixels is not None:
         check_grid(start, eps, norm)
     if check:
@@ -313,7 +314,7 @@ class _Tries:
         both = None
         twin = getattr(self.f, "rough_twin", None)
         if method.rough and self.gradient.passes and callable(twin):
-            both = TwoPrecisions(self.f, twin, len(rows), now.start.device, kinks)
+            both = TwoPrecisions(self.f, twin, len(rows), now.start.device, self.steps, kinks)
         slopes = torch.zeros_like(now.start) if self.grid_steps else None
 
         x = now.start if self.initial is None else self.initial[rows]
@@ -324,7 +325,7 @@ class _Tries:
             draws = [generators[i] for i in rows.tolist()]
             if n >= SOFT * self.steps:
                 kinks = both = None
-            elif both is not None and n > 0 and bool(both.exact.all()):
+            elif both is not None and n > 0 and bool(both.left.all()):
                 both = None
             if kinks is not None:
                 kinks.width = method.soften * half_cosine(n, self.steps)
@@ -337,6 +338,7 @@ class _Tries:
                 plain = _plain_share(error, x, now, self.norm, 1 - n / self.steps).clamp_min(ending)
                 push = torch.lerp(whitening(error), error, plain[:, None])
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
+            del pullback  # and all that the pass kept, before the next one
             best.calls[rows] += 1
             arrived = self._record(best, rows, n, x, latent, error, now, None if both is None else both.exact)
             # A sample that has arrived leaves the batch, and so does one that has fallen off the numbers.
@@ -345,7 +347,7 @@ class _Tries:
                 exact = both.exact
                 slope[leaves & ~arrived & ~exact] = 0  # the twin's fault: the next pass is exact
                 both.look(x, error, leaves, now)
-                best.looks[rows] += both.repeated + (n == 0)  # which tells what the twin is wrong by
+                best.looks[rows] += both.extra
                 leaves = leaves & exact
             stay = (~leaves).nonzero().flatten()
             if len(stay) < len(rows):

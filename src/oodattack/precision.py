@@ -9,7 +9,9 @@ from oodattack.kinks import SoftKinks
 from oodattack.metrics import as_matrix
 from oodattack.problem import Problem
 
-MARGIN = 4.0  # times what the rough f is wrong by, that an error must be
+MARGIN = 6.0  # times what the rough f is wrong by, that an error must be
+SETTLED = 0.05  # of the steps, after which it is measured again: at the start it may be off by a factor of 2 to 3
+EVERY = 5  # passes: samples that leave the rough f at the same time do not split the batch
 
 Function = Callable[[Tensor], Tensor]
 
@@ -17,43 +19,48 @@ Function = Callable[[Tensor], Tensor]
 class TwoPrecisions:
     """f, by its rough twin for samples far from their target.
 
-    The first pass is exact, and tells what the twin is wrong by at that image. From then on a sample goes through the
-    twin until its error comes near to that, or the twin fails it; it does not go back.
+    The first pass is exact, as is one when the path has left the start's surroundings; each tells what the twin is
+    wrong by. Otherwise a sample goes through the twin until, looked at every few passes, its error comes near to that,
+    or until the twin fails it; it does not go back.
 
     Args:
         f: (B, 3, H, W) -> (B, K).
         rough: about the same, faster.
         count: B.
         device: of the images.
+        steps: of the attack.
         kinks: the context of the passes, which is told what samples each is of.
 
     Attributes:
+        left: (B,) which samples have left the twin.
         exact: (B,) for which samples the pass at hand, or the last, is exact.
-        repeated: how many forward passes more than one the last call took, because the twin was off the numbers.
+        extra: (B,) forward passes beyond one that the last pass, and what was looked at after it, took.
 
-    >>> both = TwoPrecisions(torch.nn.Flatten(), torch.nn.Flatten(), 1, torch.device("cpu"))
+    >>> both = TwoPrecisions(torch.nn.Flatten(), torch.nn.Flatten(), 1, torch.device("cpu"), 100)
     >>> both(torch.ones(1, 3, 1, 1)).tolist()
     [[1.0, 1.0, 1.0]]
     """
 
     def __init__(
-        self, f: Function, rough: Function, count: int, device: torch.device, kinks: SoftKinks | None = None
+        self, f: Function, rough: Function, count: int, device: torch.device, steps: int, kinks: SoftKinks | None = None
     ) -> None:
         self.f, self.rough, self.kinks = f, rough, kinks
-        self.exact = torch.ones(count, dtype=torch.bool, device=device)
-        self.noise: Tensor | None = None
-        self.repeated = 0
+        self.passes, self.settled = 0, int(SETTLED * steps)
+        self.left = torch.zeros(count, dtype=torch.bool, device=device)
+        self.exact = torch.ones_like(self.left)
+        self.extra = torch.zeros(count, dtype=torch.int64, device=device)
+        self.noise = torch.zeros(count, device=device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Latents of images."""
-        self.repeated = 0
+        self.extra.zero_()
         while True:
             z = self._once(x)
             lost = ~(self.exact | as_matrix(z.detach()).isfinite().all(1))
             if not bool(lost.any()):
                 return z
-            self.exact = self.exact | lost
-            self.repeated += 1
+            self.exact, self.left = self.exact | lost, self.left | lost
+            self.extra += 1
 
     def _once(self, x: Tensor) -> Tensor:
         groups = [(~self.exact).nonzero().flatten(), self.exact.nonzero().flatten()]
@@ -78,15 +85,21 @@ class TwoPrecisions:
             leaves: (B,) which samples look as if they had arrived or fallen off the numbers: the exact f must tell.
             now: what they are attacked for.
         """
-        size = torch.linalg.vector_norm(error, dim=1)
-        if self.noise is None:
+        self.left = self.left | leaves
+        rows = (~self.left).nonzero().flatten()
+        if self.passes in (0, self.settled) and len(rows):
+            self.extra[rows] += 1
             with torch.no_grad():
-                self.noise = torch.linalg.vector_norm(now.error(as_matrix(self.rough(x))) - error, dim=1)
-            self.exact = torch.zeros_like(self.exact)
-        self.exact = self.exact | leaves | ~(size > MARGIN * self.noise)
+                rough = now.rows(rows).error(as_matrix(self.rough(x[rows])))
+            self.noise[rows] = torch.linalg.vector_norm(rough - error[rows], dim=1).to(self.noise)
+        if self.passes % EVERY == 0 or self.passes == self.settled:
+            margin = MARGIN if self.passes >= self.settled else 1.0
+            self.left = self.left | ~(torch.linalg.vector_norm(error, dim=1) > margin * self.noise)
+        self.passes += 1
+        self.exact = torch.ones_like(self.left) if self.passes == self.settled else self.left
 
     def keep(self, rows: Tensor) -> None:
         """Forget every sample but ``rows`` (indices into the present batch)."""
-        self.exact = self.exact[rows]
-        if self.noise is not None:
-            self.noise = self.noise[rows]
+        self.left, self.exact, self.extra, self.noise = (
+            values[rows] for values in (self.left, self.exact, self.extra, self.noise)
+        )
