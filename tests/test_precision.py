@@ -32,6 +32,7 @@ class _Twins(nn.Module):
         return z
 
     def rough_twin(self, x: Tensor) -> Tensor:
+        assert len(x)  # not every model takes an empty batch
         self.roughly += len(x)
         self.passed.append((len(x), 0))
         return self.wrong(x, self.net(x))
@@ -77,6 +78,13 @@ def test_only_the_exact_f_says_who_has_arrived() -> None:
     assert f.roughly == len(start)  # what it is wrong by is more than any error
     assert bool((found.mape <= 1e-3).all())
     assert int(found.gradient_evaluations.min()) > 3
+
+
+def test_who_is_there_already_asks_no_twin() -> None:
+    f = _Twins(noisy)
+    start, _ = problem(f)
+    attack(f, start, f.net(start).detach(), eps=8.0, steps=50, tolerance=1e-3, check=False)
+    assert f.roughly == 0
 
 
 def test_an_image_that_only_looks_as_if_it_had_arrived_does_not_count() -> None:

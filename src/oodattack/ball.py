@@ -106,8 +106,8 @@ def project(
     if norm == 2:
         cut = _places(x - inside)
         size, room = x.flatten()[cut] - center.flatten()[cut], move.flatten()[cut]
-        scale = torch.where(outside_ball, _l2_scale(size, room, cut // move.shape[1], length, eps), 1)
-        projected = torch.lerp(center, x, per_sample(scale, x))  # a scale of 1 gives back x itself
+        scale = _l2_scale(size, room, cut // move.shape[1], length, eps)
+        projected = torch.lerp(center, x, per_sample(scale, x))  # 1, for who is inside, gives back x itself
     else:
         delta = (x - center).flatten(1)
         size = delta.abs()
