@@ -116,6 +116,20 @@ def test_project_agrees_with_a_general_solver(norm: float) -> None:
         )
 
 
+@pytest.mark.parametrize(("pixels", "digits", "error"), [(7, 0, 0), (48, 0, 1e-6), (48, 1, 1e-6)])
+def test_a_corner_that_the_ball_just_reaches_is_not_thrown_back(pixels: int, digits: int, error: float) -> None:
+    """All pixels end at the box, and rounding is all that the sphere would leave free."""
+    rng = torch.Generator().manual_seed(0)
+    center, beyond = torch.rand(2, 300, pixels, generator=rng, dtype=torch.float64)
+    corner = torch.ones_like(center)
+    eps = torch.linalg.vector_norm(corner - center, dim=1)
+    for _ in range(digits):  # or does not quite reach
+        eps = eps.nextafter(torch.zeros_like(eps))
+    x, center = (torch.cat([points, points[:1]]) for points in (corner + 2 * beyond, center))
+    found = project(x, center, torch.cat([eps, eps[:1] / 2]), 2)  # and one that is far outside
+    torch.testing.assert_close(found[:-1], corner, rtol=0, atol=error)
+
+
 @pytest.mark.parametrize(("dtype", "relative", "absolute"), [(torch.float64, 1e-9, 1e-14), (torch.float32, 1e-5, 1e-6)])
 @pytest.mark.parametrize("norm", NORMS)
 def test_project_is_inside_and_stays(norm: float, dtype: torch.dtype, relative: float, absolute: float) -> None:

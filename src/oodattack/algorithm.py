@@ -247,7 +247,7 @@ class _Best:
     restart: Tensor
     history: Tensor
     calls: Tensor  # gradients asked for
-    looks: Tensor  # forward passes on the last image of a try
+    looks: Tensor  # forward passes alone: on the last image of a try, through the twin to measure it, on the grid
 
     @classmethod
     def of(cls, problem: Problem, start_mape: Tensor, steps: int) -> "_Best":
@@ -342,10 +342,12 @@ class _Tries:
             best.calls[rows] += 1
             arrived = self._record(best, rows, n, x, latent, error, now, None if both is None else both.exact)
             # A sample that has arrived leaves the batch, and so does one that has fallen off the numbers.
-            leaves = arrived | ~slope.flatten(1).sum(1, dtype=torch.float32).isfinite()
+            broken = ~slope.flatten(1).sum(1, dtype=torch.float32).isfinite()
+            leaves = arrived | broken
             if both is not None:
                 exact = both.exact
-                slope[leaves & ~arrived & ~exact] = 0  # the twin's fault: the next pass is exact
+                if bool((broken & ~exact).any()):  # the twin's fault: the next pass is exact
+                    slope = torch.where(per_sample(broken & ~exact, slope) > 0, 0, slope)
                 both.look(x, error, leaves, now)
                 best.looks[rows] += both.extra
                 leaves = leaves & exact

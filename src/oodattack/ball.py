@@ -106,8 +106,8 @@ def project(
     if norm == 2:
         cut = _places(x - inside)
         size, room = x.flatten()[cut] - center.flatten()[cut], move.flatten()[cut]
-        scale = _l2_scale(size, room, cut // move.shape[1], length, eps)
-        projected = torch.lerp(center, x, per_sample(scale, x))  # 1, for who is inside, gives back x itself
+        scale = torch.where(outside_ball, _l2_scale(size, room, cut // move.shape[1], length, eps), 1)
+        projected = torch.lerp(center, x, per_sample(scale, x))  # a scale of 1 gives back x itself
     else:
         delta = (x - center).flatten(1)
         size = delta.abs()
@@ -280,10 +280,12 @@ def _l2_scale(size: Tensor, room: Tensor, sample: Tensor, length: Tensor, eps: T
     budget = eps.to(size).square()
     always_free = length.square().index_add(0, sample, -room).clamp_min(0)
     at_box = torch.zeros_like(size, dtype=torch.bool)
+    scale = torch.zeros_like(budget)
     while True:
         spent = torch.zeros_like(budget).index_add_(0, sample, torch.where(at_box, room, 0))
         free = always_free.index_add(0, sample, torch.where(at_box, 0, size))
-        scale = ((budget - spent).clamp_min(0) / free.clamp_min(torch.finfo(free.dtype).tiny)).clamp_max(1)
+        share = (budget - spent).clamp_min(0) / free.clamp_min(torch.finfo(free.dtype).tiny)
+        scale = torch.maximum(scale, share.clamp_max(1))  # with all pixels at the box, rounding is all that is left
         hits = at_box | (scale[sample] * size > room)
         if bool((hits == at_box).all()):
             return scale.sqrt()

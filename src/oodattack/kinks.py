@@ -140,8 +140,9 @@ class SoftKinks(TorchFunctionMode):
         elif len(inverse) == len(self.rows):
             if known is None or shape != a.shape[1:]:
                 known = inverse.new_zeros(self.count, *inverse.shape[1:])  # the other parts of this pass fill the rest
-                self.measured[self.place] = known, a.shape[1:]
+            known = known.to(torch.promote_types(known.dtype, inverse.dtype))  # one part may be of 16 bits, one of 32
             known[self.rows] = inverse.to(known)
+            self.measured[self.place] = known, a.shape[1:]
         return inverse
 
 

@@ -19,9 +19,10 @@ Function = Callable[[Tensor], Tensor]
 class TwoPrecisions:
     """f, by its rough twin for samples far from their target.
 
-    The first pass is exact, as is one when the path has left the start's surroundings; each tells what the twin is
-    wrong by. Otherwise a sample goes through the twin until, looked at every few passes, its error comes near to that,
-    or until the twin fails it; it does not go back.
+    The first pass is exact, as is one after 5 % of the steps (in runs of 20 and more), when the path has left the
+    start's surroundings; each tells what the twin is wrong by. Until the second, the twin serves for any error that is
+    larger than that; then a sample goes through it until, looked at every few passes, its error comes near, or until
+    the twin fails it; it does not go back.
 
     Args:
         f: (B, 3, H, W) -> (B, K).
@@ -34,7 +35,8 @@ class TwoPrecisions:
     Attributes:
         left: (B,) which samples have left the twin.
         exact: (B,) for which samples the pass at hand, or the last, is exact.
-        extra: (B,) forward passes beyond one that the last pass, and what was looked at after it, took.
+        extra: (B,) forward passes beyond one that the last pass, and what was looked at after it, took. When the twin
+            is off the numbers for one sample, all of the batch are passed again.
 
     >>> both = TwoPrecisions(torch.nn.Flatten(), torch.nn.Flatten(), 1, torch.device("cpu"), 100)
     >>> both(torch.ones(1, 3, 1, 1)).tolist()
@@ -77,7 +79,7 @@ class TwoPrecisions:
         return torch.cat(parts)[torch.cat(groups).argsort()]
 
     def look(self, x: Tensor, error: Tensor, leaves: Tensor, now: Problem) -> None:
-        """Decide how each sample is passed next, after a pass.
+        """After a pass: measure what the twin is wrong by, if it is time, and decide how each sample is passed next.
 
         Args:
             x: (B, 3, H, W) the images that were passed.
@@ -93,7 +95,7 @@ class TwoPrecisions:
                 rough = now.rows(rows).error(as_matrix(self.rough(x[rows])))
             self.noise[rows] = torch.linalg.vector_norm(rough - error[rows], dim=1).to(self.noise)
         if self.passes % EVERY == 0 or self.passes == self.settled:
-            margin = MARGIN if self.passes >= self.settled else 1.0
+            margin = MARGIN if self.passes >= self.settled else 1.0  # a first look tells little
             self.left = self.left | ~(torch.linalg.vector_norm(error, dim=1) > margin * self.noise)
         self.passes += 1
         self.exact = torch.ones_like(self.left) if self.passes == self.settled else self.left
