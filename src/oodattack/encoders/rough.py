@@ -14,8 +14,8 @@ from oodattack.encoders.probe import probe
 from oodattack.encoders.timing import faster_in_16_bits, in_turn
 
 GAIN = 1.08  # times as fast it must be: what is near to 1 would be so by chance
-# Floating-point operations of an image. Samples leave a twin one by one, so that a batch falls into two: for networks
-# of less work torch's calls, which are then twice as many, cost more than the twin saves.
+# Floating-point operations of an image. Samples do not all leave a twin at once, so that a batch falls into two: for
+# networks of less work torch's calls, which are then twice as many, cost more than the twin saves.
 LEAST_WORK = 2e8
 SECONDS = 0.3  # of measuring, at least
 LIKENESS = 0.5  # the least cosine between the two's latents, and gradients
