@@ -26,8 +26,7 @@ from oodattack.cli.photographs import copy_photographs
 from oodattack.encoders import Encoder, load_encoder, prepare
 from oodattack.encoders.prepared import Prepared
 from oodattack.engines.memory import keep_freed_memory
-from oodattack.images.decode import decode
-from oodattack.images.shape import fit
+from oodattack.images import fit, open_images
 from oodattack.pixels import dequantize
 
 ENCODERS = (
@@ -172,8 +171,8 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
 def _photographs(count: int, size: tuple[int, int]) -> Tensor:
     """So many photographs that ship with packages, each again as its mirror image: (count, 3, *size)."""
     with tempfile.TemporaryDirectory() as folder:
-        files = sorted(copy_photographs(Path(folder))[0].iterdir())
-        images = torch.stack([dequantize(fit(decode(file), size)) for file in files])
+        source = open_images(copy_photographs(Path(folder))[0])
+        images = dequantize(torch.stack([fit(source.read(i), size) for i in range(len(source))]))
     images = torch.cat([images, images.flip(3)])
     return images[torch.arange(count) % len(images)]
 

@@ -325,7 +325,7 @@ class _Tries:
             draws = [generators[i] for i in rows.tolist()]
             if n >= SOFT * self.steps:
                 kinks = both = None
-            elif both is not None and n > 0 and bool(both.left.all()):
+            elif both is not None and bool(both.left.all()):
                 both = None
             if kinks is not None:
                 kinks.width = method.soften * half_cosine(n, self.steps)
@@ -346,8 +346,9 @@ class _Tries:
             leaves = arrived | broken
             if both is not None:
                 exact = both.exact
-                if bool((broken & ~exact).any()):  # the twin's fault: the next pass is exact
-                    slope = torch.where(per_sample(broken & ~exact, slope) > 0, 0, slope)
+                fault = broken & ~exact  # of the twin: the next pass is exact
+                if bool(fault.any()):
+                    slope = torch.where(fault[:, None, None, None], 0, slope)
                 both.look(x, error, leaves, now)
                 best.looks[rows] += both.extra
                 leaves = leaves & exact

@@ -34,7 +34,6 @@ class TwoPrecisions:
 
     Attributes:
         left: (B,) which samples have left the twin.
-        exact: (B,) for which samples the pass at hand, or the last, is exact.
         extra: (B,) forward passes beyond one that the last pass, and what was looked at after it, took. When the twin
             is off the numbers for one sample, all of the batch are passed again.
 
@@ -49,9 +48,18 @@ class TwoPrecisions:
         self.f, self.rough, self.kinks = f, rough, kinks
         self.passes, self.settled = 0, int(SETTLED * steps)
         self.left = torch.zeros(count, dtype=torch.bool, device=device)
-        self.exact = torch.ones_like(self.left)
         self.extra = torch.zeros(count, dtype=torch.int64, device=device)
         self.noise = torch.zeros(count, device=device)
+
+    @property
+    def measuring(self) -> bool:
+        """Whether the pass at hand tells what the twin is wrong by."""
+        return self.passes in (0, self.settled)
+
+    @property
+    def exact(self) -> Tensor:
+        """(B,) for which samples the pass at hand is exact, until `look` is done with it."""
+        return torch.ones_like(self.left) if self.measuring else self.left
 
     def __call__(self, x: Tensor) -> Tensor:
         """Latents of images."""
@@ -61,11 +69,12 @@ class TwoPrecisions:
             lost = ~(self.exact | as_matrix(z.detach()).isfinite().all(1))
             if not bool(lost.any()):
                 return z
-            self.exact, self.left = self.exact | lost, self.left | lost
+            self.left = self.left | lost
             self.extra += 1
 
     def _once(self, x: Tensor) -> Tensor:
-        groups = [(~self.exact).nonzero().flatten(), self.exact.nonzero().flatten()]
+        exact = self.exact
+        groups = [(~exact).nonzero().flatten(), exact.nonzero().flatten()]
         parts = []
         for f, rows in zip((self.rough, self.f), groups, strict=True):
             if len(rows) == 0:
@@ -89,19 +98,16 @@ class TwoPrecisions:
         """
         self.left = self.left | leaves
         rows = (~self.left).nonzero().flatten()
-        if self.passes in (0, self.settled) and len(rows):
+        if self.measuring and len(rows):
             self.extra[rows] += 1
             with torch.no_grad():
                 rough = now.rows(rows).error(as_matrix(self.rough(x[rows])))
             self.noise[rows] = torch.linalg.vector_norm(rough - error[rows], dim=1).to(self.noise)
-        if self.passes % EVERY == 0 or self.passes == self.settled:
+        if self.measuring or self.passes % EVERY == 0:
             margin = MARGIN if self.passes >= self.settled else 1.0  # a first look tells little
             self.left = self.left | ~(torch.linalg.vector_norm(error, dim=1) > margin * self.noise)
         self.passes += 1
-        self.exact = torch.ones_like(self.left) if self.passes == self.settled else self.left
 
     def keep(self, rows: Tensor) -> None:
         """Forget every sample but ``rows`` (indices into the present batch)."""
-        self.left, self.exact, self.extra, self.noise = (
-            values[rows] for values in (self.left, self.exact, self.extra, self.noise)
-        )
+        self.left, self.extra, self.noise = (values[rows] for values in (self.left, self.extra, self.noise))
