@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodattack.encoders.swap import swap
+
 
 def absorb_padding(model: nn.Module, images: Tensor) -> None:
     """Put a plain convolution in the place of each subclass that is one, but for padding that it does for itself.
@@ -40,16 +42,17 @@ def absorb_padding(model: nn.Module, images: Tensor) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            match seen.get(child):
-                case [(given, gives)]:  # called once, as a convolution is
-                    try:
-                        twin = plain(cast(nn.Conv2d, child), given, gives)
-                    except Exception:  # noqa: BLE001, S112 -- a subclass may differ in any way
-                        continue
-                    if twin is not None:
-                        setattr(parent, name, twin)
+
+    def absorbed(part: nn.Module) -> nn.Module | None:
+        match seen.get(part):
+            case [(given, gives)]:  # called once, as a convolution is
+                try:
+                    return plain(cast(nn.Conv2d, part), given, gives)
+                except Exception:  # noqa: BLE001 -- a subclass may differ in any way
+                    return None
+        return None
+
+    swap(model, absorbed)
 
 
 def plain(convolution: nn.Conv2d, given: torch.Size, gives: torch.Size) -> nn.Conv2d | None:

@@ -14,6 +14,7 @@ from oodattack.encoders.prepared import Prepared
 from oodattack.encoders.probe import probe
 from oodattack.encoders.rough import rough_twin
 from oodattack.encoders.stem import Stem, is_stem
+from oodattack.encoders.swap import swap
 from oodattack.encoders.timing import faster_in_16_bits
 
 LATENT_TOLERANCE = 1e-4  # of the largest latent
@@ -90,19 +91,15 @@ def _suit_cpu(encoder: Encoder) -> None:
         if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
             # Dilation means nothing to a 1x1 kernel, but only with it does torch call oneDNN on a single thread.
             module.dilation = (2, 2)
-        for name, child in module.named_children():
-            if is_stem(child):
-                setattr(module, name, Stem(child))
+    swap(encoder, lambda part: Stem(part) if is_stem(part) else None)
 
 
 def _halve(encoder: Encoder) -> None:
     """Let convolutions whose gradient is much work compute it in 16 bits."""
     for module in encoder.modules():
-        for name, child in module.named_children():
-            if gains(child):
-                setattr(module, name, HalfGradient(child))
-            elif isinstance(child, Stem) and child.weight.dtype == torch.float32:
-                child.block_weight = child.block_weight.bfloat16()
+        if isinstance(module, Stem) and module.weight.dtype == torch.float32:
+            module.block_weight = module.block_weight.bfloat16()
+    swap(encoder, lambda part: HalfGradient(part) if gains(part) else None)
 
 
 def _fold(encoder: Encoder, images: Tensor) -> None:
@@ -139,7 +136,4 @@ def _fold(encoder: Encoder, images: Tensor) -> None:
     for convolution, norm in pairs:
         folded[convolution] = fuse_conv_bn_eval(convolution, norm).requires_grad_(False)
         folded[norm] = nn.Identity()
-    for parent in encoder.modules():
-        for name, child in parent.named_children():
-            if child in folded:
-                setattr(parent, name, folded[child])
+    swap(encoder, folded.get)

@@ -11,6 +11,7 @@ from oodattack.encoders.depthwise import Depthwise, is_depthwise
 from oodattack.encoders.half_gradient import HalfGradient
 from oodattack.encoders.prepared import Prepared
 from oodattack.encoders.probe import probe
+from oodattack.encoders.swap import swap
 from oodattack.encoders.timing import faster_in_16_bits, in_turn
 
 GAIN = 1.08  # times as fast it must be: what is near to 1 would be so by chance
@@ -42,10 +43,7 @@ def rough_twin(prepared: Prepared, images: Tensor, *, measured: bool = True) -> 
             return None
         twin = copy.deepcopy(prepared.encoder)
         if images.device.type == "cpu":
-            for module in twin.modules():
-                for name, child in module.named_children():
-                    if is_depthwise(child):
-                        setattr(module, name, Depthwise(child))
+            swap(twin, lambda part: Depthwise(part) if is_depthwise(part) else None)
         rough = Prepared(twin, torch.bfloat16)
         for module in rough.modules():
             if isinstance(module, HalfGradient):
