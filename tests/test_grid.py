@@ -1,5 +1,6 @@
 """The search on the 8-bit grid: inside the ball, never worse, every evaluation counted, and worth them."""
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,10 @@ from oodattack.ball import distance, project
 from oodattack.encoders import load_encoder
 from oodattack.errors import InputError
 from oodattack.gradient import Autograd
-from oodattack.grid import BETWEEN, CHANGES, FLOOR, SPAN, Descent, descend
+from oodattack.grid import BETWEEN, CHANGES, COARSE, FINE, FLOOR, SPAN, Descent, descend
 from oodattack.pixels import LEVELS, dequantize, quantize, to_grid
 from oodattack.problem import Problem, make_problem
+from oodattack.whitening import decompose
 
 SHARED = Path(__file__).parents[2] / "shared"
 NORMS = [1.0, 2.0, math.inf]
@@ -490,7 +492,7 @@ def test_an_attack_ends_on_the_grid_and_measures_there(norm: float) -> None:
 
 @pytest.mark.parametrize(
     ("method", "steps", "expected"),
-    [("fast", 9, 4), ("fast", 1, 0), ("fast", 120, 50), ("paper", 9, 0), ("plain", 9, 0)],
+    [("fast", 9, 4), ("fast", 1, 0), ("fast", 120, 50), ("fast", 488, 61), ("paper", 9, 0), ("plain", 9, 0)],
 )
 def test_the_methods_own_number_of_grid_steps(method: str, steps: int, expected: int) -> None:
     """A target out of reach of an f that is all ups and downs, so that the search always sees a step to take."""
@@ -571,6 +573,42 @@ def test_what_is_not_seen_is_spared() -> None:
     slopes = (A.square().mean(0) / 7).view(1, 3, 32, 32).expand(3, -1, -1, -1)
     blind, informed = (run(f, problem, quantize(start), steps=20, slopes=s) for s in (None, slopes))
     assert (informed.loss < blind.loss / 1.5).all()
+
+
+@pytest.mark.parametrize(("latent", "kept"), [(300, 50), (1000, 100)])
+def test_a_long_search_goes_on_with_fewer_changes_and_more_that_is_remembered(
+    latent: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remembered: list[int] = []
+
+    def listen(gram: Tensor) -> tuple[Tensor, Tensor]:
+        remembered.append(len(gram[0]))
+        return decompose(gram)
+
+    monkeypatch.setattr("oodattack.grid.decompose", listen)
+    _, A = linear(3 * 32 * 32, latent)
+
+    def f(x: Tensor) -> Tensor:
+        return x.double().flatten(1) @ A.T
+
+    rng = torch.Generator().manual_seed(0)
+    start = images(2, 1, 256).view(2, 3, 32, 32)
+    image = start + (torch.rand(start.shape, generator=rng, dtype=torch.float64) - 0.5) / LEVELS
+    problem = make(f, start, f(image), torch.full((2,), math.inf, dtype=torch.float64))
+
+    def search(steps: int) -> tuple[Tensor, list[float]]:
+        recording = Recording(f)
+        found = run(recording, problem, quantize(start), steps=steps, image=image)
+        moves = [a.int() - b.int() for a, b in itertools.pairwise(recording.seen)]
+        return found.loss, [float(move.abs().flatten(1).sum(1).double().mean()) for move in moves]
+
+    short, short_moves = search(COARSE)
+    long, long_moves = search(2 * COARSE)
+    assert short_moves == long_moves[:COARSE]
+    assert max(short_moves) == CHANGES
+    assert max(long_moves[-10:]) == FINE
+    assert remembered[-1] == kept
+    assert (long < 0.9 * short).all()
 
 
 def test_an_attack_tells_the_search_its_slopes_and_what_it_rounded(monkeypatch: pytest.MonkeyPatch) -> None:

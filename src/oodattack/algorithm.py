@@ -87,7 +87,7 @@ def attack(
         pixels: 256 ends on the 8-bit grid, inside the ball, and measures there; None stays in floating point.
         grid_steps: with ``pixels=256``, gradient evaluations per try that search on the grid, after the N in floating
             point (`oodattack.grid.descend`); 0 rounds and is done. By default the method's own: `fast` takes half
-            of N, at most 50, the others none. SPSA rounds.
+            of N, at most 50 (beyond 400 steps an eighth), the others none. SPSA rounds.
         gradient: "autograd", "spsa", or a `Spsa` with its own settings.
         parts: lengths of the parts of the latent, when f concatenates several layers. Each part's squared error
             is divided by its length and its squared max|t|, so that none drowns the others.

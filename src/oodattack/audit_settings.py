@@ -27,7 +27,8 @@ class AuditSettings:
         attacks: which of "latent", "informed" and "direct"; the first is always made, for the others build on it.
         eps: radii of the ball, in pixels of [0, 1]; the verdict is that of the largest.
         norm: "l1", "l2" or "linf".
-        steps: gradient evaluations of an attack in floating point; half as many more, at most 50, go to the 8-bit grid.
+        steps: gradient evaluations of an attack in floating point; half as many more, at most 50 (beyond 400 steps an
+            eighth), go to the 8-bit grid.
         budget: smaller numbers of steps, for the curve of the latent attack against its budget.
         limit: so many x_in, evenly spaced over all.
         ood_limit: so many images of each natural set.

@@ -18,9 +18,10 @@ from oodattack.pixels import LEVELS, as_levels, ball_in_levels, dequantize
 from oodattack.problem import Problem
 from oodattack.whitening import decompose
 
-MEMORY = 50  # gradients kept
+MEMORY = 50  # gradients kept, of latents up to ten times as long; of longer ones, a tenth of their length
 CANDIDATES = 2048  # pixels that a proposal looks at
-CHANGES = 50  # levels changed between two evaluations
+CHANGES = 50  # levels changed between two evaluations, the first `COARSE` times; from then on fewer, down to `FINE`
+COARSE, FINE = 50, 10
 BETWEEN = 0.3  # least `_disturbance` that a change is taken to make
 FLOOR = 0.01  # of the mean squared slope of a sample's pixels: what the least sensitive are taken to have
 SPAN = 1e-2  # least share of the largest eigenvalue for which a combination of the remembered errors is used
@@ -84,12 +85,12 @@ def descend(
         calls=torch.zeros_like(rows),
         looks=torch.zeros_like(rows),
     )
-    memory = _Memory(min(steps, MEMORY))
+    memory = _Memory(min(steps, max(MEMORY, problem.target.shape[1] // 10)))
     squares = slopes.flatten(1)
     squares = squares + FLOOR * squares.mean(1, keepdim=True)
     squares = torch.where(squares > 0, squares, 1)
     exact = as_levels(image).flatten(1).to(squares)
-    for _ in range(steps):
+    for n in range(steps):
         draws = [generators[i] for i in rows.tolist()] if generators else []
         latent, pullback = gradient(f, dequantize(at, now.start.dtype), draws)
         found.calls[rows] += 1
@@ -97,7 +98,7 @@ def descend(
         arrived = _record(found, rows, at, latent, error, now, tolerance)
         slope = pullback(now.weight * error) / LEVELS
         memory.add(error.to(slope), slope)  # targets may be wider than images
-        proposal = _propose(memory, error.to(slope), at, exact, squares, now, norm)
+        proposal = _propose(memory, error.to(slope), at, exact, squares, now, norm, _changes(n))
         # An image for which nothing better is in sight would only be evaluated again; nor does NaN show anything.
         stay = (~arrived & (proposal != at).flatten(1).any(1)).nonzero().flatten()
         at = proposal
@@ -112,6 +113,15 @@ def descend(
     found.looks[rows] += 1
     _record(found, rows, at, latent, now.error(latent), now, tolerance)
     return found
+
+
+def _changes(n: int) -> int:
+    """How many levels to change after n evaluations: in the end, what many do unseen is more than they gain.
+
+    >>> [_changes(n) for n in (0, 50, 60, 75, 100)]
+    [50, 50, 28, 14, 10]
+    """
+    return max(FINE, int(CHANGES * min(1.0, COARSE / max(n, 1)) ** 3))
 
 
 class _Memory:
@@ -134,9 +144,16 @@ class _Memory:
 
 
 def _propose(
-    memory: _Memory, error: Tensor, levels: Tensor, exact: Tensor, squares: Tensor, now: Problem, norm: float
+    memory: _Memory,
+    error: Tensor,
+    levels: Tensor,
+    exact: Tensor,
+    squares: Tensor,
+    now: Problem,
+    norm: float,
+    changes: int,
 ) -> Tensor:
-    """Levels (B, 3, H, W) with up to `CHANGES` single steps that the remembered rows of J find best."""
+    """Levels (B, 3, H, W) with up to so many single changes that the remembered rows of J find best."""
     known = min(memory.count, memory.size)
     errors, slopes = memory.errors[:, :known], memory.slopes[:, :known]
     # For combinations of the remembered errors that are orthonormal.
@@ -157,7 +174,7 @@ def _propose(
     value, center = x.gather(1, index).to(x0), x0.gather(1, index)
     spent = torch.linalg.vector_norm(x - x0, norm, dim=1, keepdim=True)
     every = torch.arange(len(x), device=x.device)
-    for _ in range(CHANGES):
+    for _ in range(changes):
         pull = (left[:, None, :] @ effect)[:, 0]
         sign = pull.sign()
         new = value - sign

@@ -143,7 +143,7 @@ FAST = Method(
     whiten=True,
     soften=0.5,
     rough=True,
-    grid_steps=lambda steps: min(steps // 2, 50),
+    grid_steps=lambda steps: min(steps // 2, max(50, steps // 8)),
 )
 """Nesterov's Adam with a cosine schedule on the normalised gradient of whitened errors along the ball, through softened
 kinks, no step longer than Polyak's, from the start itself, the best image kept, and a search on the 8-bit grid."""

@@ -60,7 +60,10 @@ def attack(
     ] = None,
     grid_steps: Annotated[
         int | None,
-        typer.Option(help="more evaluations, to search on the 8-bit grid (default: fast half of --steps, at most 50)"),
+        typer.Option(
+            help="more evaluations, to search on the 8-bit grid"
+            " (default: fast half of --steps, at most 50, or an eighth of more than 400)"
+        ),
     ] = None,
     gradient: Annotated[Text, typer.Option(help="autograd | spsa (forward passes alone) (default: autograd)")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of noise and random starts (default: 0)")] = None,

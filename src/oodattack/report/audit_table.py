@@ -75,8 +75,8 @@ def audit_markdown(results: Row) -> str:
         f" training images. {results['sets']['in']} x_in, {results['distinct_starts']} starts:"
         f" {_cell(', '.join(settings['start']))}.",
         "",
-        f"{NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps (and half as many, at most 50, on the 8-bit"
-        f" grid), seed {settings['seed']}; oodattack {results['environment']['oodattack']}, torch"
+        f"{NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps (and on the 8-bit grid half as many, at"
+        f" most 50 or an eighth), seed {settings['seed']}; oodattack {results['environment']['oodattack']}, torch"
         f" {results['environment']['torch']}, {results['environment']['device']},"
         f" {results['environment']['threads']} threads.",
         "",
