@@ -121,7 +121,7 @@ def _changes(n: int) -> int:
     >>> [_changes(n) for n in (0, 50, 60, 75, 100)]
     [50, 50, 28, 14, 10]
     """
-    return max(FINE, int(CHANGES * min(1.0, COARSE / max(n, 1)) ** 3))
+    return max(FINE, int(CHANGES * (COARSE / max(n, COARSE)) ** 3))
 
 
 class _Memory:

@@ -75,10 +75,10 @@ def audit_markdown(results: Row) -> str:
         f" training images. {results['sets']['in']} x_in, {results['distinct_starts']} starts:"
         f" {_cell(', '.join(settings['start']))}.",
         "",
-        f"{NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps (and on the 8-bit grid half as many, at"
-        f" most 50 or an eighth), seed {settings['seed']}; oodattack {results['environment']['oodattack']}, torch"
-        f" {results['environment']['torch']}, {results['environment']['device']},"
-        f" {results['environment']['threads']} threads.",
+        f"{NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps (and half as many, at most 50, beyond 400"
+        f" steps an eighth, on the 8-bit grid), seed {settings['seed']}; oodattack"
+        f" {results['environment']['oodattack']}, torch {results['environment']['torch']},"
+        f" {results['environment']['device']}, {results['environment']['threads']} threads.",
         "",
         *_main_table(results, natural, largest),
         "",
