@@ -482,7 +482,11 @@ def test_default_step_sizes_are_finite_for_every_ball() -> None:
             assert alpha[0] == 0
             assert (alpha.diff() >= 0).all()
     assert PAPER.step_size(torch.tensor([10.0]), 150528, 2.0, 100).item() == pytest.approx(0.1)
-    torch.testing.assert_close(FAST.step_size(eps[:3], 48, 2.0, 400), FAST.step_size(eps[:3], 48, 2.0, 100) / 2)
+    longer, shorter = FAST.step_size(eps, 48, 2.0, 400), FAST.step_size(eps, 48, 2.0, 100)
+    torch.testing.assert_close(longer[3], shorter[3] / 4)  # the same way in all
+    assert longer[1] == shorter[1]  # a small ball holds steps of any length
+    torch.testing.assert_close(FAST.step_size(eps, 48, 2.0, 1600)[3], longer[3] / 2)
+    assert FAST.step_size(eps, 48, 2.0, 1)[3] == 0.3
 
 
 def test_near_seeds_and_tries_give_unrelated_streams() -> None:
@@ -585,13 +589,13 @@ def test_tries_are_judged_by_the_8_bit_image() -> None:
     """Whether one more try is due, and which is the best, is decided by the image that counts."""
     f, start, target = make_encoder(), make_images(4, 1), make_encoder()(make_images(4, 2))
     start = dequantize(quantize(start), torch.float64)
-    once = attack(f, start, target, eps=2.0, steps=60, pixels=256)
+    once = attack(f, start, target, eps=2.0, steps=60, pixels=256, grid_steps=0)
     i = int((once.mape - once.float_mape).argmax())
     between = float(once.mape[i] + once.float_mape[i]) / 2
     assert once.float_mape[i] < between < once.mape[i]
     start, target = start[[i]], target[[i]]
-    more = attack(f, start, target, eps=2.0, steps=60, pixels=256, restarts=3, tolerance=between)
-    first = attack(f, start, target, eps=2.0, steps=60, pixels=256, tolerance=between)
+    more = attack(f, start, target, eps=2.0, steps=60, pixels=256, grid_steps=0, restarts=3, tolerance=between)
+    first = attack(f, start, target, eps=2.0, steps=60, pixels=256, grid_steps=0, tolerance=between)
     assert first.float_mape <= between < first.mape  # the float image has arrived, its PNG has not
     assert more.gradient_evaluations > first.gradient_evaluations
     assert more.mape <= first.mape

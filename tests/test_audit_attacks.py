@@ -94,8 +94,19 @@ def test_a_direct_attack_stops_where_it_has_arrived() -> None:
     assert torch.equal(dequantize(kept.images), some.x_in[best : best + 1])
 
 
+class Bent(Linear):
+    """A score whose slope at the start is not that on the way."""
+
+    def reads(self, images: Tensor) -> Tensor:
+        return super().reads(images).sub(0.5).square()
+
+    def score(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.judge(self.reads(images))
+
+
 def test_the_better_of_two_tries_is_kept() -> None:
-    detector, some = Linear(), samples(8)
+    detector, some = Bent(), samples(8)
     way = find_way(detector, some.x_in[:2], detector.score(some.x_in))
     # One step from the start reaches little; the second try begins where a longer attack has ended.
     far = lower(way, detector, some, Ball(3.0, 2, 60), None)

@@ -25,11 +25,12 @@ from oodattack.pixels import check_grid, dequantize, to_grid
 from oodattack.precision import TwoPrecisions
 from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii, sample_seeds
 from oodattack.result import AttackResult
-from oodattack.steps import fineness, half_cosine, polyak_share
+from oodattack.steps import half_cosine, polyak_share
 from oodattack.whitening import Whitening
 
 SOFT = 0.6  # of the steps; from there on kinks are not softened, and f is exact
 TAIL = 0.2  # of the steps, at up to 100: in these the weights of errors fade away
+LEAST_TAIL = 4  # steps; of five or ten, a fifth is not enough
 FADING = 0.99  # of the squares of h, a step: those of about the last hundred count
 GRID = 2**20  # number of the stream that the search on the grid draws from; no attack has so many tries
 
@@ -191,16 +192,28 @@ def attack(
     )
 
 
+def _zone(steps: int) -> float:
+    """How wide the zone about a kink is in a run of so many steps, as a share of `Method.soften`.
+
+    Long steps switch more units, short ones fewer: with 400 steps, which are finer, less of it is wanted.
+
+    >>> _zone(100), _zone(200), _zone(400), _zone(800)
+    (1.0, 0.875, 0.625, 0.625)
+    """
+    return min(1.0, max(0.625, 1.125 - steps / 800))
+
+
 def _ending(n: int, steps: int) -> float:
     """How much of the error itself is in every push after n steps: nothing until the tail, all in its last quarter.
 
     A target out of reach is approached in the least squares of line 3 only if the end is as line 3 says; one within
-    reach is approached best while the weights count. A longer run has a shorter tail, as its steps are finer.
+    reach is approached best while the weights count. Beyond 100 steps, which are finer, the tail grows with
+    the root of their number alone; it never has fewer than four.
 
-    >>> [round(_ending(n, 100), 2) for n in (80, 85, 90, 95)], round(_ending(385, 400), 2)
-    ([0.0, 0.11, 0.44, 1.0], 0.69)
+    >>> [round(_ending(n, 100), 2) for n in (80, 85, 90, 95)], round(_ending(385, 400), 2), round(_ending(8, 10), 2)
+    ([0.0, 0.11, 0.44, 1.0], 0.69, 0.44)
     """
-    tail = TAIL * steps * fineness(steps)
+    tail = max(LEAST_TAIL, TAIL * min(steps, 10 * math.sqrt(steps)))
     return min(1.0, max(0.0, (n - steps + tail) / (0.75 * tail))) ** 2
 
 
@@ -310,7 +323,8 @@ class _Tries:
         rule = method.rule(self.step_size[rows], self.steps)
         # Of an estimated gradient's path, most is the estimate's noise.
         whitening = Whitening() if method.whiten and self.gradient.passes else None
-        kinks = SoftKinks(method.soften) if method.soften else None
+        zone = method.soften * _zone(self.steps)
+        kinks = SoftKinks(zone) if zone else None
         both = None
         twin = getattr(self.f, "rough_twin", None)
         if method.rough and self.gradient.passes and callable(twin):
@@ -328,7 +342,7 @@ class _Tries:
             elif both is not None and bool(both.left.all()):
                 both = None
             if kinks is not None:
-                kinks.width = method.soften * half_cosine(n, self.steps)
+                kinks.width = zone * half_cosine(n, self.steps)
             f = self.f if both is None else both
             with kinks or nullcontext():
                 latent, pullback = self.gradient(f, x, draws)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oodattack.ball import project, sample, steepest, tangent
 from oodattack.errors import InputError, did_you_mean
-from oodattack.steps import Adamax, CosineNadam, Plain, StepRule, fineness
+from oodattack.steps import Adamax, CosineNadam, Plain, StepRule
 
 
 def published_h(gradient: Tensor, x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:  # noqa: ARG001
@@ -41,9 +41,9 @@ class Method:
         whiten: whether errors are weighted by how little they have moved (`Whitening`); the weights fade away in the
             last fifth of the steps (beyond 100 steps, a shorter part), and where the ball holds an image whose target
             looks out of reach. Not with estimated gradients.
-        soften: width at the first step of the zone in which rectifiers' kinks are softened (`SoftKinks`); it shrinks
-            along a half cosine, and the last 40 % of the steps have the exact gradient (the largest layers all
-            steps). Not with estimated ones.
+        soften: width at the first step of the zone in which rectifiers' kinks are softened (`SoftKinks`), narrower
+            beyond 100 steps; it shrinks along a half cosine, and the last 40 % of the steps have the exact gradient
+            (the largest layers all steps). Not with estimated ones.
         rough: whether samples far from their target are passed through f's rough twin, if f has one, in the first 60 %
             of the steps (`TwoPrecisions`). Not with estimated gradients.
         grid_steps: steps N -> gradient evaluations that search on the 8-bit grid afterwards, by default none.
@@ -106,13 +106,13 @@ def _paper_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tenso
 
 
 def _fast_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:
-    """0.6 of what eps allows a pixel when all move alike, and no more than 0.03; beyond 100 steps less.
+    """What would take a pixel six times across its range, or farther in more than 400 steps; at most 0.3.
 
-    Adam moves every pixel by about alpha a step: alpha belongs to the size of the ball *per pixel*, which for
-    one eps shrinks with the image. Those who can take more steps can take finer ones.
+    In a small ball 2.4 times what eps allows a pixel when all move alike: Adam moves every pixel by about alpha a step,
+    and what is too far, the ball holds back. Nor is a step longer than Polyak's.
     """
     per_pixel = {1.0: eps / math.sqrt(pixels), 2.0: eps / math.sqrt(pixels), math.inf: eps}[norm]
-    return (0.6 * per_pixel).clamp_max(0.03) * fineness(steps)
+    return (2.4 * per_pixel).clamp_max(min(0.3, max(6 / steps, 0.3 / math.sqrt(steps))))
 
 
 def _plain_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:  # noqa: ARG001
@@ -141,7 +141,7 @@ FAST = Method(
     direction=_fast_h,
     polyak=True,
     whiten=True,
-    soften=0.5,
+    soften=0.8,
     rough=True,
     grid_steps=lambda steps: min(steps // 2, max(50, steps // 8)),
 )

@@ -63,15 +63,6 @@ def half_cosine(n: int, steps: int) -> float:
     return (1 + math.cos(math.pi * n / steps)) / 2
 
 
-def fineness(steps: int) -> float:
-    """How much shorter steps are in a run of so many: 1 up to 100, then falling with the root of their number.
-
-    >>> fineness(50), fineness(400)
-    (1.0, 0.5)
-    """
-    return min(1.0, math.sqrt(100 / steps))
-
-
 class CosineNadam:
     """Adam with Nesterov's momentum (Dozat 2016), whose step size falls to zero over ``steps`` steps.
 
