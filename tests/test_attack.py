@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from oodattack import AttackResult, Method, attack, dequantize, mape, quantize
 from oodattack.algorithm import _generator
@@ -16,6 +17,7 @@ from oodattack.ball import distance
 from oodattack.errors import InputError
 from oodattack.gradient import Spsa
 from oodattack.methods import FAST, PAPER, PLAIN, get_method
+from tests.factories import resnet20
 
 LATENT = 5
 
@@ -487,6 +489,24 @@ def test_default_step_sizes_are_finite_for_every_ball() -> None:
     assert longer[1] == shorter[1]  # a small ball holds steps of any length
     torch.testing.assert_close(FAST.step_size(eps, 48, 2.0, 1600)[3], longer[3] / 2)
     assert FAST.step_size(eps, 48, 2.0, 1)[3] == 0.3
+
+
+@pytest.mark.parametrize("steps", [5, 10])
+def test_short_runs_from_noise_get_farther_than_the_published_algorithm(steps: int) -> None:
+    """In a wide ball, where steps that suit a hundred of them would not leave the start's surroundings."""
+    rng = torch.Generator().manual_seed(3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        f = resnet20().eval()
+    f.linear = nn.Identity()
+    x_in, start = torch.rand(2, 8, 3, 32, 32, generator=rng)
+    with torch.no_grad():
+        target = f(F.avg_pool2d(x_in, 5, 1, 2))
+    fast, *others = (
+        attack(f, start, target, eps=10, steps=steps, method=method).mape.log().mean()
+        for method in ("fast", "paper", "plain")
+    )
+    assert fast < min(others) - 0.1
 
 
 def test_near_seeds_and_tries_give_unrelated_streams() -> None:

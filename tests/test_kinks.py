@@ -243,9 +243,10 @@ def test_checkpoints_are_refused_with_a_remedy() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_the_zone_shrinks_with_the_step_and_the_last_steps_are_exact() -> None:
+@pytest.mark.parametrize(("steps", "share"), [(25, 1), (240, 0.825)])
+def test_the_zone_shrinks_with_the_step_and_the_last_steps_are_exact(steps: int, share: float) -> None:
     """Steps too small to move anything, so that the unit stays where it is and its slope tells the width."""
-    steps, found = 25, []
+    found: list[float] = []
 
     def f(x: Tensor) -> Tensor:
         a = (x - 0.5).mean((2, 3)).mean(1, keepdim=True) * torch.tensor([0.2, 2.0])
@@ -256,7 +257,7 @@ def test_the_zone_shrinks_with_the_step_and_the_last_steps_are_exact() -> None:
     start = torch.full((1, 3, 2, 2), 0.55)  # a = 0.01 and 0.1; r is their root mean square
     attack(f, start, torch.ones(1, 1), eps=1.0, steps=steps, step_size=1e-9, check=False)
     r = math.sqrt((0.01**2 + 0.1**2) / 2)
-    widths = [FAST.soften * half_cosine(n, steps) if n < 0.6 * steps else 0 for n in range(steps)]
+    widths = [FAST.soften * share * half_cosine(n, steps) if n < 0.6 * steps else 0 for n in range(steps)]
     expected = [min(1, 0.5 + 0.01 / (2 * width * r)) if width else 1 for width in widths]
     assert len(found) == steps
     slopes_seen = torch.tensor(found) / found[-1]
