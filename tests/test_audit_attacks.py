@@ -100,10 +100,6 @@ class Bent(Linear):
     def reads(self, images: Tensor) -> Tensor:
         return super().reads(images).sub(0.5).square()
 
-    def score(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.judge(self.reads(images))
-
 
 def test_the_better_of_two_tries_is_kept() -> None:
     detector, some = Bent(), samples(8)

@@ -208,7 +208,7 @@ def _ending(n: int, steps: int) -> float:
 
     A target out of reach is approached in the least squares of line 3 only if the end is as line 3 says; one within
     reach is approached best while the weights count. Beyond 100 steps, which are finer, the tail grows with
-    the root of their number alone; it never has fewer than four.
+    the root of their number alone; it is never shorter than four steps.
 
     >>> [round(_ending(n, 100), 2) for n in (80, 85, 90, 95)], round(_ending(385, 400), 2), round(_ending(8, 10), 2)
     ([0.0, 0.11, 0.44, 1.0], 0.69, 0.44)

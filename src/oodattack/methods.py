@@ -39,8 +39,8 @@ class Method:
         keep_best: whether the best image of a try counts, or its last.
         polyak: whether a step is cut where the loss would reach zero (`polyak_share`); not with estimated gradients.
         whiten: whether errors are weighted by how little they have moved (`Whitening`); the weights fade away in the
-            last fifth of the steps (beyond 100 steps, a shorter part), and where the ball holds an image whose target
-            looks out of reach. Not with estimated gradients.
+            last fifth of the steps (beyond 100 steps, a shorter part; no fewer than four steps), and where the ball
+            holds an image whose target looks out of reach. Not with estimated gradients.
         soften: width at the first step of the zone in which rectifiers' kinks are softened (`SoftKinks`), narrower
             beyond 100 steps; it shrinks along a half cosine, and the last 40 % of the steps have the exact gradient
             (the largest layers all steps). Not with estimated ones.
@@ -106,10 +106,10 @@ def _paper_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tenso
 
 
 def _fast_step_size(eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:
-    """What would take a pixel six times across its range, or farther in more than 400 steps; at most 0.3.
+    """2.4 times what eps allows a pixel when all move alike, and no more than 6 / N (0.3 / sqrt(N) beyond 400 steps).
 
-    In a small ball 2.4 times what eps allows a pixel when all move alike: Adam moves every pixel by about alpha a step,
-    and what is too far, the ball holds back. Nor is a step longer than Polyak's.
+    Adam moves every pixel by about alpha a step: N of 6 / N would take it six times across its range, however few they
+    are, but none is longer than 0.3. What is too far, the ball holds back, and Polyak's cut.
     """
     per_pixel = {1.0: eps / math.sqrt(pixels), 2.0: eps / math.sqrt(pixels), math.inf: eps}[norm]
     return (2.4 * per_pixel).clamp_max(min(0.3, max(6 / steps, 0.3 / math.sqrt(steps))))
