@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks import ablation, families, precision, smallest_ball
 from benchmarks import compare as compare_program
-from benchmarks import families, precision, smallest_ball
 from benchmarks.attackers import Attacker, Counter, art_images, attackers
 from benchmarks.compare import compare, parse_budgets
 from benchmarks.inputs import Case, load_case
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from oodattack import attack
 from oodattack.ball import distance
 from oodattack.errors import InputError
+from oodattack.methods import FAST
 from oodattack.metrics import mape
 from oodattack.settings import AttackSettings
 
@@ -379,6 +380,39 @@ def test_the_precisions_become_lines(capsys: pytest.CaptureFixture[str]) -> None
     assert max(errors) < 2 * min(errors)
 
 
+def test_every_part_is_taken_out_alone() -> None:
+    fields = [
+        [name for name, value in vars(method).items() if value != getattr(FAST, name)]
+        for method in ablation.PARTS.values()
+    ]
+    assert fields[0] == []
+    assert all(len(changed) == 1 for changed in fields[1:])
+
+
+def test_what_the_parts_are_worth_becomes_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    ablation.main(TINY["encoder"], TINY["images"], "noise", "5", steps="30", limit=3, batch_size=2)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    lines = {row[1]: row for row in rows}
+    assert list(lines) == list(ablation.PARTS)
+    whole, rounded = lines["nothing"], lines["the search on the grid"]
+    assert whole[3] == whole[5] == "1 (1–1)"
+    assert rounded[2] == whole[2]  # the search comes after what is measured there
+    tiny = case()
+    result = attack(tiny.prepared, tiny.start, tiny.target, eps=5.0, steps=30, seed=tiny.seeds, pixels=256, check=False)
+    assert float(whole[2]) == pytest.approx(100 * float(result.float_mape.median()), rel=0.02)
+    assert float(whole[4]) == pytest.approx(100 * float(result.mape.median()), rel=0.02)
+    assert float(whole[6]) == pytest.approx(float(result.distance.median()), rel=0.02)
+    assert float(rounded[5].split()[0]) > 1.0
+
+
+def test_errors_are_compared_image_by_image() -> None:
+    errors, reference = torch.tensor([0.03, 0.2, 0.0]), torch.tensor([0.01, 0.1, 0.0])
+    logs = np.log([3.0, 2.0, 1.0])  # two zeros are alike
+    margin = 1.96 * logs.std(ddof=1) / math.sqrt(3)
+    middle, low, high = np.exp([logs.mean(), logs.mean() - margin, logs.mean() + margin])
+    assert ablation.times_as_far(errors, reference) == f"{middle:.3g} ({low:.3g}–{high:.3g})"
+
+
 def test_the_glow_learns_and_loads(tmp_path: Path) -> None:
     pytest.importorskip("normflows", reason="normflows is not installed: pip install 'oodattack[benchmark]'")
     from benchmarks.glow import train_glow
@@ -394,7 +428,7 @@ def test_the_glow_learns_and_loads(tmp_path: Path) -> None:
     assert glow.target.shape == (1, 1)
 
 
-@pytest.mark.parametrize("name", ["attackers", "compare", "inputs", "smallest_ball"])
+@pytest.mark.parametrize("name", ["ablation", "attackers", "compare", "inputs", "smallest_ball"])
 def test_the_examples_run(name: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(f"benchmarks.{name}"))
     assert (failed, tried > 0) == (0, True)

@@ -111,11 +111,22 @@ def test_no_direction_no_step(name: str) -> None:
 
 
 def test_a_step_is_cut_where_a_linear_loss_would_reach_zero() -> None:
-    """And only there: shorter steps, steps that do not descend, and weighted losses below zero stay as they are."""
+    """And only there: shorter steps, and weighted losses below zero, stay as they are."""
     rng = torch.Generator().manual_seed(0)
-    gradient = torch.randn(4, 3, 4, 4, generator=rng, dtype=torch.float64)
-    step = gradient * torch.tensor([1.0, 1e-3, -1.0, 1.0], dtype=torch.float64).view(4, 1, 1, 1)
-    loss = torch.tensor([2.0, 2.0, 2.0, -2.0], dtype=torch.float64)
+    gradient = torch.randn(3, 3, 4, 4, generator=rng, dtype=torch.float64)
+    step = gradient * torch.tensor([1.0, 1e-3, 1.0], dtype=torch.float64).view(3, 1, 1, 1)
+    loss = torch.tensor([2.0, 2.0, -2.0], dtype=torch.float64)
     share = polyak_share(step, loss, gradient)
     assert (gradient * step * per_sample(share, step))[0].sum().item() == pytest.approx(2.0)
-    assert share[1:].tolist() == [1, 1, 1]
+    assert share[1:].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("angle", [1.3, math.pi / 2, math.pi])
+def test_a_step_that_hardly_descends_is_not_much_longer_than_polyaks(angle: float) -> None:
+    """Two and a half times as long as the step along the gradient at whose end a linear loss is zero."""
+    gradient = torch.tensor([[4.0, 0.0]], dtype=torch.float64)
+    direction = torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+    loss = torch.tensor([2.0], dtype=torch.float64)
+    for length in (1.0, 1.5, 20.0):
+        cut = length * polyak_share(length * direction, loss, gradient)
+        assert cut.item() == pytest.approx(min(length, 2.5 * 2 / 4))

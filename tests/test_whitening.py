@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from oodattack.algorithm import attack
 from oodattack.methods import FAST
-from oodattack.whitening import DECAY, FLOOR, MEMORY, RENEWAL, Whitening
+from oodattack.whitening import DECAY, FALLING, FLOOR, MEMORY, RENEWAL, SLOW, Fall, Whitening
 
 
 def path(calls: int, batch: int = 3, latent: int = 7, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -202,3 +203,29 @@ def test_a_scalar_that_converges_does_not_stop_the_attack(ratio: float) -> None:
         if whitening.calls > 1:
             torch.testing.assert_close(found, error / math.sqrt(1 + 1 / FLOOR), rtol=1e-2, atol=1e-9)
         error = ratio * error
+
+
+def test_errors_that_fall_fast_are_not_weighted_and_those_that_have_been_slow_are() -> None:
+    fast, between, slow, late = (0.5,) * 6, (0.85,) * 6, (0.95,) * 6, (0.5, 0.5, 0.5, 1.0, 1.0, 0.5)
+    lengths = torch.tensor([fast, between, slow, late]).cumprod(1)
+    fall = Fall()
+    directions = torch.nn.functional.normalize(torch.randn(4, 7, generator=torch.Generator().manual_seed(0)), dim=1)
+    shares = [fall(directions)] + [fall(directions * length[:, None]) for length in lengths.T]
+    torch.testing.assert_close(shares[0], torch.ones(4))
+    middle = (SLOW - 0.85) / (SLOW - FALLING)
+    torch.testing.assert_close(shares[-1], torch.tensor([1.0, middle, 0.0, (SLOW - 0.875) / (SLOW - FALLING)]))
+    assert all((after <= before).all() for before, after in pairwise(shares))
+
+
+@pytest.mark.parametrize("leave_at", [1, 2, 5])
+def test_how_fast_kept_errors_fall_is_seen_as_if_alone(leave_at: int) -> None:
+    rates, rows = torch.tensor([0.83, 0.7, 0.87])[:, None], torch.tensor([2, 0])
+    errors = torch.stack([rates**n for n in range(8)])
+    together, alone = Fall(), Fall()
+    for n, error in enumerate(errors):
+        if n == leave_at:
+            together.keep(rows)
+        share = together(error if n < leave_at else error[rows])
+        expected = alone(error[rows])
+    torch.testing.assert_close(share, expected)
+    torch.testing.assert_close(share, torch.tensor([0.3, 0.7]))

@@ -26,7 +26,7 @@ from oodattack.precision import TwoPrecisions
 from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii, sample_seeds
 from oodattack.result import AttackResult
 from oodattack.steps import half_cosine, polyak_share
-from oodattack.whitening import Whitening
+from oodattack.whitening import Fall, Whitening
 
 SOFT = 0.6  # of the steps; from there on kinks are not softened, and f is exact
 TAIL = 0.2  # of the steps, at up to 100: in these the weights of errors fade away
@@ -323,6 +323,7 @@ class _Tries:
         rule = method.rule(self.step_size[rows], self.steps)
         # Of an estimated gradient's path, most is the estimate's noise.
         whitening = Whitening() if method.whiten and self.gradient.passes else None
+        fall = Fall() if whitening is not None else None
         zone = method.soften * _zone(self.steps)
         kinks = SoftKinks(zone) if zone else None
         both = None
@@ -350,6 +351,11 @@ class _Tries:
             push, ending = error, _ending(n, self.steps)
             if whitening is not None and ending < 1:
                 plain = _plain_share(error, x, now, self.norm, 1 - n / self.steps).clamp_min(ending)
+                if fall is not None:
+                    share = fall(error)
+                    plain = plain.maximum(share)
+                    if not bool(share.any()):  # nor will it be more
+                        fall = None
                 push = torch.lerp(whitening(error), error, plain[:, None])
             slope = pullback(2 * now.weight * push)  # J' for line 5; with a push other than the error, of <push, error>
             del pullback  # and all that the pass kept, before the next one
@@ -373,7 +379,7 @@ class _Tries:
                 rows, now, x, slope = rows[stay], now.rows(stay), x[stay], slope[stay]
                 error, push = error[stay], push[stay]
                 rule.keep(stay)
-                for memory in (whitening, kinks, both):
+                for memory in (whitening, fall, kinks, both):
                     if memory is not None:
                         memory.keep(stay)
             if len(rows) == 0:

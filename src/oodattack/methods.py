@@ -38,9 +38,9 @@ class Method:
         random_first: whether the first try starts from a random point too, or from the start itself.
         keep_best: whether the best image of a try counts, or its last.
         polyak: whether a step is cut where the loss would reach zero (`polyak_share`); not with estimated gradients.
-        whiten: whether errors are weighted by how little they have moved (`Whitening`); the weights fade away in the
-            last fifth of the steps (beyond 100 steps, a shorter part; no fewer than four steps), and where the ball
-            holds an image whose target looks out of reach. Not with estimated gradients.
+        whiten: whether errors that do not fall fast (`Fall`) are weighted by how little they have moved (`Whitening`);
+            the weights fade away in the last fifth of the steps (beyond 100 steps, a shorter part; no fewer than four
+            steps), and where the ball holds an image whose target looks out of reach. Not with estimated gradients.
         soften: width at the first step of the zone in which rectifiers' kinks are softened (`SoftKinks`), narrower
             beyond 100 steps; it shrinks along a half cosine, and the last 40 % of the steps have the exact gradient
             (the largest layers all steps). Not with estimated ones.

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from oodattack.ball import dot, per_sample
 
+LEAST_COSINE = 0.4  # between a step and the gradient; in networks of many layers it is seldom less
+
 
 class StepRule(Protocol):
     """What the attack asks of a step rule."""
@@ -130,7 +132,9 @@ def polyak_share(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
 
     The least loss is known, ‖f(x) - t‖^2 = 0 (Polyak 1987, Section 5.3): a step that is longer than
     ``loss / <gradient, step>`` times itself overshoots. Close to the target the step follows the loss down, and far
-    from it the rule's own schedule holds; the image stays much nearer to its start.
+    from it the rule's own schedule holds; the image stays much nearer to its start. A step that hardly descends, or
+    ascends, as momentum may past an optimum, has no such length; it is at most ``1 / LEAST_COSINE`` times as long as
+    Polyak's along the gradient, ``loss / ‖gradient‖``.
 
     Args:
         step: (B, ...) displacements to subtract.
@@ -144,5 +148,6 @@ def polyak_share(step: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
     >>> polyak_share(torch.tensor([[4.0], [0.5]]), torch.tensor([1.0, 1.0]), torch.tensor([[1.0], [1.0]]))
     tensor([0.2500, 1.0000])
     """
-    descent = dot(gradient, step)
+    lengths = [torch.linalg.vector_norm(vector.flatten(1), dim=1) for vector in (gradient, step)]
+    descent = dot(gradient, step).maximum(LEAST_COSINE * lengths[0] * lengths[1])
     return torch.where((descent > loss) & (loss > 0), loss / descent, 1.0)

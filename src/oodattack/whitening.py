@@ -3,6 +3,7 @@
 One backward pass gives J_f^T w for one weighting w of the latent's errors. With w = e, the error itself, it is steepest
 descent on ‖e‖^2, and a few directions of the latent that every pixel moves drown those that few pixels move: e is
 soon left in the slow ones. How fast a direction moves is known from the attack's own path, at no further evaluation.
+Where no direction is slow, as in networks of a few layers, e falls fast by itself, and is better left as it is.
 """
 
 import torch
@@ -12,6 +13,7 @@ MEMORY = 64  # differences in a covariance; the next would weigh 4 % of the firs
 DECAY = 0.95  # of a difference's weight in the covariance, a step
 RENEWAL = 0.5  # of the differences that a root was made of: after so many more it is made anew
 ROWS = MEMORY + int(RENEWAL * MEMORY)  # differences kept: those of a root, and those that have come since
+FALLING, SLOW = 0.8, 0.9  # what a step leaves of an error: up to the first it is not weighted, from the second on it is
 FLOOR = 0.025  # of the covariance's mean eigenvalue: what directions that never moved are taken to have moved
 
 
@@ -113,6 +115,43 @@ class Whitening:
             self.last, self.moves, self.inner = self.last[rows], self.moves[rows], self.inner[rows]
         if self.calls > 1:
             self.floor = self.floor[rows]
+
+
+class Fall:
+    """How much of each error is not to be weighted: all of it, as long as it falls fast, and never more than before.
+
+    What a step leaves of its length is averaged: half for the last step, half for those before.
+
+    >>> fall = Fall()
+    >>> errors = [[8.0]], [[4.0]], [[3.4]], [[3.26]], [[0.1]]  # half is left, 85 %, 96 %
+    >>> [round(fall(torch.tensor(error)).item(), 2) for error in errors]
+    [1.0, 1.0, 1.0, 0.83, 0.83]
+    """
+
+    length: Tensor
+    left: Tensor
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, error: Tensor) -> Tensor:
+        """Shares (B,), from 0 to 1, for the errors at the present images, (B, K)."""
+        self.calls += 1
+        length = torch.linalg.vector_norm(error, dim=1)
+        if self.calls == 1:
+            self.share = torch.ones_like(length)
+        else:
+            left = length / self.length.clamp_min(torch.finfo(length.dtype).tiny)
+            self.left = left if self.calls == 2 else (self.left + left) / 2
+            self.share = self.share.minimum((SLOW - self.left).div(SLOW - FALLING).clamp(0, 1))
+        self.length = length
+        return self.share
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget every sample but ``rows`` (indices into the present batch)."""
+        self.length, self.share = self.length[rows], self.share[rows]
+        if self.calls > 1:
+            self.left = self.left[rows]
 
 
 def _rows(rows: Tensor, matrices: Tensor) -> Tensor:
