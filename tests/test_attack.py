@@ -510,15 +510,15 @@ def test_short_runs_from_noise_get_farther_than_the_published_algorithm(steps: i
 
 
 @pytest.mark.parametrize("steps", [10, 20])
-@pytest.mark.parametrize("eps", [4.5, 8])
+@pytest.mark.parametrize("eps", [5, 8])
 def test_networks_of_few_layers_are_no_harder_than_for_the_published_algorithm(steps: int, eps: float) -> None:
-    """Nothing is slow there; what was weighted by what has moved came two to four times less close."""
+    """Nothing is slow there: weighted by how much they have moved, errors are left three to ten times as large."""
     rng = torch.Generator().manual_seed(3)
     x_in, start = torch.rand(2, 8, 3, 32, 32, generator=rng)
     f = tiny().eval()
     f.fc = nn.Identity()
     with torch.no_grad():
-        target = f(x_in)
+        target = f(F.avg_pool2d(x_in, 5, 1, 2))
     fast, *others = (
         attack(f, start, target, eps=eps, steps=steps, method=method).mape.log().mean()
         for method in ("fast", "paper", "plain")

@@ -387,6 +387,10 @@ def test_every_part_is_taken_out_alone() -> None:
     ]
     assert fields[0] == []
     assert all(len(changed) == 1 for changed in fields[1:])
+    for without, last in (("nothing", 0.0), ("the schedule", 0.05)):
+        rule = ablation.PARTS[without].rule(torch.tensor([0.1]), 100)
+        steps = [float(rule.step(torch.ones(1, 1))) for _ in range(100)]
+        assert steps[-1] == pytest.approx(last, abs=1e-3)
 
 
 def test_what_the_parts_are_worth_becomes_lines(capsys: pytest.CaptureFixture[str]) -> None:

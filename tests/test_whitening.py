@@ -219,13 +219,13 @@ def test_errors_that_fall_fast_are_not_weighted_and_those_that_have_been_slow_ar
 
 @pytest.mark.parametrize("leave_at", [1, 2, 5])
 def test_how_fast_kept_errors_fall_is_seen_as_if_alone(leave_at: int) -> None:
-    rates, rows = torch.tensor([0.83, 0.7, 0.87])[:, None], torch.tensor([2, 0])
-    errors = torch.stack([rates**n for n in range(8)])
+    early, late, rows = torch.tensor([0.5, 0.3, 0.6]), torch.tensor([0.95, 0.9, 0.97]), torch.tensor([2, 0])
+    errors = torch.stack([torch.ones(3), *5 * [early], *2 * [late]]).cumprod(0)[:, :, None]
     together, alone = Fall(), Fall()
     for n, error in enumerate(errors):
         if n == leave_at:
             together.keep(rows)
         share = together(error if n < leave_at else error[rows])
         expected = alone(error[rows])
+    assert bool(((expected > 0.1) & (expected < 0.9)).all())
     torch.testing.assert_close(share, expected)
-    torch.testing.assert_close(share, torch.tensor([0.3, 0.7]))

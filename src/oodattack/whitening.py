@@ -143,7 +143,7 @@ class Fall:
         else:
             left = length / self.length.clamp_min(torch.finfo(length.dtype).tiny)
             self.left = left if self.calls == 2 else (self.left + left) / 2
-            self.share = self.share.minimum((SLOW - self.left).div(SLOW - FALLING).clamp(0, 1))
+            self.share = self.share.minimum((SLOW - self.left).div(SLOW - FALLING).clamp_min(0))
         self.length = length
         return self.share
 
