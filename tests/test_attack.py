@@ -96,7 +96,7 @@ def test_a_sample_does_not_depend_on_its_batch(method: str, norm: float, gradien
             method=method,
             step_size=0.05,
             restarts=2,
-            tolerance=0.1 if spsa else 0.03,
+            tolerance=0.1 if spsa else {"fast": 0.01, "paper": 0.03}[method],
             seed=[100 + i for i in rows],
             gradient=gradient,
         )
@@ -701,7 +701,8 @@ def test_an_attack_sets_out_from_what_was_found_before(method: str, norm: float)
 
     again = attack(watched, start, target, eps=eps, norm=norm, steps=1, method=method, initial=first.image, check=False)
     assert torch.allclose(seen[1], first.image)  # after the start, whose latent is asked for
-    assert (again.mape <= first.mape + 1e-12).all() or method == "paper"
+    losses = [(result.latent - target).square().sum(1) for result in (first, again)]
+    assert (losses[1] <= losses[0] * (1 + 1e-6)).all() or method == "paper"
     assert (distance(again.image, start, norm) <= eps * (1 + 1e-9)).all()
     # What lies outside of the ball is brought into it first.
     seen.clear()
@@ -734,7 +735,7 @@ def test_grid_steps_without_a_grid_are_refused() -> None:
 
 
 def test_the_last_steps_push_on_the_error_itself() -> None:
-    """Whatever was pushed on before: what goes into the backward pass is seen by a hook on the latent."""
+    """And the first, as long as it falls fast. What goes into the backward pass is seen by a hook on the latent."""
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     alike: list[float] = []
 
@@ -748,7 +749,8 @@ def test_the_last_steps_push_on_the_error_itself() -> None:
         return z
 
     attack(watched, start, target, eps=math.inf, steps=40, check=False)
-    assert max(alike[5:30]) < 0.99
+    assert min(alike[:5]) > 1 - 1e-6
+    assert max(alike[8:30]) < 0.99
     assert all(a < 1 - 1e-6 for a in alike[32:37])
     assert alike[37] > 0.99  # the weights have all but faded
     assert min(alike[38:]) > 1 - 1e-6

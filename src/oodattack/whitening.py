@@ -149,7 +149,8 @@ class Fall:
 
     def keep(self, rows: Tensor) -> None:
         """Forget every sample but ``rows`` (indices into the present batch)."""
-        self.length, self.share = self.length[rows], self.share[rows]
+        if self.calls:
+            self.length, self.share = self.length[rows], self.share[rows]
         if self.calls > 1:
             self.left = self.left[rows]
 
