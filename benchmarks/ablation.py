@@ -16,6 +16,7 @@ from benchmarks.inputs import Case, latents, load_case, start_program
 from oodattack import attack
 from oodattack.ball import steepest
 from oodattack.engines.memory import keep_freed_memory
+from oodattack.errors import InputError
 from oodattack.methods import FAST, Method
 from oodattack.metrics import mape
 from oodattack.settings import AttackSettings
@@ -58,8 +59,7 @@ class Found:
 def measure(case: Case, method: Method, steps: int, batch_size: int) -> Found:
     """Attack all images of a case; the search on the grid comes on top of the steps."""
     parts = []
-    for first in range(0, len(case.start), batch_size):
-        rows = slice(first, first + batch_size)
+    for rows in case.batches(batch_size):
         result = attack(
             case.prepared,
             case.start[rows],
@@ -106,6 +106,8 @@ def main(
     budgets = parse_budgets(steps)
     given = {"encoder": encoder, "images": images, "start": start, "eps": eps, "norm": norm, "limit": limit}
     case = load_case(AttackSettings.of({**given, "seed": seed, "out": "unused"}))
+    if len(case.start) < 2:
+        raise InputError("expected at least 2 images, got 1: one has no interval")
     typer.echo("| budget | `fast` without | float, median | times as far (95 %) | PNG, median | the same | distance |")
     typer.echo("|---|---|---|---|---|---|---|")
     for budget in budgets:

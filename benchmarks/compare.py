@@ -42,8 +42,7 @@ def compare(
     """
     header = {**case.header, "batch_size": batch_size, "machine": machine()}
     results = Results(out / "results.json", header)
-    count = len(case.start)
-    batches = [slice(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+    batches = case.batches(batch_size)
     firsts = [rows.start for rows in batches]
     for attacker in methods:  # the first call of all is slow, for imports if nothing else
         measure(case, attacker, batches[0], 1, attacker.step_sizes[0], saved=True)

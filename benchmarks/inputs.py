@@ -49,6 +49,11 @@ class Case:
     seeds: tuple[int, ...]
     header: dict[str, Any]
 
+    def batches(self, size: int) -> list[slice]:
+        """The rows of batches of so many images, the last one what is left."""
+        count = len(self.start)
+        return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
 
 def load_case(settings: AttackSettings) -> Case:
     """Load what the settings name: encoder, images, start, eps, norm, seed, limit and device.

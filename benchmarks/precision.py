@@ -45,8 +45,7 @@ def main(
     passed, through_twin = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
     for f in functions.values():  # kernels, memory, imports
         attack(f, case.start[:batch_size], case.target[:batch_size], eps=eps, steps=3, check=False)
-    for first in range(0, len(case.start), batch_size):
-        rows = slice(first, first + batch_size)
+    for rows in case.batches(batch_size):
         for kind, f in functions.items():
             counter = Counter(f)
             begun = time.perf_counter()

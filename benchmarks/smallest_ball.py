@@ -47,11 +47,9 @@ def first_success(succeeds: Callable[[int], bool], low: int, high: int) -> int |
 def median_of_png(case: Case, label: str, steps: int, batch_size: int) -> float:
     """Median MAPE of the decoded PNG in per cent; of several steps, the best."""
     (attacker,) = (one for one in attackers(case) if one.label == label)
-    count = len(case.start)
-    batches = [slice(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
     medians = []
     for step_size in attacker.step_sizes:
-        runs = [measure(case, attacker, rows, steps, step_size, saved=True) for rows in batches]
+        runs = [measure(case, attacker, rows, steps, step_size, saved=True) for rows in case.batches(batch_size)]
         medians.append(float(100 * np.median([value for run in runs for value in run.mape])))
     return min(medians)
 

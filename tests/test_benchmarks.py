@@ -409,6 +409,11 @@ def test_what_the_parts_are_worth_becomes_lines(capsys: pytest.CaptureFixture[st
     assert float(rounded[5].split()[0]) > 1.0
 
 
+def test_one_image_has_no_interval() -> None:
+    with pytest.raises(InputError, match="expected at least 2 images, got 1"):
+        ablation.main(TINY["encoder"], TINY["images"], "noise", "5", limit=1)
+
+
 def test_errors_are_compared_image_by_image() -> None:
     errors, reference = torch.tensor([0.03, 0.2, 0.0]), torch.tensor([0.01, 0.1, 0.0])
     logs = np.log([3.0, 2.0, 1.0])  # two zeros are alike
