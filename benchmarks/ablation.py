@@ -31,7 +31,7 @@ PARTS: dict[str, Method] = {
     "softened kinks": replace(FAST, soften=0.0),
     "the cut at Polyak's length": replace(FAST, polyak=False),
     "momentum": replace(FAST, rule=lambda size, steps: CosineNadam(size, steps, betas=(0.0, 0.99))),
-    # Of the same length all in all: the mean of a half cosine is 1/2.
+    # Of the same length all in all, up to 100 steps: there the schedule is a half cosine, whose mean is 1/2.
     "the schedule": replace(FAST, rule=lambda size, _steps: CosineNadam(size / 2, ENDLESS)),
     "steps along the ball": replace(FAST, direction=lambda gradient, *_: steepest(gradient, 2)),
     "the start (a random point instead)": replace(FAST, random_first=True),
@@ -105,7 +105,8 @@ def main(
     keep_freed_memory()
     budgets = parse_budgets(steps)
     given = {"encoder": encoder, "images": images, "start": start, "eps": eps, "norm": norm, "limit": limit}
-    case = load_case(AttackSettings.of({**given, "seed": seed, "out": "unused"}))
+    given |= {"batch_size": batch_size, "seed": seed, "out": "unused"}
+    case = load_case(AttackSettings.of(given))
     if len(case.start) < 2:
         raise InputError("expected at least 2 images, got 1: one has no interval")
     typer.echo("| budget | `fast` without | float, median | times as far (95 %) | PNG, median | the same | distance |")

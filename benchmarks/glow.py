@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oodattack.images import open_images
+from oodattack.runs.files import write_whole
 
 SIDE = 32  # pixels
 LEVELS, BLOCKS, HIDDEN = 3, 4, 64
@@ -70,8 +71,7 @@ def train_glow(images: Path, weights: Path, *, steps: int = 400, batch_size: int
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             optimizer.step()
             losses.append(float(bits.detach()))
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), weights)
+    write_whole(weights, lambda partial: torch.save(model.state_dict(), partial))
     last = losses[-max(1, steps // 10) :]
     return sum(last) / len(last)
 

@@ -18,7 +18,7 @@ from oodattack.checks import check_health, evaluation_mode
 from oodattack.encoders import Encoder, load_encoder, prepare
 from oodattack.encoders.half_gradient import HalfGradient
 from oodattack.errors import InputError
-from oodattack.images import fit, open_images, open_starts
+from oodattack.images import evenly, fit, open_images, open_starts
 from oodattack.pixels import dequantize
 from oodattack.settings import NORMS, AttackSettings
 
@@ -73,12 +73,11 @@ def load_case(settings: AttackSettings) -> Case:
     images = open_images(settings.images)
     encoder = load_encoder(settings.encoder, device=settings.device)
     starts = open_starts(spec, size=encoder.input_size, seed=settings.seed)
-    count = min(settings.limit or len(images), len(images))
-    chosen = [i * len(images) // count for i in range(count)]  # evenly spaced, as in a run
+    chosen = evenly(len(images), settings.limit or len(images))
     names = [images.names[i] for i in chosen]
     device = encoder.mean.device
     x_in = dequantize(torch.stack([fit(images.read(i), encoder.input_size) for i in chosen])).to(device)
-    start = dequantize(torch.stack([starts.get(place)[1] for place in range(count)])).to(device)
+    start = dequantize(torch.stack([starts.get(place)[1] for place in range(len(chosen))])).to(device)
     check_health(encoder, start)
     target = latents(encoder, x_in)
     for i in (~target.any(1)).nonzero().flatten().tolist():
@@ -98,7 +97,7 @@ def load_case(settings: AttackSettings) -> Case:
         "seed": settings.seed,
         "precision": precision(prepared),
     }
-    seeds = tuple(settings.seed + place for place in range(count))
+    seeds = tuple(settings.seed + place for place in range(len(chosen)))
     return Case(encoder, prepared, x_in, start, target, NORMS[settings.norm], eps, seeds, header)
 
 

@@ -37,8 +37,9 @@ def main(
 ) -> None:
     """Compare three precisions of `fast`, without the 8-bit grid."""
     keep_freed_memory()
-    given = {"encoder": encoder, "images": images, "start": start, "eps": eps, "limit": limit, "seed": seed}
-    case = load_case(AttackSettings.of({**given, "out": "unused"}))
+    given = {"encoder": encoder, "images": images, "start": start, "eps": eps, "limit": limit}
+    given |= {"batch_size": batch_size, "seed": seed, "out": "unused"}
+    case = load_case(AttackSettings.of(given))
     functions = {kind: prepare(case.encoder, **asked) for kind, asked in KINDS.items()}
     seconds = dict.fromkeys(KINDS, 0.0)
     found: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
@@ -50,17 +51,18 @@ def main(
             counter = Counter(f)
             begun = time.perf_counter()
             result = attack(counter, case.start[rows], case.target[rows], eps=eps, steps=steps, check=False)
-            found[kind].append(mape(latents(case.encoder, result.image), case.target[rows]).cpu())
             seconds[kind] += time.perf_counter() - begun
+            found[kind].append(mape(latents(case.encoder, result.image), case.target[rows]).cpu())
             passed[kind] += counter.backwards
             through_twin[kind] += counter.roughly
     typer.echo("| precision | time | seconds an image | evaluations through the twin | MAPE, median | geometric mean |")
     typer.echo("|---|---|---|---|---|---|")
     for kind in KINDS:
         errors = 100 * torch.cat(found[kind])
+        median, mean = errors.quantile(0.5), errors.log().mean().exp()
         typer.echo(
             f"| {kind} | {seconds[kind] / seconds['32 bits']:.2f} | {seconds[kind] / len(errors):.2f} "
-            f"| {through_twin[kind] / passed[kind]:.0%} | {errors.median():.3g} | {errors.log().mean().exp():.3g} |"
+            f"| {through_twin[kind] / passed[kind]:.0%} | {median:.3g} | {mean:.3g} |"
         )
 
 

@@ -18,11 +18,6 @@ def resnet20() -> nn.Module:
     return CifarResNet(blocks=3)
 
 
-def resnet32() -> nn.Module:
-    """CIFAR-10 ResNet-32, with random weights."""
-    return CifarResNet(blocks=5)
-
-
 def small() -> nn.Module:
     """A ResNet-8 for images of 16x16; the same weights every time."""
     with torch.random.fork_rng(devices=[]):

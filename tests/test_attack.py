@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -431,6 +432,44 @@ def test_a_sample_that_falls_off_the_numbers_leaves_alone() -> None:
     assert result.mape[0] < result.start_mape[0]
     assert result.gradient_evaluations[0] < 30
     assert result.gradient_evaluations[1] == 30
+    assert result.notes == ("stopped where f has a gradient of NaN or infinity", "")
+
+
+def test_a_try_that_had_to_stop_is_told_of_if_it_counts() -> None:
+    """f has no gradient at the start itself, which only the first try sees."""
+    start = make_images(2, 1)
+
+    def f(x: Tensor) -> Tensor:
+        away = (x - start[:1]).square().sum((1, 2, 3)).sqrt()  # its slope is 0 / 0 at the first start
+        return torch.stack([x.mean((1, 2, 3)), 0 * away], dim=1)
+
+    target = torch.tensor([[0.6, 0.0], [0.6, 0.0]], dtype=torch.float64)
+    once = attack(f, start, target, eps=2.0, steps=20, check=False)
+    assert once.notes == ("stopped where f has a gradient of NaN or infinity", "")
+    assert once.gradient_evaluations.tolist() == [1, 20]
+    assert once.mape.isfinite().all()
+    again = attack(f, start, target, eps=2.0, steps=20, restarts=2, check=False)
+    assert again.notes == ("", "")
+    assert again.restart.tolist()[0] == 1
+    assert again.mape[0] < once.mape[0]
+
+
+@pytest.mark.parametrize("parts", [None, [1, 1]])
+@pytest.mark.parametrize("target", [1e-12, 1e-22, 1e-32])
+def test_a_target_next_to_zero_is_attacked(target: float, parts: list[int] | None) -> None:
+    """The squares of errors in units of such a target leave the range of float32."""
+
+    def f(x: Tensor) -> Tensor:
+        mean = x.mean((1, 2, 3))
+        return torch.stack([mean**3, mean], dim=1) if parts else mean**3
+
+    start = torch.full((1, 3, 4, 4), 0.5)
+    wanted = torch.tensor([[target, 0.01]]) if parts else torch.tensor([target])
+    result = attack(f, start, wanted, eps=math.inf, steps=60, parts=parts)
+    assert result.gradient_evaluations.item() > 1
+    assert result.latent.flatten()[0] < 1e-5  # of 0.125
+    if parts:
+        assert result.latent[0, 1] < 0.02
 
 
 def test_the_callback_hears_of_every_step_and_may_keep_what_it_hears() -> None:
@@ -443,6 +482,22 @@ def test_the_callback_hears_of_every_step_and_may_keep_what_it_hears() -> None:
     assert (so_far[0] > so_far[5]).all()
     last_try = so_far[-1][result.restart == 1]
     assert (last_try >= result.mape[result.restart == 1] - 1e-12).all()
+
+
+@pytest.mark.parametrize("method", ["fast", "paper"])
+def test_the_callback_knows_of_earlier_tries(method: str) -> None:
+    """Of one number the MAPE falls with the loss, so that what counts so far never gets worse."""
+    encoder = make_encoder()
+
+    def f(x: Tensor) -> Tensor:
+        return encoder(x)[:, 0]
+
+    start, target = make_images(4, 1), f(make_images(4, 2))
+    heard: list[Tensor] = []
+    once = attack(f, start, target, eps=0.4, steps=5, method=method)
+    attack(f, start, target, eps=0.4, steps=5, method=method, restarts=3, callback=lambda _, m: heard.append(m))
+    assert all((later <= sooner + 1e-12).all() for sooner, later in pairwise(heard))
+    assert (torch.stack(heard[5:]) <= once.mape + 1e-12).all()
 
 
 def test_a_method_of_ones_own_is_a_value() -> None:
@@ -585,6 +640,12 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"pixels": 255}, InputError, r"expected pixels=256 \(the 8-bit grid\) or None.*got 255"),
     ({"step_size": 0.0}, InputError, "expected a positive step_size, got 0.0"),
     ({"step_size": math.inf}, InputError, "expected a positive step_size, got inf"),
+    ({"step_size": torch.tensor([0.1, 0.1])}, InputError, r"expected a positive step_size, got tensor\("),
+    ({"tolerance": torch.tensor([0.1, 0.1])}, InputError, r"expected a tolerance >= 0 .*, got tensor\("),
+    ({"gradient": None}, TypeError, "expected gradient as 'autograd', 'spsa' or a Spsa, got None"),
+    ({"seed": 1.5}, TypeError, "expected seed as a whole number, or one per sample, got 1.5"),
+    ({"seed": None}, TypeError, "expected seed as a whole number, or one per sample, got None"),
+    ({"seed": ["a", "b"]}, TypeError, "expected seed as a whole number, or one per sample"),
     (
         {"method": "fasst"},
         InputError,
@@ -754,3 +815,33 @@ def test_the_last_steps_push_on_the_error_itself() -> None:
     assert all(a < 1 - 1e-6 for a in alike[32:37])
     assert alike[37] > 0.99  # the weights have all but faded
     assert min(alike[38:]) > 1 - 1e-6
+
+
+def test_numbers_may_come_from_numpy_and_torch() -> None:
+    f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
+    plain: dict[str, Any] = {"method": "paper", "steps": 3}
+    expected = attack(f, start, target, eps=[0.5, 1.0], seed=[3, 3], **plain)
+    for seed in (np.int64(3), np.array([3, 3]), torch.tensor(3), torch.tensor([3, 3])):
+        eps = torch.tensor([0.5, 1.0], requires_grad=True)
+        found = attack(f, start, target, eps=eps, seed=seed, **plain)  # type: ignore[arg-type]
+        assert_same(found, expected, [0, 1])
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_an_image_on_the_grid_is_no_worse_than_a_start_on_it(norm: float) -> None:
+    """A third of a level away: most pixels round back to it, and a few away from it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        f = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 64)).eval()
+        start = grid_images(16, 1)
+        with torch.no_grad():
+            target = f((start + 0.35 / 255 * torch.randn_like(start)).clamp(0, 1))
+    result = attack(f, start, target, eps=0.5, norm=norm, pixels=256, steps=50, grid_steps=0)
+    before, after = ((z - target).square().sum(1) for z in (result.start_latent, result.latent))
+    assert (after <= before * (1 + 1e-5)).all()
+    assert (after < before).any()
+
+
+def test_latents_of_another_shape_are_refused_though_f_is_not_asked() -> None:
+    with pytest.raises(InputError, match=r"expected f to give \(B, K\) or \(B,\), got \(2, 3, 16\); flatten"):
+        attack(lambda x: x.flatten(2), make_images(2, 1), torch.zeros(2, 3, 16), eps=1.0, check=False)

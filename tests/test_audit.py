@@ -1,6 +1,8 @@
 """The audit as a whole: it goes on where it stopped, grows, and loses nothing to one bad detector."""
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,12 @@ from torch import Tensor
 
 from oodattack.audit import AuditSettings, Stage, open_audit, run_audit
 from oodattack.detectors import Classifier, Loader
-from oodattack.errors import InputError
+from oodattack.encoders import load_encoder
+from oodattack.errors import InputError, WriteError
+from oodattack.images import decode, fit
+from oodattack.metrics import mape
+from oodattack.pixels import dequantize
+from oodattack.report.audit_figures import draw_audit
 from oodattack.report.audit_table import audit_markdown
 from tests.digits import write_digits, write_photographs
 from tests.factories import Norm
@@ -205,6 +212,126 @@ def test_one_bad_detector_costs_the_others_nothing(pictures: tuple[Path, Path, P
     page = audit_markdown(results)
     assert "its fit failed: RuntimeError: no covariance today" in page
     assert "nothing to read" in page
+
+
+class Endless(Norm):
+    """A detector that gives half of the images a score without end."""
+
+    def fit(self, loader: Loader) -> None:
+        with torch.no_grad():
+            self.middle = torch.cat([self.reads(images)[:, 0] for images, _ in loader]).quantile(0.5)
+
+    def judge(self, reads: Tensor) -> Tensor:
+        return reads.square().sum(1) + torch.where(reads[:, 0] > self.middle, torch.inf, 0.0)
+
+    def score(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.judge(self.reads(images))
+
+
+class Shared(Norm):
+    """A detector that names what it reads."""
+
+    reading = "mine"
+
+
+def test_infinite_scores_are_audited_and_drawn(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "audit"
+    audit = run_audit(settings(pictures, out, detectors=("none",), detector=("tests.test_audit:Endless",), limit=12))
+    inside = audit.read_scores()["Endless", "in"]
+    assert 1 < inside.isinf().sum() < len(inside)  # more than a twentieth, so that the threshold is infinite
+    results = audit.read_results()
+    assert results["failures"] == {}
+    (row,) = results["detectors"]
+    assert row["verdict"] != "unfinished"
+    assert row["strongest"]["threshold"] is None
+    assert {path.name for path in draw_audit(audit, out / "figures")} >= {"histograms.png", "roc.png"}
+    results["outside"]["latent-features-2-6"]["encoders"]["w"] = {"mape": None, "mape_before": None} | dict.fromkeys(
+        ("nearer_start", "flagged", "flagged_start"), 0.5
+    )
+    assert "| w | – | – | 50 % |" in audit_markdown(results)
+
+
+def test_what_is_read_by_ones_own_detector_goes_with_its_source(
+    pictures: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"detectors": ("none",), "detector": ("tests.test_audit:Shared",)}
+    results = run_audit(settings(pictures, tmp_path / "audit", **changes)).read_results()
+    (key,) = (key for key in results["attacks"] if key.startswith("informed"))
+    assert key.startswith("informed-mine-2-6-")  # and the digest of its source
+    assert key in results["detectors"][0]["attacked"]
+
+
+def test_a_full_disk_stops_an_audit(
+    pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be kept any more, so that to go on would be to throw work away."""
+    write_table = pq.write_table
+
+    def full(table: Any, where: Path, *rest: Any, **options: Any) -> None:
+        if "attacks" in Path(where).parts:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_table(table, where, *rest, **options)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(WriteError, match=r"cannot write .*latent-features-2-6.*No space left on device; what was"):
+        run_audit(settings(pictures, tmp_path / "audit", detectors=("KNN",)))
+    monkeypatch.undo()
+    assert run_audit(settings(pictures, tmp_path / "audit", detectors=("KNN",))).read_results()["failures"] == {}
+
+
+def test_damaged_training_images_are_told(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    train = tmp_path / "train"
+    shutil.copytree(pictures[0], train)
+    damaged = sorted(train.glob("*/*.png"))[3]
+    damaged.write_bytes(b"broken")
+    changes = {"train": str(train), "detectors": ("MaxLogit",), "attacks": ("latent",), "fit_limit": 10**6}
+    results = run_audit(settings(pictures, tmp_path / "audit", **changes)).read_results()
+    assert damaged.name in str(results["skipped"]["train"])
+    assert "## Could not be decoded" in audit_markdown(results)
+    assert damaged.name in audit_markdown(results).replace("\\", "")
+
+
+def test_a_witness_judges_by_its_own_latents(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """It is given the images at its own size; the attacked network, beside it, at that of the audit."""
+    witness = "python:tests.factories:tiny"
+    results = run_audit(
+        settings(pictures, tmp_path, detectors=("MaxLogit",), attacks=("latent",), witness=(witness,))
+    ).read_results()
+    judged = results["outside"]["latent-features-2-6"]["encoders"]
+    assert list(judged) == ["python:tests.factories:small", witness]
+    table = pq.read_table(tmp_path / "samples.parquet").to_pylist()
+    shards = sorted((tmp_path / "attacks" / "latent-features-2-6").glob("*.parquet"))
+    outs = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
+    encoder = load_encoder(witness, device="cpu").eval()
+
+    def latents(cells: list[dict[str, Any]]) -> Tensor:
+        images = [fit(decode(cell["bytes"]), encoder.input_size) for cell in cells]
+        with torch.no_grad():
+            found: Tensor = encoder(dequantize(torch.stack(images)))
+        return found
+
+    z_in, z_start = (latents([row[name] for row in table]) for name in ("x_in", "start"))
+    z_out = latents([row["image"] for row in outs])
+    assert encoder.input_size != (16, 16)
+    assert judged[witness]["mape"] == pytest.approx(float(mape(z_out, z_in).quantile(0.5)), rel=1e-4)
+    nearer = ((z_out - z_start).norm(dim=1) < (z_out - z_in).norm(dim=1)).double().mean()
+    assert judged[witness]["nearer_start"] == pytest.approx(float(nearer))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": ("3,3",)}, "expected each budget once, got 3, 3"),
+        ({"ood": ("a", "a")}, "expected each ood once, got a, a"),
+        ({"witness": ("embedded", "embedded")}, "expected each witness once"),
+    ],
+)
+def test_what_is_given_twice_is_refused(
+    pictures: tuple[Path, Path, Path], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        settings(pictures, Path("unused"), **changes)
 
 
 def test_names_from_outside_do_not_become_markup(whole: Path) -> None:

@@ -153,9 +153,6 @@ def test_differences_along_few_directions_never_point_uphill() -> None:
     differences = Differences(lambda images: images.flatten(1) @ lift, lambda z: z @ slope)
     pullback = differences(differences.reads, x, [torch.Generator().manual_seed(i) for i in range(2)])[1]
     found = pullback(torch.ones(2, 1, dtype=torch.float64)).flatten(1)
-    # The projection of a gradient on a random quarter of its space has a quarter of its square along it.
-    along = torch.linalg.lstsq(lift.T.contiguous(), torch.zeros(width, dtype=torch.float64)).solution
-    assert along.shape == (192,)
     gradient = lift @ slope
     assert (found @ gradient > 0).all()
 

@@ -251,6 +251,17 @@ def test_steepest_has_unit_length_per_sample(norm: float) -> None:
     assert torch.equal(steepest(torch.zeros(1, 3, 2, 2), norm), torch.zeros(1, 3, 2, 2))
 
 
+@pytest.mark.parametrize("norm", [1, 2])
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e22, 1e30])
+def test_steepest_of_gradients_whose_squares_leave_float32(norm: float, scale: float) -> None:
+    gradient = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = steepest(gradient, norm)
+    mixed = torch.stack([gradient[0] * scale, gradient[1], torch.zeros(3, 4, 4)])
+    found = steepest(mixed, norm)
+    torch.testing.assert_close(found[:2], expected[:2])
+    assert not found[2].any()
+
+
 def test_steepest_of_linf_is_the_sign() -> None:
     assert steepest(torch.tensor([[-3.0, 0.0, 1e-30]]), math.inf).tolist() == [[-1.0, 0.0, 1.0]]
 

@@ -134,6 +134,15 @@ def test_ours_are_given_the_case_and_the_step(pixels: int | None) -> None:
         torch.testing.assert_close(found, expected.image)
 
 
+def test_the_grid_of_ours_is_within_the_budget() -> None:
+    """No more evaluations in all than those of a method without a grid."""
+    tiny = case(eps=0.2)
+    (fast,) = (attacker for attacker in attackers(tiny) if attacker.name == "fast")
+    for steps in (9, 30, 100):
+        found = measure(tiny, fast, slice(0, 3), steps, None, saved=True)
+        assert 3 * (steps - steps // 3) < found.backwards <= 3 * steps
+
+
 def test_the_whole_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     compare_program.main(TINY["encoder"], "noise", out, TINY["images"], eps="2", steps="8,3", limit=3, batch_size=2)
@@ -407,6 +416,12 @@ def test_what_the_parts_are_worth_becomes_lines(capsys: pytest.CaptureFixture[st
     assert float(whole[4]) == pytest.approx(100 * float(result.mape.median()), rel=0.02)
     assert float(whole[6]) == pytest.approx(float(result.distance.median()), rel=0.02)
     assert float(rounded[5].split()[0]) > 1.0
+
+
+@pytest.mark.parametrize("program", [ablation, precision])
+def test_batches_of_nothing_are_refused(program: Any) -> None:
+    with pytest.raises(InputError, match="expected batch_size as a whole number of at least 1, got 0"):
+        program.main(TINY["encoder"], TINY["images"], "noise", "5", batch_size=0)
 
 
 def test_one_image_has_no_interval() -> None:

@@ -173,6 +173,8 @@ def test_a_model_of_fixed_batch_size_1_can_be_asked_about_one_image() -> None:
             TypeError,
             "got torch.uint8; convert with oodattack.pixels.dequantize",
         ),
+        (torch.zeros(1, 3, 2, 2).half(), InputError, r"in 32 or 64 bits, got torch.float16.* give start.float\(\)"),
+        (torch.zeros(1, 3, 2, 2).bfloat16(), InputError, "in 32 or 64 bits, got torch.bfloat16"),
         (torch.zeros(3, 2, 2), InputError, r"of shape \(B, 3, H, W\), got \(3, 2, 2\)"),
         (torch.zeros(1, 1, 2, 2), InputError, r"got \(1, 1, 2, 2\)"),
         (torch.zeros(0, 3, 2, 2), InputError, r"got \(0, 3, 2, 2\)"),
@@ -198,3 +200,19 @@ def test_pixels_are_checked(pixels: Any, error: type[Exception], message: str) -
 
 def test_both_ends_of_the_range_are_pixels() -> None:
     check_pixels(torch.tensor([0.0, 1.0]).expand(1, 3, 2, 2), "start")
+
+
+@pytest.mark.parametrize("error", [AssertionError("Wrong image height!"), KeyError("layer"), IndexError()])
+def test_whatever_f_raises_is_told_in_one_sentence(error: Exception) -> None:
+    def f(_x: Tensor) -> Tensor:
+        raise error
+
+    told = str(error) or "IndexError"
+    with pytest.raises(InputError, match=f"f fails on one or two images of shape .*: {told}; check the input size"):
+        check_health(f, images(2))
+
+
+def test_images_of_inference_mode_are_checked_too() -> None:
+    with torch.inference_mode():
+        x = images(2).clone()
+    check_health(mean, x)

@@ -143,7 +143,13 @@ def test_spsa_shows_f_only_pixels_of_its_range_and_counts_its_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("directions", "radius", "message"), [(0, 0.1, "1 SPSA direction, got 0"), (4, 0.0, "got 0.0")]
+    ("directions", "radius", "message"),
+    [
+        (0, 0.1, "1 SPSA direction, got 0"),
+        (2.5, 0.1, "1 SPSA direction, got 2.5"),
+        (4, 0.0, "got 0.0"),
+        (4, float("inf"), "got inf"),
+    ],
 )
 def test_spsa_settings_are_checked(directions: int, radius: float, message: str) -> None:
     with pytest.raises(InputError, match=message):

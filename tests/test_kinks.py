@@ -294,6 +294,16 @@ def test_a_retained_graph_gives_the_same_slopes_again() -> None:
     assert ((second > 0) & (second < 3)).any()
 
 
+def test_a_gradient_by_torch_func_is_exact() -> None:
+    net = seeded(lambda: nn.Linear(6, 20), nn.ReLU, lambda: nn.Linear(20, 5))
+    grad = torch.func.grad(lambda x: net(x).square().sum())
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    expected, exact = slopes(grad, x)
+    out, slope = slopes(grad, x, SoftKinks(WIDTH))
+    assert torch.equal(out, expected)
+    assert torch.equal(slope, exact)
+
+
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_a_gradient_that_f_takes_itself_is_exact(create_graph: bool) -> None:
     """Outputs stay as they are, also those of an f that contains a gradient (GradNorm, input perturbation)."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from oodattack.errors import InputError
 from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
 from oodattack.problem import part_lengths, part_mape
 
@@ -57,3 +58,9 @@ def test_part_mape_is_the_mape_of_each_part() -> None:
 def test_as_matrix_makes_a_column_of_a_vector() -> None:
     assert as_matrix(torch.zeros(3)).shape == (3, 1)
     assert as_matrix(torch.zeros(3, 2)).shape == (3, 2)
+
+
+@pytest.mark.parametrize("latents", [torch.zeros(2, 3, 4), torch.zeros(2, 0), torch.zeros(2, 3, dtype=torch.int64)])
+def test_mape_is_of_latents(latents: torch.Tensor) -> None:
+    with pytest.raises(InputError, match=r"expected latents \(B, K\) or \(B,\) of floating-point numbers, got"):
+        mape(latents, latents)

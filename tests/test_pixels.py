@@ -146,6 +146,11 @@ def test_quantize_rounds_to_the_nearest_level_and_comes_back() -> None:
     assert quantize(torch.tensor([0.49, 0.51, 99.51]) / 255).tolist() == [0, 1, 100]
 
 
+def test_levels_are_not_quantized_again() -> None:
+    with pytest.raises(TypeError, match=r"expected floating-point pixels in \[0, 1\], got torch.uint8"):
+        quantize(torch.tensor([0, 1, 255], dtype=torch.uint8))
+
+
 def test_what_is_decoded_is_what_a_png_holds() -> None:
     levels = quantize(torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0)))
     file = io.BytesIO()

@@ -384,3 +384,16 @@ def test_efficientnets_are_given_plain_convolutions(name: str) -> None:
 )
 def test_other_layers_are_no_stem(module: nn.Module) -> None:
     assert not is_stem(module)
+
+
+@pytest.mark.parametrize("layer", ["0", "input of 1", "0+2"])
+def test_what_is_read_between_a_convolution_and_its_norm_stays(layer: str) -> None:
+    net = trained_looking(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    )
+    encoder = Encoder(net, name="net", input_size=(16, 16), layer=layer)
+    prepared = prepare(encoder)
+    assert isinstance(prepared, Prepared)
+    assert norms(prepared) == (2 if "2" in layer else 1)
+    x = torch.rand(4, 3, 16, 16)
+    torch.testing.assert_close(prepared(x), encoder(x), rtol=1e-3, atol=1e-4)

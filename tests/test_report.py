@@ -65,6 +65,28 @@ def test_the_histogram_counts_every_image(run: Run) -> None:
         assert axes.get_xscale() == "log"
 
 
+def test_an_error_of_zero_is_counted_too(tmp_path: Path) -> None:
+    """It has no place on an axis of decades: the first bar has it."""
+    exact = run_attack(
+        AttackSettings(
+            encoder="python:torch.nn:Flatten,size=4,layer=output",
+            images="torchvision:FakeData",
+            limit=3,
+            start=("noise",),
+            eps=(1.85, float("inf")),
+            steps=100,
+            device="cpu",
+            out=tmp_path / "run",
+        )
+    )
+    found = np.array(exact.read(["mape"])["mape"].to_pylist())
+    assert (found == 0).any()
+    assert 0 < found.max() < 0.05  # and ten times as much before
+    for axes in histogram(exact).axes:
+        assert axes.get_xscale() == "log"
+        assert sum(patch.get_height() for patch in axes.patches) == 2 * 3  # type: ignore[attr-defined]
+
+
 def test_convergence_is_the_median_of_the_histories(run: Run) -> None:
     (axes,) = convergence(run).axes  # type: ignore[union-attr]
     rows = run.read(["start_name", "eps", "history"]).to_pylist()

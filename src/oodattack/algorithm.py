@@ -21,9 +21,18 @@ from oodattack.grid import descend
 from oodattack.kinks import SoftKinks
 from oodattack.methods import Method, get_method
 from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
-from oodattack.pixels import check_grid, dequantize, to_grid
+from oodattack.pixels import check_grid, dequantize, quantize, to_grid
 from oodattack.precision import TwoPrecisions
-from oodattack.problem import Problem, check_count, make_problem, part_lengths, part_mape, radii, sample_seeds
+from oodattack.problem import (
+    Problem,
+    check_count,
+    is_number,
+    make_problem,
+    part_lengths,
+    part_mape,
+    radii,
+    sample_seeds,
+)
 from oodattack.result import AttackResult
 from oodattack.steps import half_cosine, polyak_share
 from oodattack.whitening import Fall, Whitening
@@ -36,7 +45,7 @@ GRID = 2**20  # number of the stream that the search on the grid draws from; no 
 
 Callback = Callable[[int, Tensor], None]
 """Called after every step with the steps done in this try, and the MAPE (B,) of each sample's image that counts so
-far: the best that was looked at, for `paper` that of an earlier try or the start."""
+far: the best that was looked at in any try; of a try of `paper` the last image counts, when it is over."""
 
 
 def attack(
@@ -64,14 +73,15 @@ def attack(
     """Find, for every sample, an image near its start whose latent is its target (Algorithm 1).
 
     Every sample is its own problem: its result does not depend on which others share the batch, nor on their
-    order, beyond float rounding (but where f cuts its batches into parts and samples leave: see `SoftKinks`).
+    order, beyond float rounding (but where f cuts its batches into parts and samples leave, or keeps them on another
+    axis than the first inside: see `SoftKinks`).
 
     Args:
         f: encoder, (B, 3, H, W) in [0, 1] -> (B, K) or (B,), differentiable unless ``gradient="spsa"``. A module
             is run in eval mode with frozen parameters, and its flags are restored. If it has an attribute
             ``rough_twin``, another callable that gives about the same and is faster, `fast` passes samples through that
             while they are far from their target (`TwoPrecisions`); every figure but ``history`` is by f itself.
-        start: (B, 3, H, W) initial OOD images x'_out, pixels in [0, 1].
+        start: (B, 3, H, W) initial OOD images x'_out, pixels in [0, 1], in 32 or 64 bits.
         target: (B, K) or (B,) latents z_in to reach, the shape that f gives.
         eps: radius of the ball in the given norm, pixel units of [0, 1]; one for all or one per sample.
             Infinity leaves the pixel box alone, 0 returns the start.
@@ -123,11 +133,11 @@ def attack(
         check_count("grid_steps", grid_steps, least=0)
         if pixels is None:
             raise InputError("expected grid_steps with pixels=256, got pixels=None: floating point has no grid")
-    if not tolerance >= 0:
+    if not (is_number(tolerance) and tolerance >= 0):
         raise InputError(f"expected a tolerance >= 0 (a MAPE: 0.001 is 0.1 %), got {tolerance!r}")
     if pixels not in (None, 256):
         raise InputError(f"expected pixels=256 (the 8-bit grid) or None (floating point), got {pixels!r}")
-    if step_size is not None and not 0 < step_size < math.inf:
+    if step_size is not None and not (is_number(step_size) and 0 < step_size < math.inf):
         raise InputError(f"expected a positive step_size, got {step_size!r}")
     # A clone, for autograd refuses tensors that were made in inference mode. Contiguous, as the loop's arithmetic on
     # flat images would copy others in each step (those that were permuted from (H, W, 3) are not).
@@ -163,7 +173,7 @@ def attack(
             if len(rows) == 0:
                 break
             found = _Best.of(problem, start_mape, steps)
-            tries.algorithm_1(found, rows, attempt)
+            tries.algorithm_1(found, best, rows, attempt)
             if pixels is not None:
                 tries.to_grid(found, rows)
             best.take(found, rows)
@@ -188,7 +198,7 @@ def attack(
         start_latent=start_latent,
         start_mape=start_mape,
         start_distance=torch.zeros_like(eps),
-        notes=tuple(map(_note, problem.target.any(1).tolist(), flat.isfinite().all(1).tolist())),
+        notes=tuple(map(_note, problem.target.any(1).tolist(), flat.isfinite().all(1).tolist(), best.broken.tolist())),
     )
 
 
@@ -239,11 +249,13 @@ def _plain_share(error: Tensor, x: Tensor, now: Problem, norm: float, left: floa
     return behind * held(x, now.start, now.eps, norm).to(behind)
 
 
-def _note(target_is_defined: bool, latent_is_finite: bool) -> str:
-    """Why a MAPE is undefined, or nothing."""
+def _note(target_is_defined: bool, latent_is_finite: bool, gradient_is_broken: bool) -> str:
+    """Why a MAPE is undefined, or where the attack had to stop, or nothing."""
     if not latent_is_finite:
         return "f(x_out) is NaN or infinite"
-    return "" if target_is_defined else UNDEFINED_MAPE
+    if not target_is_defined:
+        return UNDEFINED_MAPE
+    return "stopped where f has a gradient of NaN or infinity" if gradient_is_broken else ""
 
 
 @dataclass
@@ -257,6 +269,7 @@ class _Best:
     saved: Tensor  # the same on the 8-bit grid, where that is asked for
     slopes: Tensor  # fading sum of the squares of h on the way to it, where the grid is searched
     arrived: Tensor  # whether it is within the tolerance
+    broken: Tensor  # whether the try ended at a gradient that is no number
     restart: Tensor
     history: Tensor
     calls: Tensor  # gradients asked for
@@ -274,6 +287,7 @@ class _Best:
             saved=problem.start.clone(),
             slopes=torch.zeros_like(problem.start),
             arrived=torch.zeros_like(start_mape, dtype=torch.bool),
+            broken=torch.zeros_like(start_mape, dtype=torch.bool),
             restart=zeros,
             history=start_mape.new_full((len(zeros), steps + 1), math.nan),
             calls=zeros.clone(),
@@ -290,11 +304,14 @@ class _Best:
         """Take over what another try found for ``rows``, where it is better, and add up the work."""
         self.calls += found.calls
         self.looks += found.looks
+        first = rows[self.loss[rows].isinf()]
+        self.broken[first] = found.broken[first]
         rows = rows[(found.loss[rows] < self.loss[rows]) | found.arrived[rows]]
         self.put(rows, found.image[rows])
         self.loss[rows], self.mape[rows] = found.loss[rows], found.mape[rows]
         self.restart[rows], self.history[rows] = found.restart[rows], found.history[rows]
         self.saved[rows], self.arrived[rows] = found.saved[rows], found.arrived[rows]
+        self.broken[rows] = found.broken[rows]
 
 
 @dataclass(frozen=True)
@@ -314,8 +331,8 @@ class _Tries:
     initial: Tensor | None
     callback: Callback | None
 
-    def algorithm_1(self, best: _Best, rows: Tensor, attempt: int) -> None:
-        """One try for the samples ``rows``; what it finds goes to ``best``."""
+    def algorithm_1(self, best: _Best, earlier: _Best, rows: Tensor, attempt: int) -> None:
+        """One try for the samples ``rows``; what it finds goes to ``best``; ``earlier``: what earlier tries found."""
         method = self.method
         best.restart[rows] = attempt
         now = self.problem.rows(rows)
@@ -374,6 +391,7 @@ class _Tries:
                 leaves = leaves & exact
             stay = (~leaves).nonzero().flatten()
             if len(stay) < len(rows):
+                best.broken[rows] = leaves & ~arrived
                 if slopes is not None:
                     best.slopes[rows], slopes = slopes, slopes[stay]
                 rows, now, x, slope = rows[stay], now.rows(stay), x[stay], slope[stay]
@@ -395,7 +413,7 @@ class _Tries:
                 x = x - step
             x = method.clip(x, now.start, now.eps, self.norm)  # line 5
             if self.callback is not None:
-                self.callback(n + 1, best.mape.clone())
+                self.callback(n + 1, torch.where(best.loss < earlier.loss, best.mape, earlier.mape))
         if slopes is not None:
             best.slopes[rows] = slopes
         if len(rows):  # line 6: the last image has not been looked at yet
@@ -417,8 +435,13 @@ class _Tries:
         found = descend(self.f, now, levels, image, slopes, self.norm, steps, self.tolerance, self.gradient, generators)
         best.calls[rows] += found.calls
         best.looks[rows] += found.looks
-        best.saved[rows] = dequantize(found.levels, now.start.dtype)
-        best.loss[rows], best.arrived[rows] = found.loss, found.arrived
+        saved, loss = dequantize(found.levels, now.start.dtype), found.loss
+        if self.method.keep_best:  # nor is it worse than a start that is on the grid itself
+            on_grid = (dequantize(quantize(now.start), now.start.dtype) == now.start).flatten(1).all(1)
+            worse = on_grid & (now.start_error.square() < loss)
+            saved = torch.where(worse[:, None, None, None], now.start, saved)
+            loss = torch.where(worse, now.start_error.square().to(loss), loss)
+        best.saved[rows], best.loss[rows], best.arrived[rows] = saved, loss, found.arrived
 
     def _record(
         self,

@@ -78,6 +78,9 @@ class AuditSettings:
         check_seed(self.seed)
         for name in ("start", "detectors", "attacks"):
             some_once(name, getattr(self, name))
+        for name in ("ood", "budget", "witness"):
+            if getattr(self, name):
+                some_once(name, getattr(self, name))
         for name in self.attacks:
             one_of("attacks", name, ATTACKS)
         for name in ("steps", "batch_size", "ood_limit", "fit_limit"):

@@ -178,8 +178,12 @@ def steepest(gradient: Tensor, norm: float) -> Tensor:
     """
     if norm == math.inf:
         return gradient.sign()
-    length = per_sample(torch.linalg.vector_norm(gradient.flatten(1), dim=1), gradient)
-    return gradient / torch.where(length > 0, length, 1)
+    length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    if not bool(((length > 0) & length.isfinite()).all()):  # zero, or its squares have left the range of the numbers
+        largest = per_sample(gradient.flatten(1).abs().amax(1), gradient)
+        gradient = gradient / torch.where(largest > 0, largest, 1)
+        length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return gradient / per_sample(torch.where(length > 0, length, 1), gradient)
 
 
 def held(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:

@@ -49,7 +49,7 @@ def check_pixels(images: Tensor, name: str) -> None:
 
     Raises:
         TypeError: not a tensor of floating-point numbers.
-        InputError: another shape, or pixels that are not finite or outside [0, 1].
+        InputError: another shape, 16 bits, or pixels that are not finite or outside [0, 1].
 
     >>> check_pixels(torch.rand(2, 3, 8, 8), "start")
     >>> check_pixels(torch.full((2, 3, 8, 8), 255.0), "start")  # doctest: +ELLIPSIS
@@ -63,6 +63,11 @@ def check_pixels(images: Tensor, name: str) -> None:
         raise TypeError(
             f"expected {name} as floating-point pixels in [0, 1], got {images.dtype};"
             " convert with oodattack.pixels.dequantize"
+        )
+    if torch.finfo(images.dtype).bits < 32:
+        raise InputError(
+            f"expected {name} in 32 or 64 bits, got {images.dtype}, in which short steps are lost; give {name}.float(),"
+            " and bring images to 16 bits inside f: lambda x: f(x.half())"
         )
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise InputError(f"expected {name} of shape (B, 3, H, W), got {tuple(images.shape)}")
@@ -93,17 +98,16 @@ def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool
         ...
     oodattack.errors.InputError: f is random: the same image gave two different latents; ...
     """
-    x = start[:1].detach()
+    x = start[:1].detach().clone()  # a clone, for autograd refuses tensors that were made in inference mode
     with evaluation_mode(f), torch.no_grad():
         try:
             once, again = f(x), f(x)
             # The neighbour differs from x in every pixel.
             pair = _beside_another(f, x, once, needed=len(start) > 1)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        except Exception as error:
             raise InputError(
-                f"f fails on one or two images of shape {tuple(x.shape[1:])}, {x.dtype}, on {x.device}: {reason};"
-                " check the input size, the batch size, the dtype and the device of the model"
+                f"f fails on one or two images of shape {tuple(x.shape[1:])}, {x.dtype}, on {x.device}:"
+                f" {_first_line(error)}; check the input size, the batch size, the dtype and the device of the model"
             ) from error
         if not isinstance(once, Tensor) or once.ndim not in (1, 2) or len(once) != 1 or once.numel() == 0:
             got = tuple(once.shape) if isinstance(once, Tensor) else type(once).__name__
@@ -126,11 +130,15 @@ def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool
         _check_gradient(f, x)
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 def _beside_another(f: Callable[[Tensor], Tensor], x: Tensor, alone: Tensor, *, needed: bool) -> Tensor:
     """f(x) in a batch of two; an f that takes one image at a time is good enough where no batch is needed."""
     try:
         return f(torch.cat([x, 1 - x.round()]))
-    except (RuntimeError, ValueError, TypeError):
+    except Exception:
         if needed:
             raise
         return alone
@@ -145,10 +153,10 @@ def _check_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> None:
             try:
                 latent = f(point)
                 (g,) = torch.autograd.grad((latent * torch.linspace(1, 2, latent.numel()).to(latent)).sum(), point)
-            except RuntimeError as error:
+            except Exception as error:
                 raise InputError(
                     "f gives no gradient with respect to its input (a detach, no_grad, numpy or rounding inside?);"
-                    f" remove that, or estimate it with gradient='spsa' ({str(error).splitlines()[0]})"
+                    f" remove that, or estimate it with gradient='spsa' ({_first_line(error)})"
                 ) from error
             if not bool(g.isfinite().all()):
                 raise InputError(

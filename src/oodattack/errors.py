@@ -1,4 +1,4 @@
-"""The one exception for input that a person can correct, and the hint that its messages share."""
+"""The exceptions for what a person can correct, and the hint that their messages share."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,6 +13,16 @@ class InputError(ValueError):
     Traceback (most recent call last):
         ...
     oodattack.errors.InputError: expected eps >= 0, got -1.0
+    """
+
+
+class WriteError(InputError):
+    """A file that cannot be written (no space, no permission): who goes on after other errors must stop here.
+
+    >>> raise WriteError("cannot write a.png: no space left on device")
+    Traceback (most recent call last):
+        ...
+    oodattack.errors.WriteError: cannot write a.png: no space left on device
     """
 
 

@@ -105,9 +105,9 @@ class Spsa:
     radius: float = 4 / 255
 
     def __post_init__(self) -> None:
-        if self.directions < 1:
+        if not isinstance(self.directions, int) or self.directions < 1:
             raise InputError(f"expected at least 1 SPSA direction, got {self.directions}")
-        if not self.radius > 0:
+        if not 0 < self.radius < float("inf"):
             raise InputError(f"expected a positive SPSA radius, got {self.radius}")
 
     @property
@@ -146,11 +146,14 @@ def get_gradient(gradient: "str | Gradient") -> Gradient:
 
     Raises:
         InputError: for an unknown name.
+        TypeError: for what is neither a name nor a source of gradients.
 
     >>> get_gradient("spsa").passes
     0
     """
     if not isinstance(gradient, str):
+        if not (callable(gradient) and hasattr(gradient, "passes") and hasattr(gradient, "forwards")):
+            raise TypeError(f"expected gradient as 'autograd', 'spsa' or a Spsa, got {gradient!r}")
         return gradient
     if gradient == "autograd":
         return Autograd()

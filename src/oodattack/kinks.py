@@ -33,7 +33,9 @@ class SoftKinks(TorchFunctionMode):
     The context may be entered again and again, once for each pass of one network over the same samples (`keep` tells
     which stay), with `width` set in between. r is measured in every tenth pass; a layer is known again by its place in
     the pass and its shape. For a network that cuts batches into parts, or takes other ways from pass to pass, r may be
-    of another age, or that of another layer of the same shape. Who passes a batch in parts says so by `begin`.
+    of another age, or that of another layer of the same shape; for one that keeps samples on another axis than the
+    first (transformers with the sequence first) it is that of all samples. Who passes a batch in parts says so by
+    `begin`.
 
     A gradient that the network itself takes, while the context is open, is exact, as all that it returns (but not
     within a compiled network).
@@ -109,6 +111,8 @@ class SoftKinks(TorchFunctionMode):
             return func(*args, **kwargs)
         a, low, high, in_place = rectifier(*args, **kwargs)
         if a.ndim < 2 or a.numel() > LARGEST * len(a) or not a.requires_grad:
+            return func(*args, **kwargs)
+        if torch._C._are_functorch_transforms_active():  # f's own gradient by torch.func, which is to be exact
             return func(*args, **kwargs)
         # For whatever changes from pass to pass it would be compiled anew; and its backward pass is compiled here, too.
         if torch.compiler.is_compiling():

@@ -21,7 +21,7 @@ def mape(latent: Tensor, target: Tensor) -> Tensor:
         (B,) fractions (0.01 is 1 %); NaN where z_in is all zeros, for there the measure is undefined.
 
     Raises:
-        InputError: if the shapes differ.
+        InputError: if the shapes differ, or are none of latents.
 
     >>> mape(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])).item()
     0.25
@@ -31,6 +31,10 @@ def mape(latent: Tensor, target: Tensor) -> Tensor:
     if latent.shape != target.shape:
         raise InputError(
             f"expected latent and target of one shape, got {tuple(latent.shape)} and {tuple(target.shape)}"
+        )
+    if latent.ndim not in (1, 2) or latent.numel() == 0 or not target.is_floating_point():
+        raise InputError(
+            f"expected latents (B, K) or (B,) of floating-point numbers, got {tuple(latent.shape)}, {target.dtype}"
         )
     latent, target = as_matrix(latent), as_matrix(target)
     largest = target.abs().amax(1)

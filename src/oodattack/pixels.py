@@ -19,9 +19,14 @@ ROUNDING = 1e-6  # relative, what float32 does to a distance
 def quantize(x: Tensor) -> Tensor:
     """Nearest 8-bit image: uint8, same shape, from pixels in [0, 1].
 
+    Raises:
+        TypeError: for pixels that are no floating-point numbers.
+
     >>> quantize(torch.tensor([0.0, 0.5, 1.0])).tolist()
     [0, 128, 255]
     """
+    if not x.is_floating_point():
+        raise TypeError(f"expected floating-point pixels in [0, 1], got {x.dtype}")
     return (x * LEVELS).round().clamp(0, LEVELS).to(torch.uint8)
 
 

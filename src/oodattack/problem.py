@@ -1,14 +1,19 @@
 """The question that an attack answers: starts, targets and balls of a batch, checked and brought to one form."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
+from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from oodattack.errors import InputError
 from oodattack.metrics import as_matrix, mape
+
+NEGLIGIBLE = 1e-6  # of the first error: by a target so small, the squares of errors would leave float32's range
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ def make_problem(
     """
     if not isinstance(target, Tensor):
         raise TypeError(f"expected target as a tensor, got {type(target).__name__}")
+    if start_latent.ndim not in (1, 2):
+        raise InputError(f"expected f to give (B, K) or (B,), got {tuple(start_latent.shape)}; flatten its output")
     if target.shape != start_latent.shape:
         raise InputError(
             f"expected target of shape {tuple(start_latent.shape)}, which f gives for start, got {tuple(target.shape)}"
@@ -102,11 +109,16 @@ def sample_seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
 
     Raises:
         InputError: if the number of seeds is not that of the samples.
+        TypeError: if they are no whole numbers.
 
     >>> sample_seeds(7, 2), sample_seeds([1, 2], 2)
     ((7, 7), (1, 2))
     """
-    seeds = (seed,) * count if isinstance(seed, int) else tuple(int(s) for s in seed)
+    given: Any = getattr(seed, "tolist", lambda: seed)()  # numpy's and torch's too
+    try:
+        seeds = tuple(map(index, given)) if isinstance(given, Iterable) else (index(given),) * count
+    except TypeError as error:
+        raise TypeError(f"expected seed as a whole number, or one per sample, got {seed!r}") from error
     if len(seeds) != count:
         raise InputError(f"expected one seed, or one per sample ({count}), got {len(seeds)}")
     return seeds
@@ -122,7 +134,7 @@ def radii(eps: float | Sequence[float] | Tensor, start: Tensor) -> Tensor:
     [0.5, 0.5]
     """
     wide = torch.float32 if start.device.type == "mps" else torch.float64
-    values = torch.as_tensor(eps, dtype=wide, device=start.device)
+    values = torch.as_tensor(eps, dtype=wide, device=start.device).detach()
     if values.ndim == 0:
         values = values.expand(len(start))
     if values.shape != (len(start),):
@@ -170,14 +182,23 @@ def check_count(name: str, value: int, least: int) -> None:
         raise InputError(f"expected {name} as a whole number of at least {least}, got {value!r}")
 
 
+def is_number(value: object) -> bool:
+    """Whether something is one real number.
+
+    >>> is_number(0.1), is_number(torch.tensor([0.1, 0.2]))
+    (True, False)
+    """
+    return isinstance(value, Real)
+
+
 def _weights(target: Tensor, start_latent: Tensor, parts: Sequence[int]) -> Tensor:
     """Weights (B, K) that put every part on the scale of its own MAPE."""
     lengths = list(parts)
     columns = []
     for t, z in zip(torch.split(target, lengths, dim=1), torch.split(start_latent, lengths, dim=1), strict=True):
-        scale = t.abs().amax(1, keepdim=True)
-        # A part whose target is zero has no scale of its own: that of its first error serves.
-        scale = torch.where(scale > 0, scale, (z - t).abs().amax(1, keepdim=True))
+        scale, error = (values.abs().amax(1, keepdim=True) for values in (t, z - t))
+        # A part whose target is zero, or next to it, has no scale of its own: that of its first error serves.
+        scale = torch.where((scale > NEGLIGIBLE * error) | ~error.isfinite(), scale, error)
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         columns.append((1 / (scale * math.sqrt(t.shape[1]))).expand_as(t))
     return torch.cat(columns, dim=1)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class AttackResult:
-    """What the attack found, per sample, all of it measured again on the image that is returned.
+    """What the attack found, per sample.
 
-    ``image`` is the one that counts: on the 8-bit grid if ``pixels=256`` was asked for, else in floating point.
-    The ``float_`` fields are the figures before rounding; without a grid they are the same.
+    ``image`` is the one that counts: on the 8-bit grid if ``pixels=256`` was asked for, else in floating point. Its
+    figures are measured again on it. The ``float_`` fields are those before rounding, as the attack saw them.
     """
 
     image: Tensor  # (B, 3, H, W) in [0, 1], inside the ball
@@ -28,4 +28,4 @@ class AttackResult:
     start_latent: Tensor  # (B, K) or (B,): f(start)
     start_mape: Tensor  # (B,): before the attack
     start_distance: Tensor  # (B,): 0, for the start is the centre of the ball
-    notes: tuple[str, ...]  # (B,): why a MAPE is undefined, or ""
+    notes: tuple[str, ...]  # (B,): why a MAPE is undefined, or the attack had to stop; or ""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from oodattack.audit.attacks import (
     CLOSE,
+    VIEWS,
     Attack,
     Ball,
     Found,
@@ -55,13 +56,15 @@ def plan(
     ['latent-features-5-9', 'informed-logits-5-9', 'direct-KNN-5-9', 'direct-MaxLogit-5-9', 'latent-features-5-3']
     """
     readings = dict.fromkeys(reading(name, detector) for name, detector in detectors.items())
+    read = {reading(name, detectors[name]): digest for name, digest in own.items() if name in detectors}
+    versions = {target: digest for target, digest in {**read, **own}.items() if target not in VIEWS}
     targets = [("latent", Z)]
     if "informed" in settings.attacks:
         targets += [("informed", what) for what in readings if what != Z]
     if "direct" in settings.attacks:
         targets += [("direct", name) for name in detectors if name in ways]
     found = [
-        Attack(kind, target, eps, settings.steps, own.get(target, ""))
+        Attack(kind, target, eps, settings.steps, versions.get(target, ""))
         for kind, target in targets
         for eps in settings.eps
     ]

@@ -17,6 +17,7 @@ from oodattack.audit.ways import CENTRE, Function, Way
 from oodattack.detectors import Classifier, Detector
 from oodattack.pixels import dequantize, quantize
 
+VIEWS = ("features", "logits")  # of the network itself: whoever reads them is attacked together
 CLOSE = 1e-4  # MAPE at which an informed attack is finished: a tenth of what the paper calls small
 AIM = 0.02  # of the in-distribution images lie between x_in and where a direct attack aims
 TOLERANCE = AIM / 2 / (CENTRE + 1)  # the MAPE at which it has arrived
@@ -97,7 +98,8 @@ def lower(way: Way, detector: Detector, samples: Samples, ball: Ball, latent: Te
         latent: (B, 3, H, W) images in [0, 1] that the latent attack found in this ball, where the second try starts;
             None for no second try.
     """
-    target = (way.ranks(detector.score(samples.x_in)) - AIM).clamp_min(CENTRE)
+    # A score without end counts as the highest that is finite.
+    target = (way.ranks(detector.score(samples.x_in)) - AIM).clamp(CENTRE, CENTRE + 1)
     target = target.to(samples.start.device, torch.float32 if samples.start.device.type == "mps" else torch.float64)
     found = _try(way, samples, target, ball, None)
     # Where the score is not low enough yet, the other try may be the better one.
@@ -161,5 +163,6 @@ def reading(name: str, detector: Detector) -> str:
 
 def read_function(name: str, detector: Detector, classifier: Classifier) -> Function:
     """F of the informed attack on what is read."""
-    views = {"features": classifier.features, "logits": classifier.logits}
-    return views.get(reading(name, detector), detector.reads)
+    what = reading(name, detector)
+    view: Function = getattr(classifier, what) if what in VIEWS else detector.reads
+    return view

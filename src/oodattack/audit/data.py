@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oodattack.detectors import Classifier
 from oodattack.errors import InputError
-from oodattack.images import ImageSource, decode, fit, open_images, open_starts
+from oodattack.images import ImageSource, decode, evenly, fit, open_images, open_starts
 from oodattack.pixels import dequantize
 
 
@@ -133,13 +133,3 @@ def read_starts(specs: Sequence[str], count: int, size: tuple[int, int], seed: i
 def from_pngs(name: str, pngs: Sequence[bytes], names: Sequence[str]) -> ImageSet:
     """Images decoded from PNG files."""
     return ImageSet(name, torch.stack([decode(png) for png in pngs]), tuple(names))
-
-
-def evenly(there: int, limit: int) -> list[int]:
-    """Indices of at most ``limit`` of so many, evenly spaced.
-
-    >>> evenly(10, 4)
-    [0, 2, 5, 7]
-    """
-    limit = min(limit, there)
-    return [i * there // limit for i in range(limit)]

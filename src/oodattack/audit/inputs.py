@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oodattack.audit.attacks import VIEWS
 from oodattack.audit.data import ImageSet, TrainImages, read_set, read_starts
 from oodattack.audit_settings import AuditSettings
 from oodattack.detectors import Absent, Classifier, Detector, make_detectors, own_detector, source_digest
@@ -35,7 +36,7 @@ def read_inputs(settings: AuditSettings, classifier: Classifier, batch_size: int
     """Open and read the images that the settings name.
 
     Raises:
-        InputError: if one of them cannot be read, or a natural set has the name of another.
+        InputError: if one of them cannot be read.
     """
     size, root = classifier.encoder.input_size, settings.data_root
     train = open_images(settings.train, data_root=root)
@@ -82,7 +83,7 @@ def find_detectors(
     own = {}
     for spec in settings.detector:
         name, detector = own_detector(spec, classifier)
-        if name in (*found, "features", "logits"):
+        if name in (*found, *VIEWS):
             raise InputError(f"expected a detector's own name for {spec}, got {name}, which there is; rename it")
         found[name], own[name] = detector, source_digest(spec)
     if not found:

@@ -12,7 +12,7 @@ from oodattack.audit.attacks import Attack
 from oodattack.audit.data import ImageSet
 from oodattack.audit.inputs import Inputs
 from oodattack.audit.measures import threshold
-from oodattack.audit.tables import Scores
+from oodattack.audit.store import Audit
 from oodattack.audit_settings import AuditSettings
 from oodattack.ball import distance
 from oodattack.detectors import Classifier
@@ -40,7 +40,7 @@ def still_outside(
     classifier: Classifier,
     witnesses: Mapping[str, Encoder],
     inputs: Inputs,
-    scores: Scores,
+    audit: Audit,
     attacks: Sequence[Attack],
     batch_size: int,
 ) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def still_outside(
     """
     sets = {"in": inputs.x_in, "starts": inputs.starts}
     wanted = [a for a in attacks if a.kind == "latent" and a.steps == settings.steps]
-    sets |= {attack.key: scores.sets[attack.key] for attack in wanted}
+    sets |= {attack.key: audit.read_images(attack, inputs.starts.names) for attack in wanted}
     features = {settings.encoder: _Features(classifier.features.exact, inputs, sets, batch_size)}
     features |= {spec: _Features(witness, inputs, sets, batch_size) for spec, witness in witnesses.items()}
     return {
@@ -79,7 +79,7 @@ def _likeness(x_in: ImageSet, start: ImageSet, out: ImageSet, batch_size: int) -
                 likeness = ssim(ended, other, data_range=1.0, reduction="none")
                 assert isinstance(likeness, Tensor)  # noqa: S101 -- a tuple only if asked for the full image
                 found[f"ssim_{name}"].append(likeness.reshape(-1))
-    return {name: float(torch.cat(parts).median()) if parts else None for name, parts in found.items()}
+    return {name: float(torch.cat(parts).quantile(0.5)) if parts else None for name, parts in found.items()}
 
 
 class _Features:
@@ -108,8 +108,8 @@ class _Features:
     def compare(self, key: str) -> dict[str, float]:
         out, inside, start = (self.latents[name] for name in (key, "in", "starts"))
         return {
-            "mape": float(mape(out, inside).nanmedian()),
-            "mape_before": float(mape(start, inside).nanmedian()),
+            "mape": float(mape(out, inside).nanquantile(0.5)),
+            "mape_before": float(mape(start, inside).nanquantile(0.5)),
             "nearer_start": _share((out - start).norm(dim=1) < (out - inside).norm(dim=1)),
             "flagged": _share(self.scores[key] > self.limit),
             "flagged_start": _share(self.scores["starts"] > self.limit),

@@ -22,7 +22,7 @@ from oodattack.encoders import load_encoder
 from oodattack.engines.batch_size import MOST_PIXELS_ON_CPU, measure_batch_size
 from oodattack.engines.machine import environment, exact
 from oodattack.engines.memory import keep_freed_memory
-from oodattack.errors import InputError
+from oodattack.errors import InputError, WriteError
 from oodattack.gradient import Autograd
 from oodattack.pixels import dequantize
 from oodattack.runs.directory import claim
@@ -115,9 +115,9 @@ def run_audit(settings: AuditSettings, *, on_progress: Callable[[Stage], None] |
         failures = _attack(attacker, attacks, tell)
         for attack in attacks:
             if attack.key not in failures:
-                scores.attacked(attack, audit, inputs.starts.names)
+                attacked = audit.read_images(attack, inputs.starts.names)
                 some = {name: d for name, d in detectors.items() if scores.concerns(attack, name, d)}
-                faults = score_all(some, scores.sets[attack.key], batch_size, device, scores, tell)
+                faults = score_all(some, attacked, batch_size, device, scores, tell)
                 failures |= {f"{attack.key} by {a.name}": a.reason for a in faults}
         tell("measuring", 0, 1)
         done = [attack for attack in attacks if attack.key not in failures]
@@ -125,13 +125,21 @@ def run_audit(settings: AuditSettings, *, on_progress: Callable[[Stage], None] |
             "settings": {name: plain(value) for name, value in asdict(settings).items()},
             "environment": header["environment"],
             "classifier": _describe(classifier, inputs),
-            "sets": {name: len(images.names) for name, images in scores.sets.items()},
+            "sets": {name: len(images.names) for name, images in scores.sets.items()}
+            | {attack.key: len(inputs.starts.names) for attack in done},
             "distinct_starts": len(set(inputs.starts.names)),
-            "skipped": {name: images.skipped for name, images in scores.sets.items() if images.skipped},
+            "skipped": {
+                name: skipped
+                for name, skipped in {
+                    "train": inputs.train.skipped,
+                    **{name: images.skipped for name, images in scores.sets.items()},
+                }.items()
+                if skipped
+            },
             **tabulate(scores, detectors, {**wayless, **{n: w.how for n, w in ways.items()}}, attacks, failures, audit),
             "absent": [asdict(a) for a in absent],
             "failures": failures,
-            "outside": still_outside(settings, classifier, witnesses, inputs, scores, done, batch_size),
+            "outside": still_outside(settings, classifier, witnesses, inputs, audit, done, batch_size),
         }
         names = {
             images: scores.sets[images if images in scores.sets else "starts"].names for _, images in scores.values
@@ -148,8 +156,8 @@ def _attack(attacker: Attacker, attacks: Sequence[Attack], tell: Callable[[str, 
     for attack in attacks:
         try:
             attacker.run(attack, tell)
-        except OSError as error:
-            raise InputError(f"cannot write to {attacker.settings.out}: {error.strerror or error}") from error
+        except WriteError:
+            raise
         except Exception as error:  # noqa: BLE001 -- one detector's fault must not cost the others their result
             failures[attack.key] = told(error)
     return failures
@@ -187,7 +195,6 @@ def _describe(classifier: Classifier, inputs: Inputs) -> dict[str, Any]:
         "latent_dim": classifier.features.exact.latent_dim,
         "layers": list(classifier.layer_names),
         "train_images": len(labels),
-        "train_skipped": inputs.train.skipped,
         "train_accuracy": float((logits.argmax(1) == labels).double().mean()) if inputs.train.labelled else None,
         "test_accuracy": right,
     }

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from oodattack.audit.attacks import Attack, Found
-from oodattack.audit.data import ImageSet
+from oodattack.audit.data import ImageSet, from_pngs
 from oodattack.errors import InputError
 from oodattack.images import encode_png
 from oodattack.runs.files import write_text, write_whole
@@ -130,6 +130,11 @@ class Audit:
         """All attacked images, by row."""
         tables = [_read(file) for file in self._shards(attack)]
         return pa.concat_tables(tables).sort_by("row") if tables else _ATTACKED.empty_table()
+
+    def read_images(self, attack: Attack, names: Sequence[str]) -> ImageSet:
+        """What an attack made of all samples; ``names``: of their starts."""
+        cells = self.read_attack(attack)["image"].to_pylist()
+        return from_pngs(attack.key, [cell["bytes"] for cell in cells], names)
 
     def _shards(self, attack: Attack) -> list[Path]:
         return sorted((self.path / "attacks" / attack.key).glob("*.parquet"))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oodattack.audit.attacking import Z
 from oodattack.audit.attacks import Attack, reading
-from oodattack.audit.data import ImageSet, from_pngs
+from oodattack.audit.data import ImageSet
 from oodattack.audit.measures import Measure, measure, verdict
 from oodattack.audit.store import Audit
 from oodattack.audit_settings import AuditSettings
@@ -24,22 +24,17 @@ WORST = "worst"  # of the attacks in one ball, image by image
 
 @dataclass
 class Scores:
-    """All sets of images, and all scores.
+    """All scores, and the images that are there from the beginning.
 
     Attributes:
         settings: of the audit.
-        sets: images by name: "in", "starts", natural sets, and by key what attacks made.
-        values: scores (N,) by detector and set.
+        sets: images by name: "in", "starts" and natural sets.
+        values: scores (N,) by detector and set; what attacks made goes by their keys.
     """
 
     settings: AuditSettings
     sets: dict[str, ImageSet]
     values: dict[tuple[str, str], Tensor] = field(default_factory=dict)
-
-    def attacked(self, attack: Attack, audit: Audit, names: Sequence[str]) -> None:
-        """Take in the images that an attack made."""
-        cells = audit.read_attack(attack)["image"].to_pylist()
-        self.sets[attack.key] = from_pngs(attack.key, [cell["bytes"] for cell in cells], names)
 
     @staticmethod
     def concerns(attack: Attack, name: str, detector: Detector) -> bool:

@@ -21,9 +21,10 @@ class Loader(Protocol):
 class Detector(Protocol):
     """A judge of images; a class with these three methods, and nothing else, is audited like all others.
 
-    Two more methods are used where a detector has them: ``judge(reads) -> (B,)``, the score of what it reads, with
-    which a score without gradient is attacked at the cost of the judge alone; and ``parts``, the lengths of the parts
-    of what it reads, where these are of different sizes.
+    Three things more are used where a detector has them: ``judge(reads) -> (B,)``, the score of what it reads, with
+    which a score without gradient is attacked at the cost of the judge alone; ``parts``, the lengths of the parts of
+    what it reads, where these are of different sizes; and ``reading``, the name of what it reads, which is attacked
+    once for all that share it: "features" for z, "logits", or one of its own.
     """
 
     def fit(self, loader: Loader) -> None:

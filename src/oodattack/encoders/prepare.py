@@ -9,6 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from oodattack.encoders.encoder import Encoder
 from oodattack.encoders.half_gradient import HalfGradient, gains
+from oodattack.encoders.layers import INPUT_OF
 from oodattack.encoders.padding import absorb_padding
 from oodattack.encoders.prepared import Prepared
 from oodattack.encoders.probe import probe
@@ -105,8 +106,8 @@ def _halve(encoder: Encoder) -> None:
 def _fold(encoder: Encoder, images: Tensor) -> None:
     """Fold each batch norm that is given the very tensor that a convolution gave into that convolution.
 
-    Whether that tensor, or that convolution, is used elsewhere too cannot be seen from here; the comparison with the
-    original tells.
+    Not where z is that tensor. Whether it, or that convolution, is used elsewhere too cannot be seen from here; the
+    comparison with the original tells.
     """
     makers: dict[int, nn.Module] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
@@ -133,7 +134,11 @@ def _fold(encoder: Encoder, images: Tensor) -> None:
         for hook in hooks:
             hook.remove()
     folded: dict[nn.Module, nn.Module] = {}
+    names = {module: name for name, module in encoder.model.named_modules()}
+    layers = encoder.layer.split("+")
     for convolution, norm in pairs:
+        if names.get(convolution) in layers or f"{INPUT_OF}{names.get(norm)}" in layers:
+            continue
         folded[convolution] = fuse_conv_bn_eval(convolution, norm).requires_grad_(False)
         folded[norm] = nn.Identity()
     swap(encoder, folded.get)

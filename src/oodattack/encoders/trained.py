@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from oodattack.encoders.checkpoints import load_state
+from oodattack.encoders.checkpoints import load_state, put_weights
 from oodattack.encoders.source import Source
 from oodattack.errors import InputError
 from oodattack.networks import MEAN, STD, build_network
@@ -26,5 +26,5 @@ def from_training(path: str) -> Source:
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise InputError(f"expected a finished training in {path!r}, got no {weights.name}; give its command again")
-    model.load_state_dict(load_state(str(weights), trust=False))
+    put_weights(model, load_state(str(weights), trust=False), str(weights))
     return Source(model, (size, size), mean=MEAN, std=STD, classes=tuple(classes))

@@ -24,7 +24,7 @@ from oodattack.engines.machine import environment, exact
 from oodattack.engines.memory import Fitting, keep_freed_memory
 from oodattack.errors import InputError
 from oodattack.gradient import get_gradient
-from oodattack.images import StartSource, open_images, open_starts
+from oodattack.images import StartSource, evenly, open_images, open_starts
 from oodattack.methods import get_method
 from oodattack.pixels import dequantize
 from oodattack.runs import Run, export_pngs, open_run, start_run
@@ -38,9 +38,9 @@ class Progress:
     Attributes:
         rows_done: rows of finished batches.
         rows: rows of the run.
-        running: rows of the shard at hand, a batch unless memory was too small for one.
-        share: share of that shard's steps in floating point, 0 to 1.
-        stopping: whether the run stops after that shard, because of Ctrl-C.
+        running: rows of the batch at hand: a shard, unless memory was too small for one.
+        share: share of that batch's steps in floating point, 0 to 1.
+        stopping: whether the run stops after the shard at hand, because of Ctrl-C.
     """
 
     rows_done: int
@@ -89,13 +89,12 @@ def run_attack(
     keep_freed_memory()
     images = open_images(settings.images, data_root=settings.data_root, download=settings.download)
     there = len(images)
-    limit = min(settings.limit or there, there)
     encoder = load_encoder(settings.encoder, trust=settings.trust, device=settings.device)
     starts = [
         open_starts(spec, size=encoder.input_size, seed=settings.seed, order=settings.start_order)
         for spec in settings.start
     ]
-    plan = Plan(settings, images, starts, [i * there // limit for i in range(limit)])
+    plan = Plan(settings, images, starts, evenly(there, settings.limit or there))
     if settings.strict:
         for place, index in enumerate(plan.chosen):
             images.read(index)

@@ -124,3 +124,13 @@ def near(path: Path) -> list[str]:
     except OSError:
         return []
     return [str(path.parent / name) for name in difflib.get_close_matches(path.name, names)]
+
+
+def evenly(there: int, limit: int) -> list[int]:
+    """Indices of at most ``limit`` of so many images, evenly spaced.
+
+    >>> evenly(10, 4)
+    [0, 2, 5, 7]
+    """
+    limit = min(limit, there)
+    return [i * there // limit for i in range(limit)]

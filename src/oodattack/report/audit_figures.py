@@ -151,7 +151,7 @@ def _histogram(axes: Axes, row: Row, scores: Scores, natural: Sequence[str]) -> 
         "strongest attack": (scores[name, row["strongest"]["set"]].numpy(), OUT),
     }
     everything = np.concatenate([values for values, _ in groups.values()])
-    everything = everything[np.isfinite(everything)]
+    everything = everything[np.isfinite(everything)] if np.isfinite(everything).any() else np.zeros(1)
     # Each group has its say in the range: a long tail of one must not squeeze the others into a line.
     low, high = np.quantile(everything, [0.01, 0.99])
     bins = np.linspace(low, high + 1e-12 * max(abs(high), 1e-300), 31)
@@ -161,7 +161,8 @@ def _histogram(axes: Axes, row: Row, scores: Scores, natural: Sequence[str]) -> 
         weights = np.full(len(values), 1 / len(values))
         clipped = np.clip(values, bins[0], bins[-1])
         axes.hist(clipped, bins.tolist(), weights=weights, color=colour, alpha=0.55, label=label)
-    axes.axvline(row["strongest"]["threshold"], color="black", linestyle=":", linewidth=1)
+    if row["strongest"]["threshold"] is not None:  # of infinite scores it is one, which is null in JSON
+        axes.axvline(row["strongest"]["threshold"], color="black", linestyle=":", linewidth=1)
 
 
 def _roc(axes: Axes, row: Row, scores: Scores) -> None:

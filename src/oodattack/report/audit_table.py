@@ -241,7 +241,7 @@ def _outside_table(results: Row) -> list[str]:
         ]
         for name, judged in found["encoders"].items():
             shares = [f"{100 * judged[n]:.0f} %" for n in ("nearer_start", "flagged", "flagged_start")]
-            mapes = [f"{100 * judged[n]:.3g} %" for n in ("mape", "mape_before")]
+            mapes = ["–" if judged[n] is None else f"{100 * judged[n]:.3g} %" for n in ("mape", "mape_before")]
             eps = eps_label(float(results["attacks"][key]["eps"]))
             lines.append(_line([eps, *pixels, _cell(name), *mapes, *shares]))
     return [*lines, ""]

@@ -18,10 +18,12 @@ def convergence(run: Run) -> Figure | None:
     A sample that has stopped keeps its last value. None where every MAPE is undefined.
     """
     groups: dict[Key, list[np.ndarray]] = {}
-    for row in run.read(["start_source", "eps", "history"]).to_pylist():
-        history = 100 * np.asarray(row["history"], dtype=np.float64)
-        if len(history):
-            groups.setdefault((row["start_source"], row["eps"]), []).append(history)
+    for number in run.done():  # one after the other, and no number a Python object: there may be many rows
+        shard = run.read_shard(number, ["start_source", "eps", "history"])
+        keys = zip(shard["start_source"].to_pylist(), shard["eps"].to_pylist(), strict=True)
+        for key, history in zip(keys, shard["history"], strict=True):
+            if history.is_valid and len(history.values):
+                groups.setdefault(key, []).append(100 * history.values.to_numpy())
     if not groups:  # every MAPE is undefined
         return None
     figure = Figure(figsize=(9, 5.2), layout="constrained")

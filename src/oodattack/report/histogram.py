@@ -26,8 +26,9 @@ def histogram(run: Run) -> Figure:
         for axes, names in zip(line, panels, strict=True):
             rows = [row for row in table if row["eps"] == eps and row["start_source"] in names]
             before, after = _percents(rows, "mape_before"), _percents(rows, "mape")
-            axes.hist(before, bins=bins, color=BEFORE, label=f"before, median {_median(before)}")
-            axes.hist(after, bins=bins, color=OUT, alpha=0.85, label=f"after (8-bit PNG), median {_median(after)}")
+            for values, colour, alpha, what in ((before, BEFORE, 1, "before"), (after, OUT, 0.85, "after (8-bit PNG)")):
+                shown = values.clip(bins[0], bins[-1])  # 0 has no place on an axis of decades: the first bar
+                axes.hist(shown, bins=bins, color=colour, alpha=alpha, label=f"{what}, median {_median(values)}")
             log_if_decades(axes, "x", everything)
             if bins[0] <= SMALL <= bins[-1]:
                 axes.axvline(SMALL, color="black", linestyle=":", linewidth=1)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from oodattack.errors import InputError
+from oodattack.errors import WriteError
 
 PARTIAL = ".partial"
 
@@ -16,7 +16,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     A process that dies on the way leaves at most a file that ends in ``.partial``.
 
     Raises:
-        InputError: if the file cannot be written (no space, no permission).
+        WriteError: if the file cannot be written (no space, no permission).
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -30,7 +30,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         with suppress(OSError):  # half a file on a full disk is of no use
             partial.unlink(missing_ok=True)
         reason = error.strerror or str(error)
-        raise InputError(
+        raise WriteError(
             f"cannot write {path}: {reason}; what was written before is kept. Mend that and give the same command again"
         ) from error
 

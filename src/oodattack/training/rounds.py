@@ -17,20 +17,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from oodattack.audit.attacks import Ball, Samples, lower, match
-from oodattack.audit.data import evenly
 from oodattack.audit.measures import measure
 from oodattack.audit.ways import find_way
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import Encoder
 from oodattack.engines.batch import sample_seed
 from oodattack.errors import InputError
+from oodattack.images import evenly
 from oodattack.networks import MEAN, STD
 from oodattack.pixels import dequantize, quantize
 from oodattack.runs.directory import claim
 from oodattack.runs.files import write_text, write_whole
 from oodattack.train_settings import TrainSettings
 from oodattack.training.data import Labelled, Outliers
-from oodattack.training.session import Session, Tell
+from oodattack.training.session import Session, Tell, reading
 
 STEPS = 100
 SCORE = "EnergyBased"  # what the attack on the score lowers
@@ -74,9 +74,10 @@ def run_rounds(
         for number in range(settings.rounds + 1):
             folder = settings.out / "rounds" / f"{number:03d}"
             if (folder / "state.pt").exists():
-                state = torch.load(folder / "state.pt", map_location=session.accelerator.device, weights_only=True)
-                session.model.load_state_dict(state["model"])
-                outliers.found += [] if state["found"] is None else [state["found"].cpu()]
+                with reading(folder / "state.pt"):
+                    state = torch.load(folder / "state.pt", map_location=session.accelerator.device, weights_only=True)
+                    session.model.load_state_dict(state["model"])
+                    outliers.found += [] if state["found"] is None else [state["found"].cpu()]
             else:
                 state, session = _round(settings, session, images, outliers, old, number, tell)
                 state["row"]["accuracy"] = session.accuracy(test)
@@ -96,21 +97,26 @@ class _Images:
     train: Labelled
     x_test: Tensor
     starts: Tensor  # outliers that are trained on, too
-    held_out: Tensor  # outliers that are not
+    held_out: Tensor  # outliers that are not; in turn, where they are fewer than the test images
+    groups: list[str]  # which of them each is
 
 
 def _images(settings: TrainSettings, test: Labelled, outliers: Outliers) -> _Images:
     train = Labelled(settings.train, settings.size, test.classes)
     count = min(settings.round_images, len(test), len(train))
 
-    def some(places: range) -> Tensor:
+    def some(places: range) -> list[int]:
         chosen = [places[i] for i in evenly(len(places), count)]
-        return torch.stack([outliers.get(chosen[i % len(chosen)]) for i in range(count)])
+        return [chosen[i % len(chosen)] for i in range(count)]
+
+    def get(places: list[int]) -> Tensor:
+        return torch.stack([outliers.get(i) for i in places])
 
     if not outliers.held_out:
         raise InputError(f"expected at least 2 outliers for rounds, got {len(outliers)}")
     x_test = torch.stack([quantize(test[i][0]) for i in evenly(len(test), count)])
-    return _Images(train, x_test, some(outliers.trained), some(outliers.held_out))
+    held_out = some(outliers.held_out)
+    return _Images(train, x_test, get(some(outliers.trained)), get(held_out), [str(i) for i in held_out])
 
 
 def _round(
@@ -136,13 +142,13 @@ def _round(
     attacker = _Attacker(settings, session, f"round {number}: measuring", tell)
     attacks = {"new": (eps, STEPS), "longer": (eps, 4 * STEPS), "larger": (2 * eps, STEPS)}
     fresh = {name: attacker.latent(images.x_test, images.held_out, *ball) for name, ball in attacks.items()}
-    sets = {"natural": images.held_out, **({} if old is None else {"old": old})}
+    sets = {} if old is None else {"old": old}
     sets |= {name: attacked for name, (attacked, _) in fresh.items()}
     sets["direct"] = attacker.direct(images.x_test, images.held_out, sets["new"])
     row = {
         "round": number,
-        "mape": {name: float(mape.nanmedian()) for name, (_, mape) in fresh.items()},
-        **_compare(session, images.x_test, sets, settings.seed),
+        "mape": {name: float(mape.nanquantile(0.5)) for name, (_, mape) in fresh.items()},
+        **_compare(session, images, sets, settings.seed),
     }
     return {"row": row, "found": found, "fresh": sets["new"], "model": session.model.state_dict()}, session
 
@@ -208,17 +214,24 @@ class _Attacker:
 
 
 @torch.no_grad()
-def _compare(session: Session, x_in: Tensor, sets: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
+def _compare(session: Session, images: _Images, sets: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
+    """By score, its measures on the outliers that were held out, each once, and on the sets made from them."""
+
     def logits(images: Tensor) -> Tensor:
         parts = torch.split(dequantize(images), AT_ONCE)
         return torch.cat([session.model(session.normalise(x.to(session.accelerator.device))).cpu() for x in parts])
 
-    inside = logits(x_in)
-    outside = {name: logits(images) for name, images in sets.items()}
+    inside, natural = logits(images.x_test), logits(images.held_out[: len(set(images.groups))])
+    outside = {name: logits(found) for name, found in sets.items()}
     return {
         kind.__name__: {
-            name: asdict(measure(kind.score(inside), kind.score(found), paired=True, seed=seed))
-            for name, found in outside.items()
+            "natural": asdict(measure(kind.score(inside), kind.score(natural), seed=seed)),
+            **{
+                name: asdict(
+                    measure(kind.score(inside), kind.score(found), paired=True, groups=images.groups, seed=seed)
+                )
+                for name, found in outside.items()
+            },
         }
         for kind in (MaxSoftmax, EnergyBased)
     }

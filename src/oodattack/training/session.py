@@ -135,7 +135,7 @@ class Session:
         Raises:
             InputError: if the file is damaged.
         """
-        try:
+        with reading(file):
             state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -143,8 +143,19 @@ class Session:
             if self.imagined is not None:
                 self.imagined.load_state_dict(state["imagined"])
             self.history = state["history"]
-        except Exception as error:
-            raise InputError(f"cannot go on from {file}: {error}; delete it to begin again") from error
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Say so where a file that is gone on from is damaged.
+
+    Raises:
+        InputError: for whatever goes wrong within.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"cannot go on from {file}: {error}; delete it to begin again") from error
 
 
 @contextmanager
