@@ -67,6 +67,9 @@ def load_case(settings: AttackSettings) -> Case:
     >>> load_case(settings).target.shape
     torch.Size([2, 192])
     """
+    for name, values in (("eps", settings.eps), ("start", settings.start)):
+        if len(values) != 1:
+            raise InputError(f"expected one {name} for a benchmark, got {len(values)}")
     (eps,), (spec,) = settings.eps, settings.start
     if not 0 < eps < float("inf"):
         raise InputError(f"expected a positive and finite eps, got {eps:g}")

@@ -66,7 +66,7 @@ def main(
     limit: Annotated[int, typer.Option(help="so many images, evenly spaced over all")] = 64,
     batch_size: Annotated[int, typer.Option(help="images attacked at once")] = 16,
     lowest: Annotated[float, typer.Option(help="smallest radius that is tried")] = 0.1,
-    highest: Annotated[float, typer.Option(help="largest radius that is tried")] = 30.0,
+    highest: Annotated[float, typer.Option(help="largest radius that is tried, or a step of 10 % beyond")] = 30.0,
     seed: Annotated[int, typer.Option(help="of noise and random starts")] = 0,
 ) -> None:
     """Find the smallest L2 ball in which the median MAPE of the decoded PNG is below 0.1 %."""

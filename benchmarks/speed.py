@@ -6,7 +6,6 @@ Every ratio is of passes measured in turn in one run, so that whatever else the 
 forward and backward, for a batch.
 """
 
-import argparse
 import math
 import tempfile
 import time
@@ -16,10 +15,13 @@ from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import torch
+import typer
 from torch import Tensor, nn
 
+from benchmarks.inputs import start_program
 from oodattack import attack
 from oodattack.algorithm import SOFT
 from oodattack.cli.photographs import copy_photographs
@@ -28,6 +30,7 @@ from oodattack.encoders.prepared import Prepared
 from oodattack.engines.memory import keep_freed_memory
 from oodattack.images import fit, open_images
 from oodattack.pixels import dequantize
+from oodattack.settings import at_least
 
 ENCODERS = (
     "torchvision:resnet18,weights=none",
@@ -47,32 +50,33 @@ BALLS = {  # radii that no attack of a few steps reaches, and that it feels from
 CALLS = ((2.0, 20.0), (math.inf, 8 / 255))
 
 
-def main() -> None:
-    """Print the three tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", action="append", help="may be given again (default: five kinds)")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=7, help="passes or steps of each kind; the median counts")
-    parser.add_argument("--give-back", action="store_true", help="leave malloc as it is: freed memory is given back")
-    given = parser.parse_args()
-    if not given.give_back:
+def main(
+    encoder: Annotated[list[str] | None, typer.Option(help="may be given again (default: five kinds)")] = None,
+    batch_size: Annotated[int, typer.Option(help="images of a pass")] = 8,
+    rounds: Annotated[int, typer.Option(help="passes or steps of each kind; the median counts")] = 7,
+    give_back: Annotated[bool, typer.Option(help="leave malloc as it is: freed memory is given back")] = False,
+) -> None:
+    """How fast the prepared encoder is, and what the attack's loop adds to it: three tables."""
+    for name, value in (("batch_size", batch_size), ("rounds", rounds)):
+        at_least(name, value, 1)
+    if not give_back:
         keep_freed_memory()  # as a run does; "as loaded" gains from it too
     warnings.filterwarnings("ignore", message=".*random weights")
 
-    print(f"batch of {given.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print(f"batch of {batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| encoder | prepared / as loaded | as loaded, images/s | prepared, images/s | twin in bfloat16 / prepared |")
     print("|---|---|---|---|---|")
     cases = []
-    for spec in given.encoder or ENCODERS:
-        encoder = load_encoder(spec, device="cpu")
-        prepared = prepare(encoder)
-        images = torch.rand(given.batch_size, 3, *encoder.input_size)
+    for spec in encoder or ENCODERS:
+        loaded = load_encoder(spec, device="cpu")
+        prepared = prepare(loaded)
+        images = torch.rand(batch_size, 3, *loaded.input_size)
         cases.append((spec, prepared, images))
-        slow, fast = _in_turn(_as_loaded(encoder, images), _bare(prepared, images), given.rounds)
+        slow, fast = _in_turn(_as_loaded(loaded, images), _bare(prepared, images), rounds)
         line = f"| `{spec}` | {slow / fast:.2f} | {len(images) / slow:.1f} | {len(images) / fast:.1f} |"
         rough = getattr(prepared, "rough_twin", None)
         if rough is not None:
-            full, half = _in_turn(_bare(prepared, images), _bare(rough, images), given.rounds)
+            full, half = _in_turn(_bare(prepared, images), _bare(rough, images), rounds)
         print(line + (" none |" if rough is None else f" {full / half:.2f} |"), flush=True)
 
     print("\nTime that a step of `attack` takes beyond the prepared encoder's pass, in per cent (without twins):\n")
@@ -80,7 +84,7 @@ def main() -> None:
     print("|---|---|" + "---|" * len(BALLS))
     for (spec, f, images), method in product(cases, ("fast", "paper")):
         with _without_twin(f):
-            shares = [_overhead(f, images, norm, eps, method, given.rounds) for (norm, _), eps in BALLS.items()]
+            shares = [_overhead(f, images, norm, eps, method, rounds) for (norm, _), eps in BALLS.items()]
         print(f"| `{spec}` | `{method}` |" + "".join(f" {100 * share:.1f} |" for share in shares), flush=True)
 
     print(f"\nTime that a whole call of `attack` takes beyond {CALL} such passes, with {CALL} steps from noise to")
@@ -192,4 +196,4 @@ def _whole_call(f: nn.Module, images: Tensor, target: Tensor, norm: float, eps: 
 
 
 if __name__ == "__main__":
-    main()
+    start_program(main)

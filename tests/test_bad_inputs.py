@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from oodattack.images import encode_png
+from oodattack.runs import open_run
 from tests.cli import oodattack
 
 Change = dict[str, Any] | Callable[[Path], dict[str, Any]]
@@ -70,6 +71,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("the same start twice", {"start": ["noise", "noise"]}, "expected each start once"),
     # configuration
     ("no such config", {"config": MISSING}, "cannot read the settings in /no/such/place"),
+    ("a grid for an estimate", {"gradient": "spsa", "grid-steps": 5}, "expected no grid_steps with gradient spsa"),
     ("config is no TOML", {"config": write("a.toml", "eps = = 5")}, "expected TOML lines such as eps = 5"),
     ("unknown key", {"config": write("a.toml", "epz = 5")}, "unknown setting 'epz'; did you mean 'eps'?"),
     (
@@ -265,6 +267,7 @@ def _audit(folder: Path) -> dict[str, Any]:
         ({"detectors": "KNNN"}, "did you mean 'KNN'"),
         ({"detectors": "MCM"}, "only for networks of images and texts"),
         ({"detectors": "none"}, "no detector was named"),
+        ({"detectors": "all,none"}, "expected detectors as all, none, or names among"),
         ({"detectors": "KNN,KNN"}, "expected each detectors once"),
         ({"detector": "tests.factories:Nrom"}, "nearest: Norm"),
         ({"detector": "nowhere:X"}, "to be importable here"),
@@ -301,13 +304,42 @@ def test_a_damaged_audit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     shard = next((tmp_path / "audit").glob("attacks/*/*.parquet"))
     shard.write_bytes(b"PAR1")
     done = oodattack(capsys, "audit", *arguments)
-    assert done.code == 0
+    assert done.code == 3
     assert f"cannot read {shard}" in done.out  # the others are told all the same
     fit = tmp_path / "audit" / "fits" / "MaxLogit.pt"
     fit.write_bytes(b"nothing")
     done = oodattack(capsys, "audit", *arguments)
     assert "error" in done.err
     assert str(fit) in done.err
+
+
+def test_a_run_of_nothing_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its images are mended, and the same command does the work."""
+    broken = write("photos/a.png", b"broken")(tmp_path)
+    command = ("attack", "--encoder", TINY, "--images", broken, "--start", "noise", "--steps", 2)
+    done = oodattack(capsys, *command, "--out", tmp_path / "run")
+    assert done.code == 2
+    assert "got none that can be decoded" in done.err
+    broken.write_bytes(PNG)
+    assert oodattack(capsys, *command, "--out", tmp_path / "run", "--quiet").code == 0
+    # Images that were changed since are told in words, not in digests.
+    broken.write_bytes(encode_png(torch.ones(3, 32, 32, dtype=torch.uint8)))
+    done = oodattack(capsys, *command, "--out", tmp_path / "run")
+    assert done.code == 2
+    assert "(inputs.images: not what the run was begun with)" in done.err
+    done = oodattack(capsys, *command, "--seed", 5, "--out", tmp_path / "run")
+    assert "settings.seed: the run has 0, you ask for 5" in done.err
+
+
+def test_a_config_takes_the_names_of_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(PNG)
+    config = write("a.toml", "step-size = 0.25\ngrid_steps = 0\nsteps = 2")(tmp_path)
+    command = ("attack", "--encoder", TINY, "--images", tmp_path / "photos", "--start", "noise", "--config", config)
+    assert oodattack(capsys, *command, "--out", tmp_path / "a", "--quiet").code == 0
+    assert open_run(tmp_path / "a").header["settings"]["step_size"] == 0.25
+    assert oodattack(capsys, *command, "--step-size", 0.5, "--out", tmp_path / "b", "--quiet").code == 0
+    assert open_run(tmp_path / "b").header["settings"]["step_size"] == 0.5
 
 
 def test_show_names_a_row_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

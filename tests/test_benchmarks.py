@@ -5,6 +5,8 @@ import importlib
 import importlib.util
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import ablation, families, precision, smallest_ball
+from benchmarks import ablation, families, precision, smallest_ball, speed
 from benchmarks import compare as compare_program
 from benchmarks.attackers import Attacker, Counter, art_images, attackers
 from benchmarks.compare import compare, parse_budgets
@@ -295,6 +297,33 @@ def test_the_picture_draws_the_medians_against_work_and_time() -> None:
 def test_budgets_are_whole_numbers(text: str) -> None:
     with pytest.raises(InputError, match=r"expected --steps as whole numbers"):
         parse_budgets(text)
+
+
+@pytest.mark.parametrize(
+    ("program", "options", "message"),
+    [
+        ("compare", ["--start", "noise", "--images", "torchvision:FakeData", "--eps", "1,2", "--out", "{}"], "one eps"),
+        ("compare", ["--start", "xray", "--images", "torchvision:FakeData", "--eps", "1", "--out", "{}"], "xray"),
+        ("speed", ["--rounds", "0"], "expected rounds as a whole number of at least 1"),
+        ("speed", ["--batch-size", "0"], "expected batch_size as a whole number of at least 1"),
+    ],
+)
+def test_a_persons_mistake_is_one_sentence(program: str, options: list[str], message: str, tmp_path: Path) -> None:
+    given = [option.format(tmp_path / "out") for option in options]
+    command = [sys.executable, "-m", f"benchmarks.{program}", "--encoder", TINY["encoder"], *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_speed_measures_and_prints_three_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    speed.main([TINY["encoder"]], batch_size=2, rounds=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(f"| `{TINY['encoder']}` |") for line in lines) == 1 + 2 + 1
+    whole = [float(cell) for cell in lines[-1].split("|")[2:-1]]
+    assert len(whole) == 4
+    assert all(-100 < share < 10**4 for share in whole)
 
 
 def test_a_ball_without_a_radius_is_refused() -> None:

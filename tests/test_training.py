@@ -177,7 +177,9 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("rounds without a test set", {"rounds": 1}, "expected --rounds with --test"),
     ("no network", {"network": "resnet19"}, "expected network as resnet8"),
     ("no epochs", {"epochs": 0}, "expected epochs as a whole number of at least 1"),
-    ("a rate of nothing", {"rate": 0.0}, "expected a learning rate above 0"),
+    ("a rate of nothing", {"rate": 0.0}, "expected a learning rate above 0 and below 100, got 0"),
+    ("a rate beyond measure", {"rate": 1000.0}, "expected a learning rate above 0 and below 100, got 1000"),
+    ("a weight beyond measure", {"weight": 1e7}, r"expected weight from 0 to below 1e6, got 1e\+07"),
     ("another GAN's size", {"method": "confidence", "size": 64}, "expected size 32 for confidence"),
     ("no such augmentation", {"augment": ("crops",)}, "did you mean 'crop'"),
 ]
@@ -193,9 +195,9 @@ def test_bad_settings_are_told(
 
 
 def test_bad_folders_are_told(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected images in one folder a class"):
+    with pytest.raises(InputError, match=r"expected images in one folder a class in .*, got them in no folder"):
         train(settings(pictures, tmp_path / "a", train=str(pictures[2])))
-    with pytest.raises(InputError, match="expected the folders of the training images"):
+    with pytest.raises(InputError, match=r"expected the folders of the training images in .*, got images in no folder"):
         train(settings(pictures, tmp_path / "b", test=str(pictures[2])))
     with pytest.raises(InputError, match="expected the directory of a training"):
         load_encoder(f"trained:{tmp_path}")

@@ -133,6 +133,8 @@ def attack(
         check_count("grid_steps", grid_steps, least=0)
         if pixels is None:
             raise InputError("expected grid_steps with pixels=256, got pixels=None: floating point has no grid")
+        if grid_steps and not derivative.passes:
+            raise InputError(f"expected no grid_steps with gradient='spsa', which rounds, got {grid_steps}")
     if not (is_number(tolerance) and tolerance >= 0):
         raise InputError(f"expected a tolerance >= 0 (a MAPE: 0.001 is 0.1 %), got {tolerance!r}")
     if pixels not in (None, 256):

@@ -156,16 +156,16 @@ def _check_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> None:
             except Exception as error:
                 raise InputError(
                     "f gives no gradient with respect to its input (a detach, no_grad, numpy or rounding inside?);"
-                    f" remove that, or estimate it with gradient='spsa' ({_first_line(error)})"
+                    f" remove that, or estimate it with gradient='spsa', --gradient spsa ({_first_line(error)})"
                 ) from error
             if not bool(g.isfinite().all()):
                 raise InputError(
                     "f has a gradient of NaN or infinity at the start image; look for a square root or logarithm at"
-                    " 0 inside f, or estimate the gradient with gradient='spsa'"
+                    " 0 inside f, or estimate the gradient with gradient='spsa' (--gradient spsa)"
                 )
             if bool(g.any()):
                 return
     raise InputError(
         "f has a gradient of zero everywhere we looked (rounding, a saturated or dead layer?); attack an earlier"
-        " layer, or estimate the gradient with gradient='spsa'"
+        " layer, or estimate the gradient with gradient='spsa' (--gradient spsa)"
     )

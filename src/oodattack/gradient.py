@@ -75,7 +75,7 @@ class Autograd:
             if gradient is None:
                 raise InputError(
                     "f gives no gradient: its output does not depend on its input in autograd (a detach, no_grad,"
-                    " numpy or rounding inside?); remove that, or pass gradient='spsa'"
+                    " numpy or rounding inside?); remove that, or pass gradient='spsa' (--gradient spsa)"
                 )
             return gradient
 

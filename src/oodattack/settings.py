@@ -86,6 +86,8 @@ class AttackSettings:
         for name in ("steps", "restarts", "limit", "batch_size"):
             at_least(name, getattr(self, name), 1)
         at_least("grid_steps", self.grid_steps, 0)
+        if self.grid_steps and self.gradient == "spsa":
+            raise InputError(f"expected no grid_steps with gradient spsa, which rounds, got {self.grid_steps}")
         check_seed(self.seed)
         if not 0 <= self.tolerance < math.inf:
             raise InputError(f"expected a finite tolerance >= 0 (a MAPE: 0.001 is 0.1 %), got {self.tolerance:g}")
@@ -199,7 +201,7 @@ def parse_eps(text: str | float) -> float:
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file.
+    """The settings in a TOML file, by the names of the flags: ``step-size`` and ``step_size`` are one.
 
     Raises:
         InputError: if it cannot be read.
@@ -211,7 +213,7 @@ def load_config(path: Path) -> dict[str, Any]:
     {'eps': [1, '8/255']}
     """
     try:
-        return tomllib.loads(Path(path).read_text())
+        return {name.replace("-", "_"): value for name, value in tomllib.loads(Path(path).read_text()).items()}
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the settings in {path}: {error}; expected TOML lines such as eps = 5") from error
 

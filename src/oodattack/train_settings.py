@@ -77,9 +77,9 @@ class TrainSettings:
         at_least("rounds", self.rounds, 0)
         check_seed(self.seed)
         if not 0 < self.rate < 100:
-            raise InputError(f"expected a learning rate above 0, got {self.rate:g}")
+            raise InputError(f"expected a learning rate above 0 and below 100, got {self.rate:g}")
         if self.weight is not None and not 0 <= self.weight < 1e6:
-            raise InputError(f"expected weight >= 0, got {self.weight:g}")
+            raise InputError(f"expected weight from 0 to below 1e6, got {self.weight:g}")
         if self.method == "confidence" and self.size != 32:
             raise InputError(f"expected size 32 for confidence, whose GAN makes images of 32x32, got {self.size}")
         if self.rounds and (self.test is None or self.method not in ("plain", "outlier-exposure")):

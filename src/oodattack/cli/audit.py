@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from oodattack.audit_settings import AuditSettings
-from oodattack.cli.terminal import INTERRUPTED, error_console, percent, plain_warnings, printable, stages
+from oodattack.cli.terminal import INTERRUPTED, UNFINISHED, error_console, percent, plain_warnings, printable, stages
 from oodattack.settings import NORM_NAMES, load_config
 
 Text = str | None
@@ -110,6 +110,8 @@ def audit(
         sys.stdout.write(jsonlib.dumps(results, indent=2) + "\n")
     elif not quiet:
         _tell(results, settings, written)
+    if results["failures"]:
+        raise typer.Exit(UNFINISHED)
 
 
 def _tell(results: Mapping[str, Any], settings: AuditSettings, written: list[Path]) -> None:

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+UNFINISHED = 3  # the exit code of an audit in which an attack failed
 INTERRUPTED = 130
 
 

@@ -143,6 +143,8 @@ def run_attack(
         _run_shards(run, plan, encoder, fast, on_progress, stop)
     if run.read(["row"]).num_rows == 0:
         some = next(iter(run.skipped().values()))
+        for number in run.done():  # nothing was computed: the command that comes after the images are mended is new
+            run.shard(number).unlink()
         raise InputError(f"expected images in {settings.images}, got none that can be decoded; the first: {some}")
     return run
 

@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 from oodattack.errors import InputError
 from oodattack.runs.files import PARTIAL, write_text
 
+DIGEST = 64  # characters of a SHA-256, which tells a person nothing
+
 
 @contextmanager
 def claim(
@@ -78,7 +80,7 @@ def _take(
     ours = flat(json.loads(json.dumps(header)))
     differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
     if differing:
-        what = "; ".join(f"{key}: the run has {theirs.get(key)!r}, you ask for {ours.get(key)!r}" for key in differing)
+        what = "; ".join(_difference(key, theirs.get(key), ours.get(key)) for key in differing)
         raise InputError(f"{path} holds a run of other settings ({what}); choose another --out or the run's settings")
     then, now = there.get("environment", {}), header.get("environment", {})
     changed = [f"{key} {then.get(key)!r}, now {now.get(key)!r}" for key in now if then.get(key) != now.get(key)]
@@ -89,6 +91,12 @@ def _take(
             stacklevel=2,
         )
     return there
+
+
+def _difference(key: str, theirs: Any, ours: Any) -> str:
+    if max(len(str(theirs)), len(str(ours))) >= DIGEST:
+        return f"{key}: not what the run was begun with"
+    return f"{key}: the run has {theirs!r}, you ask for {ours!r}"
 
 
 def flat(header: Mapping[str, Any]) -> dict[str, Any]:

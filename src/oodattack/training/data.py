@@ -32,10 +32,12 @@ class Labelled(Dataset[tuple[Tensor, int]]):
         folders = [PurePath(name).parent.name for name in self.source.names]
         self.classes = tuple(sorted(set(folders))) if classes is None else tuple(classes)
         if len(self.classes) < 2:
-            raise InputError(f"expected images in one folder a class in {spec}, got {len(self.classes)} folder")
+            found = f"all in the folder {folders[0]}" if folders[0] else "in no folder of their own"
+            raise InputError(f"expected images in one folder a class in {spec}, got them {found}")
         strangers = sorted(set(folders) - set(self.classes))
         if strangers:
-            raise InputError(f"expected the folders of the training images in {spec}, got {strangers[0]!r}")
+            found = repr(strangers[0]) if strangers[0] else "images in no folder of their own"
+            raise InputError(f"expected the folders of the training images in {spec}, got {found}")
         self.labels = [self.classes.index(folder) for folder in folders]
         changes: list[v2.Transform] = []
         if "crop" in augment:

@@ -155,7 +155,9 @@ def reading(file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise InputError(f"cannot go on from {file}: {error}; delete it to begin again") from error
+        raise InputError(
+            f"cannot go on from {file}: {type(error).__name__}: {error}; delete it to begin again"
+        ) from error
 
 
 @contextmanager
