@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oodattack.images import open_images
-from oodattack.runs.files import write_whole
+from oodattack.runs.files import write_torch
 
 SIDE = 32  # pixels
 LEVELS, BLOCKS, HIDDEN = 3, 4, 64
@@ -71,7 +71,7 @@ def train_glow(images: Path, weights: Path, *, steps: int = 400, batch_size: int
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             optimizer.step()
             losses.append(float(bits.detach()))
-    write_whole(weights, lambda partial: torch.save(model.state_dict(), partial))
+    write_torch(weights, model.state_dict())
     last = losses[-max(1, steps // 10) :]
     return sum(last) / len(last)
 

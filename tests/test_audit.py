@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from oodattack.audit import AuditSettings, Stage, open_audit, run_audit
+from oodattack.audit.attacking import plan
 from oodattack.detectors import Classifier, Loader
 from oodattack.encoders import load_encoder
 from oodattack.errors import InputError, WriteError
@@ -235,6 +236,12 @@ class Shared(Norm):
     reading = "mine"
 
 
+class Elsewhere(Norm):
+    """One that would write outside of the audit."""
+
+    reading = "layer/../../x"
+
+
 def test_infinite_scores_are_audited_and_drawn(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "audit"
     audit = run_audit(settings(pictures, out, detectors=("none",), detector=("tests.test_audit:Endless",), limit=12))
@@ -260,6 +267,13 @@ def test_what_is_read_by_ones_own_detector_goes_with_its_source(
     (key,) = (key for key in results["attacks"] if key.startswith("informed"))
     assert key.startswith("informed-mine-2-6-")  # and the digest of its source
     assert key in results["detectors"][0]["attacked"]
+    # Of two that share it, the first is asked what it reads: the key has its digest, wherever the other's source is.
+    readers: dict[str, Any] = {name: Shared(Classifier(load_encoder("python:tests.factories:small"))) for name in "ab"}
+    two = settings(pictures, tmp_path / "audit", **changes)
+    keys = [found.key for found in plan(two, readers, (), {"a": "1" * 64, "b": "2" * 64})]
+    assert "informed-mine-2-6-11111111" in keys
+    with pytest.raises(InputError, match=r"expected reading of .* as a name of letters, .*, got 'layer/../../x'"):
+        run_audit(settings(pictures, tmp_path / "other", **changes | {"detector": ("tests.test_audit:Elsewhere",)}))
 
 
 def test_a_full_disk_stops_an_audit(
@@ -290,6 +304,11 @@ def test_damaged_training_images_are_told(pictures: tuple[Path, Path, Path], tmp
     assert damaged.name in str(results["skipped"]["train"])
     assert "## Could not be decoded" in audit_markdown(results)
     assert damaged.name in audit_markdown(results).replace("\\", "")
+    # A natural set in a folder of that name is another one.
+    more = settings(pictures, tmp_path / "audit", **changes, ood=(str(train),))
+    grown = run_audit(more).read_results()
+    assert "train (natural)" in grown["sets"]
+    assert damaged.name in str(grown["skipped"]["train"])
 
 
 def test_a_witness_judges_by_its_own_latents(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def _audit(folder: Path) -> dict[str, Any]:
         ({"detectors": "KNNN"}, "did you mean 'KNN'"),
         ({"detectors": "MCM"}, "only for networks of images and texts"),
         ({"detectors": "none"}, "no detector was named"),
-        ({"detectors": "all,none"}, "expected detectors as all, none, or names among"),
+        ({"detectors": "all,none"}, "expected detectors as all or none alone, or names among"),
         ({"detectors": "KNN,KNN"}, "expected each detectors once"),
         ({"detector": "tests.factories:Nrom"}, "nearest: Norm"),
         ({"detector": "nowhere:X"}, "to be importable here"),

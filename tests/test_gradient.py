@@ -1,6 +1,7 @@
 """Gradients: exact by autograd, estimated by SPSA where f has none."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,13 +146,14 @@ def test_spsa_shows_f_only_pixels_of_its_range_and_counts_its_calls() -> None:
 @pytest.mark.parametrize(
     ("directions", "radius", "message"),
     [
-        (0, 0.1, "1 SPSA direction, got 0"),
-        (2.5, 0.1, "1 SPSA direction, got 2.5"),
+        (0, 0.1, "1 SPSA directions, got 0"),
+        (2.5, 0.1, "a whole number of at least 1 SPSA directions, got 2.5"),
         (4, 0.0, "got 0.0"),
         (4, float("inf"), "got inf"),
+        (4, "wide", "got 'wide'"),
     ],
 )
-def test_spsa_settings_are_checked(directions: int, radius: float, message: str) -> None:
+def test_spsa_settings_are_checked(directions: Any, radius: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Spsa(directions, radius)
 
@@ -162,6 +164,8 @@ def test_get_gradient_knows_two_names_and_passes_on_the_rest() -> None:
     assert get_gradient(Spsa(3)) == Spsa(3)
     with pytest.raises(InputError, match="expected gradient 'autograd' or 'spsa', got 'sgd'"):
         get_gradient("sgd")
+    with pytest.raises(TypeError, match="expected gradient as 'autograd', 'spsa' or a Spsa, got <class"):
+        get_gradient(Spsa)  # type: ignore[arg-type]
 
 
 def jpeg(x: Tensor) -> Tensor:

@@ -64,3 +64,4 @@ def test_as_matrix_makes_a_column_of_a_vector() -> None:
 def test_mape_is_of_latents(latents: torch.Tensor) -> None:
     with pytest.raises(InputError, match=r"expected latents \(B, K\) or \(B,\) of floating-point numbers, got"):
         mape(latents, latents)
+    assert mape(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)  # of no samples there is nothing to say

@@ -385,3 +385,25 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
         write_whole(tmp_path / "a", half)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX can bound the size of a file")
+@pytest.mark.parametrize("write", ["write_torch(path, torch.rand(10**5))", "write_bytes(path, bytes(10**6))"])
+def test_a_full_disk_is_told_and_leaves_nothing(write: str, tmp_path: Path) -> None:
+    """Files of more than 100 kB cannot be written in that process."""
+    program = f"""
+import resource, signal, torch
+from pathlib import Path
+from oodattack.errors import WriteError
+from oodattack.runs.files import write_bytes, write_torch
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, 10**5))
+path = Path({str(tmp_path / "file")!r})
+try:
+    {write}
+except WriteError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert f"cannot write {tmp_path / 'file'}: File too large" in done.stdout
+    assert list(tmp_path.iterdir()) == []

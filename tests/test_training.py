@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_ood.detector import EnergyBased
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
+from oodattack.audit.measures import measure
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import load_encoder
 from oodattack.errors import InputError
+from oodattack.images import evenly
 from oodattack.networks import Bottleneck, CifarResNet
 from oodattack.networks.bottleneck import rate
 from oodattack.pixels import dequantize
@@ -123,7 +126,9 @@ def test_outliers_are_half_attacked_ones_once_there_are_any(pictures: tuple[Path
 @pytest.mark.slow
 def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     told: list[str] = []
-    changes = {"test": str(pictures[1]), "rounds": 1, "round_epochs": 2, "round_images": 16, "eps": (3.0,)}
+    photographs = write_photographs(tmp_path / "photographs", 24)
+    changes = {"test": str(pictures[1]), "outliers": (str(photographs),), "rounds": 1, "round_epochs": 2}
+    changes |= {"round_images": 16, "eps": (3.0,)}
     first = settings(pictures, tmp_path / "net", **changes)
     results = train(first, on_progress=lambda now: told.append(now.name))
     rows = results["rounds"]
@@ -133,7 +138,7 @@ def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_
     assert all(row["mape"]["longer"] < row["mape"]["new"] for row in rows)
     assert all(row["mape"]["larger"] < row["mape"]["new"] for row in rows)  # the ball binds
     assert all(0 <= row["EnergyBased"]["new"]["auroc"] <= 1 for row in rows)
-    assert rows[1]["EnergyBased"]["natural"]["count"] == 6  # each once, though attacks start from them again and again
+    assert rows[1]["EnergyBased"]["natural"]["count"] == 12  # each once, though attacks start from some of them twice
     # What fooled the network of before is told apart by the one trained on its like better than a new attack is.
     assert rows[1]["EnergyBased"]["old"]["auroc"] >= rows[1]["EnergyBased"]["new"]["auroc"]
     kept = torch.load(tmp_path / "net" / "rounds" / "001" / "state.pt", weights_only=True)
@@ -141,10 +146,22 @@ def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_
     again = load_encoder(f"trained:{tmp_path / 'net' / 'rounds' / '001'}", device="cpu").model.state_dict()
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert not torch.equal(weights["linear.bias"], load_file(tmp_path / "net" / "model.safetensors")["linear.bias"])
-    outliers = Outliers([str(pictures[2])], SIDE)
-    starts = torch.stack([outliers.get(i) for i in range(0, 12, 2)])
+    outliers = Outliers([str(photographs)], SIDE)
+    starts = torch.stack([outliers.get(i) for i in range(0, 24, 2)])
     distances = torch.cdist(dequantize(kept["found"]).flatten(1), dequantize(starts).flatten(1)).amin(1)
     assert (distances <= 3 * (1 + 1e-4)).all()  # attacked from outliers at even places
+    # Images from one start do not count as independent.
+    encoder = load_encoder(f"trained:{tmp_path / 'net' / 'rounds' / '001'}", device="cpu")
+    test = Labelled(str(pictures[1]), SIDE)
+    x_test = torch.stack([test[i][0] for i in evenly(len(test), 16)])
+    logits = [Classifier(encoder).logits(x).detach() for x in (x_test, dequantize(kept["fresh"]))]
+    inside, outside = (EnergyBased.score(z) for z in logits)
+    found = rows[1]["EnergyBased"]["new"]
+    groups = [str(2 * (i % 12) + 1) for i in range(16)]  # the places that are held out
+    expected, alone = (measure(inside, outside, paired=True, groups=names) for names in (groups, None))
+    assert found["auroc_low"] == pytest.approx(expected.auroc_low, abs=1e-6)
+    assert found["auroc_high"] == pytest.approx(expected.auroc_high, abs=1e-6)
+    assert abs(alone.auroc_low - expected.auroc_low) + abs(alone.auroc_high - expected.auroc_high) > 5e-3
     # A finished round is not run again, and the next goes on from it.
     more = settings(pictures, tmp_path / "net", **{**changes, "rounds": 2})
     told.clear()

@@ -26,6 +26,7 @@ from oodattack.precision import TwoPrecisions
 from oodattack.problem import (
     Problem,
     check_count,
+    check_latents,
     is_number,
     make_problem,
     part_lengths,
@@ -44,8 +45,8 @@ FADING = 0.99  # of the squares of h, a step: those of about the last hundred co
 GRID = 2**20  # number of the stream that the search on the grid draws from; no attack has so many tries
 
 Callback = Callable[[int, Tensor], None]
-"""Called after every step with the steps done in this try, and the MAPE (B,) of each sample's image that counts so
-far: the best that was looked at in any try; of a try of `paper` the last image counts, when it is over."""
+"""Called after every step with the steps done in this try, and the MAPE (B,) of the image that counts so far in it: the
+best that was looked at, in floating point; for `paper`, whose last image counts, the start."""
 
 
 def attack(
@@ -140,7 +141,7 @@ def attack(
     if pixels not in (None, 256):
         raise InputError(f"expected pixels=256 (the 8-bit grid) or None (floating point), got {pixels!r}")
     if step_size is not None and not (is_number(step_size) and 0 < step_size < math.inf):
-        raise InputError(f"expected a positive step_size, got {step_size!r}")
+        raise InputError(f"expected a positive step_size, one for all samples, got {step_size!r}")
     # A clone, for autograd refuses tensors that were made in inference mode. Contiguous, as the loop's arithmetic on
     # flat images would copy others in each step (those that were permuted from (H, W, 3) are not).
     start, eps = start.detach().clone(memory_format=torch.contiguous_format), radii(eps, start)
@@ -156,11 +157,12 @@ def attack(
     with evaluation_mode(f):
         with torch.no_grad():
             start_latent = f(start)
+        check_latents(start_latent, len(start))
         lengths = part_lengths(parts, as_matrix(start_latent).shape[1])
         problem = make_problem(start, start_latent, target, eps, lengths, below=below)
         alpha = chosen.step_size(eps, start[0].numel(), norm, steps)
         if step_size is not None:
-            alpha = torch.full_like(alpha, step_size)
+            alpha = torch.full_like(alpha, float(step_size))
         start_mape = mape(problem.aim(as_matrix(start_latent)), problem.target)
         seeds = sample_seeds(seed, len(start))
         grid = (chosen.grid_steps(steps) if grid_steps is None else grid_steps) if pixels is not None else 0
@@ -175,7 +177,7 @@ def attack(
             if len(rows) == 0:
                 break
             found = _Best.of(problem, start_mape, steps)
-            tries.algorithm_1(found, best, rows, attempt)
+            tries.algorithm_1(found, rows, attempt)
             if pixels is not None:
                 tries.to_grid(found, rows)
             best.take(found, rows)
@@ -333,8 +335,8 @@ class _Tries:
     initial: Tensor | None
     callback: Callback | None
 
-    def algorithm_1(self, best: _Best, earlier: _Best, rows: Tensor, attempt: int) -> None:
-        """One try for the samples ``rows``; what it finds goes to ``best``; ``earlier``: what earlier tries found."""
+    def algorithm_1(self, best: _Best, rows: Tensor, attempt: int) -> None:
+        """One try for the samples ``rows``; what it finds goes to ``best``."""
         method = self.method
         best.restart[rows] = attempt
         now = self.problem.rows(rows)
@@ -415,7 +417,7 @@ class _Tries:
                 x = x - step
             x = method.clip(x, now.start, now.eps, self.norm)  # line 5
             if self.callback is not None:
-                self.callback(n + 1, torch.where(best.loss < earlier.loss, best.mape, earlier.mape))
+                self.callback(n + 1, best.mape.clone())
         if slopes is not None:
             best.slopes[rows] = slopes
         if len(rows):  # line 6: the last image has not been looked at yet
@@ -440,9 +442,10 @@ class _Tries:
         saved, loss = dequantize(found.levels, now.start.dtype), found.loss
         if self.method.keep_best:  # nor is it worse than a start that is on the grid itself
             on_grid = (dequantize(quantize(now.start), now.start.dtype) == now.start).flatten(1).all(1)
-            worse = on_grid & (now.start_error.square() < loss)
+            start_loss = now.start_error.square()
+            worse = on_grid & ~found.arrived & (start_loss < loss)
             saved = torch.where(worse[:, None, None, None], now.start, saved)
-            loss = torch.where(worse, now.start_error.square().to(loss), loss)
+            loss = torch.where(worse, start_loss, loss)
         best.saved[rows], best.loss[rows], best.arrived[rows] = saved, loss, found.arrived
 
     def _record(

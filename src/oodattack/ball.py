@@ -179,11 +179,14 @@ def steepest(gradient: Tensor, norm: float) -> Tensor:
     if norm == math.inf:
         return gradient.sign()
     length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-    if not bool(((length > 0) & length.isfinite()).all()):  # zero, or its squares have left the range of the numbers
-        largest = per_sample(gradient.flatten(1).abs().amax(1), gradient)
-        gradient = gradient / torch.where(largest > 0, largest, 1)
+    least = 1e4 * math.sqrt(torch.finfo(length.dtype).tiny)  # below it, squares are lost
+    beyond = ~((length > least) & length.isfinite())
+    if bool(beyond.any()):
+        largest = gradient.flatten(1).abs().amax(1)
+        gradient = gradient / per_sample(torch.where(beyond & (largest > 0), largest, 1), gradient)
         length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-    return gradient / per_sample(torch.where(length > 0, length, 1), gradient)
+        length = torch.where(length > 0, length, 1)
+    return gradient / per_sample(length, gradient)
 
 
 def held(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:

@@ -106,9 +106,9 @@ class Spsa:
 
     def __post_init__(self) -> None:
         if not isinstance(self.directions, int) or self.directions < 1:
-            raise InputError(f"expected at least 1 SPSA direction, got {self.directions}")
-        if not 0 < self.radius < float("inf"):
-            raise InputError(f"expected a positive SPSA radius, got {self.radius}")
+            raise InputError(f"expected a whole number of at least 1 SPSA directions, got {self.directions!r}")
+        if not isinstance(self.radius, int | float) or not 0 < self.radius < float("inf"):
+            raise InputError(f"expected a positive SPSA radius, got {self.radius!r}")
 
     @property
     def passes(self) -> int:
@@ -152,7 +152,8 @@ def get_gradient(gradient: "str | Gradient") -> Gradient:
     0
     """
     if not isinstance(gradient, str):
-        if not (callable(gradient) and hasattr(gradient, "passes") and hasattr(gradient, "forwards")):
+        parts = ("passes", "forwards", "__call__")
+        if isinstance(gradient, type) or not all(hasattr(gradient, part) for part in parts):
             raise TypeError(f"expected gradient as 'autograd', 'spsa' or a Spsa, got {gradient!r}")
         return gradient
     if gradient == "autograd":

@@ -38,7 +38,7 @@ class SoftKinks(TorchFunctionMode):
     `begin`.
 
     A gradient that the network itself takes, while the context is open, is exact, as all that it returns (but not
-    within a compiled network).
+    within a compiled network). Within `torch.func` nothing is softened.
 
     Args:
         width: half of the zone about a kink, in units of r.
@@ -112,7 +112,7 @@ class SoftKinks(TorchFunctionMode):
         a, low, high, in_place = rectifier(*args, **kwargs)
         if a.ndim < 2 or a.numel() > LARGEST * len(a) or not a.requires_grad:
             return func(*args, **kwargs)
-        if torch._C._are_functorch_transforms_active():  # f's own gradient by torch.func, which is to be exact
+        if torch._C._are_functorch_transforms_active():  # f's own gradient is to be exact; vmap cannot be told
             return func(*args, **kwargs)
         # For whatever changes from pass to pass it would be compiled anew; and its backward pass is compiled here, too.
         if torch.compiler.is_compiling():

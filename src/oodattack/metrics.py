@@ -32,7 +32,7 @@ def mape(latent: Tensor, target: Tensor) -> Tensor:
         raise InputError(
             f"expected latent and target of one shape, got {tuple(latent.shape)} and {tuple(target.shape)}"
         )
-    if latent.ndim not in (1, 2) or latent.numel() == 0 or not target.is_floating_point():
+    if latent.ndim not in (1, 2) or latent.shape[1:].numel() == 0 or not target.is_floating_point():
         raise InputError(
             f"expected latents (B, K) or (B,) of floating-point numbers, got {tuple(latent.shape)}, {target.dtype}"
         )

@@ -88,8 +88,6 @@ def make_problem(
     """
     if not isinstance(target, Tensor):
         raise TypeError(f"expected target as a tensor, got {type(target).__name__}")
-    if start_latent.ndim not in (1, 2):
-        raise InputError(f"expected f to give (B, K) or (B,), got {tuple(start_latent.shape)}; flatten its output")
     if target.shape != start_latent.shape:
         raise InputError(
             f"expected target of shape {tuple(start_latent.shape)}, which f gives for start, got {tuple(target.shape)}"
@@ -182,13 +180,26 @@ def check_count(name: str, value: int, least: int) -> None:
         raise InputError(f"expected {name} as a whole number of at least {least}, got {value!r}")
 
 
+def check_latents(latent: object, count: int) -> None:
+    """Raise unless f gave latents of so many images.
+
+    Raises:
+        InputError: with what it gave.
+
+    >>> check_latents(torch.zeros(2, 5), 2)
+    """
+    if not isinstance(latent, Tensor) or latent.ndim not in (1, 2) or len(latent) != count or latent.numel() == 0:
+        got = tuple(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
+        raise InputError(f"expected f to give (B, K) or (B,) for B = {count} images, got {got}; flatten its output")
+
+
 def is_number(value: object) -> bool:
     """Whether something is one real number.
 
     >>> is_number(0.1), is_number(torch.tensor([0.1, 0.2]))
     (True, False)
     """
-    return isinstance(value, Real)
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
 
 
 def _weights(target: Tensor, start_latent: Tensor, parts: Sequence[int]) -> Tensor:

@@ -213,9 +213,13 @@ def load_config(path: Path) -> dict[str, Any]:
     {'eps': [1, '8/255']}
     """
     try:
-        return {name.replace("-", "_"): value for name, value in tomllib.loads(Path(path).read_text()).items()}
+        found = tomllib.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the settings in {path}: {error}; expected TOML lines such as eps = 5") from error
+    settings = {name.replace("-", "_"): value for name, value in found.items()}
+    if len(settings) < len(found):
+        raise InputError(f"expected each setting once in {path}, got {', '.join(found)}")
+    return settings
 
 
 def _convert(field: "dataclasses.Field[Any]", value: Any) -> Any:

@@ -56,7 +56,8 @@ def plan(
     ['latent-features-5-9', 'informed-logits-5-9', 'direct-KNN-5-9', 'direct-MaxLogit-5-9', 'latent-features-5-3']
     """
     readings = dict.fromkeys(reading(name, detector) for name, detector in detectors.items())
-    read = {reading(name, detectors[name]): digest for name, digest in own.items() if name in detectors}
+    # Of several that share what they read, the first is asked for it.
+    read = {reading(name, detectors[name]): own[name] for name in reversed(list(detectors)) if name in own}
     versions = {target: digest for target, digest in {**read, **own}.items() if target not in VIEWS}
     targets = [("latent", Z)]
     if "informed" in settings.attacks:

@@ -99,7 +99,7 @@ def lower(way: Way, detector: Detector, samples: Samples, ball: Ball, latent: Te
             None for no second try.
     """
     # A score without end counts as the highest that is finite.
-    target = (way.ranks(detector.score(samples.x_in)) - AIM).clamp(CENTRE, CENTRE + 1)
+    target = (way.ranks(detector.score(samples.x_in)).clamp_max(CENTRE + 1) - AIM).clamp_min(CENTRE)
     target = target.to(samples.start.device, torch.float32 if samples.start.device.type == "mps" else torch.float64)
     found = _try(way, samples, target, ball, None)
     # Where the score is not low enough yet, the other try may be the better one.

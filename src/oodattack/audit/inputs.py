@@ -1,5 +1,6 @@
 """What an audit works on: the images, and who judges them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def _short_names(specs: Sequence[str]) -> list[str]:
     """Names for tables: the last part of a path, or all of it where two are alike; never that of another set."""
     short = [Path(spec).name or spec for spec in specs]
     names = [name if short.count(name) == 1 else spec for name, spec in zip(short, specs, strict=True)]
-    return [f"{name} (natural)" if name in ("in", "starts") else name for name in names]
+    return [f"{name} (natural)" if name in ("train", "in", "starts") else name for name in names]
 
 
 def find_detectors(
@@ -83,6 +84,9 @@ def find_detectors(
     own = {}
     for spec in settings.detector:
         name, detector = own_detector(spec, classifier)
+        what = getattr(detector, "reading", name)
+        if not isinstance(what, str) or re.fullmatch(r"[\w+-]+", what) is None:
+            raise InputError(f"expected reading of {spec} as a name of letters, digits, _, - and +, got {what!r}")
         if name in (*found, *VIEWS):
             raise InputError(f"expected a detector's own name for {spec}, got {name}, which there is; rename it")
         found[name], own[name] = detector, source_digest(spec)

@@ -27,7 +27,7 @@ from oodattack.audit.attacks import Attack, Found
 from oodattack.audit.data import ImageSet, from_pngs
 from oodattack.errors import InputError
 from oodattack.images import encode_png
-from oodattack.runs.files import write_text, write_whole
+from oodattack.runs.files import write_text, write_torch, write_whole
 from oodattack.runs.rows import IMAGE, image_cell
 
 NAME = "audit.json"
@@ -87,7 +87,7 @@ class Audit:
 
     def write_fit(self, detector: str, state: Mapping[str, Any]) -> None:
         """Keep what a detector was fitted to."""
-        write_whole(self.path / "fits" / f"{detector}.pt", lambda partial: torch.save(dict(state), partial))
+        write_torch(self.path / "fits" / f"{detector}.pt", dict(state))
 
     def write_samples(self, x_in: ImageSet, starts: ImageSet) -> None:
         """Keep what the attacks go from and to, as the encoder gets it."""

@@ -28,8 +28,8 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Exit codes: 0 done; 2 bad input, nothing computed is lost; 130 stopped by Ctrl-C, the same command goes"
-    " on; 1 an error in the program itself."
+    epilog="Exit codes: 0 done; 2 bad input, nothing computed is lost; 3 an audit with attacks that failed; 130"
+    " stopped by Ctrl-C, the same command goes on; 1 an error in the program itself."
 )
 def program(
     version: Annotated[

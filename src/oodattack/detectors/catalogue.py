@@ -68,7 +68,8 @@ def make_detectors(classifier: Classifier, names: Sequence[str] = ("all",)) -> t
     for name in names:
         if name not in everything:
             hint = did_you_mean(name, everything)
-            names_there = ", ".join(everything)
-            raise InputError(f"expected detectors as all, none, or names among {names_there}, got {name!r}{hint}")
+            raise InputError(
+                f"expected detectors as all or none alone, or names among {', '.join(everything)}, got {name!r}{hint}"
+            )
     wanted = {name: found[name] for name in names if name in found}
     return wanted, [Absent(name, reasons[name]) for name in names if name in reasons]

@@ -106,8 +106,8 @@ def _halve(encoder: Encoder) -> None:
 def _fold(encoder: Encoder, images: Tensor) -> None:
     """Fold each batch norm that is given the very tensor that a convolution gave into that convolution.
 
-    Not where z is that tensor. Whether it, or that convolution, is used elsewhere too cannot be seen from here; the
-    comparison with the original tells.
+    Not where z is that tensor, by the name of one of the two. Whether it, or that convolution, is used elsewhere too
+    cannot be seen from here; the comparison with the original tells.
     """
     makers: dict[int, nn.Module] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []

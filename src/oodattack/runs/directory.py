@@ -1,6 +1,7 @@
 """A directory that belongs to one command: made, or gone on with, by one process at a time."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from filelock import FileLock, Timeout
 from oodattack.errors import InputError
 from oodattack.runs.files import PARTIAL, write_text
 
-DIGEST = 64  # characters of a SHA-256, which tells a person nothing
+DIGEST = r"\b[0-9a-f]{64}\b"  # a SHA-256, which tells a person nothing
 
 
 @contextmanager
@@ -94,7 +95,7 @@ def _take(
 
 
 def _difference(key: str, theirs: Any, ours: Any) -> str:
-    if key.startswith("inputs.") and max(len(str(theirs)), len(str(ours))) >= DIGEST:
+    if re.search(DIGEST, f"{theirs} {ours}"):
         return f"{key}: not what the run was begun with"
     return f"{key}: the run has {theirs!r}, you ask for {ours!r}"
 

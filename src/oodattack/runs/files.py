@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 from oodattack.errors import WriteError
@@ -50,6 +51,18 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a binary file whole."""
     write_whole(path, lambda partial: _write(partial, data))
+
+
+def write_torch(path: Path, value: object) -> None:
+    """Write a value by `torch.save`, whole.
+
+    By way of bytes: torch's own writer tells of a full disk by a RuntimeError, and leaves half a file.
+    """
+    import torch
+
+    buffer = BytesIO()
+    torch.save(value, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def _write(path: Path, data: bytes) -> None:

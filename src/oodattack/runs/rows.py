@@ -28,7 +28,7 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("mape", pa.float64()),  # of the decoded PNG, by the original module; null where undefined
     ("mape_float", pa.float64()),  # before rounding to 8 bits
     ("mape_before", pa.float64()),  # of the start
-    ("mape_note", pa.string()),  # why it is undefined, or ""
+    ("mape_note", pa.string()),  # why it is undefined, or the attack had to stop; or ""
     ("mape_parts", pa.list_(pa.float64())),  # of each layer, where z is made of several; null where undefined
     ("distance", pa.float64()),  # of the decoded PNG to the start, in the norm
     ("distance_float", pa.float64()),

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import safetensors.torch
 import torch
 from pytorch_ood.detector import EnergyBased, MaxSoftmax
-from safetensors.torch import save_file
 from torch import Tensor
 
 from oodattack.audit.attacks import Ball, Samples, lower, match
@@ -27,7 +27,7 @@ from oodattack.images import evenly
 from oodattack.networks import MEAN, STD
 from oodattack.pixels import dequantize, quantize
 from oodattack.runs.directory import claim
-from oodattack.runs.files import write_text, write_whole
+from oodattack.runs.files import write_bytes, write_text, write_torch
 from oodattack.train_settings import TrainSettings
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.session import Session, Tell, reading
@@ -83,8 +83,8 @@ def run_rounds(
                 state["row"]["accuracy"] = session.accuracy(test)
                 weights = {name: value.contiguous() for name, value in state["model"].items()}
                 write_text(folder / "train.json", json.dumps(header, indent=2) + "\n")
-                write_whole(folder / "model.safetensors", lambda partial, kept=weights: save_file(kept, partial))  # type: ignore[misc]
-                write_whole(folder / "state.pt", lambda partial, kept=state: torch.save(kept, partial))  # type: ignore[misc]
+                write_bytes(folder / "model.safetensors", safetensors.torch.save(weights))
+                write_torch(folder / "state.pt", state)
             old = state["fresh"].cpu()
             rows.append(state["row"])
     return rows

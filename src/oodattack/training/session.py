@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from oodattack.errors import InputError
 from oodattack.networks import MEAN, STD
-from oodattack.runs.files import write_whole
+from oodattack.runs.files import write_torch
 from oodattack.train_settings import TrainSettings
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.imagined import Imagined
@@ -127,7 +127,7 @@ class Session:
             "schedule": self.schedule.state_dict(),
             "imagined": None if self.imagined is None else self.imagined.state_dict(),
         }
-        write_whole(file, lambda partial: torch.save(state, partial))
+        write_torch(file, state)
 
     def load(self, file: Path) -> None:
         """Go on from what `save` kept.
