@@ -454,6 +454,17 @@ def test_a_try_that_had_to_stop_is_told_of_if_it_counts() -> None:
     assert again.mape[0] < once.mape[0]
 
 
+def test_a_try_of_nan_from_its_beginning_is_told_of() -> None:
+    start = make_images(2, 1)
+
+    def f(x: Tensor) -> Tensor:
+        return x.mean((1, 2, 3)) + 0 * (-(x - start).square().sum((1, 2, 3))).sqrt()  # NaN but at the starts
+
+    result = attack(f, start, torch.full((2,), 0.6, dtype=torch.float64), eps=2.0, method="paper", check=False)
+    assert torch.equal(result.image, start)
+    assert result.notes == ("stopped where f has a gradient of NaN or infinity",) * 2
+
+
 @pytest.mark.parametrize("parts", [None, [1, 1]])
 @pytest.mark.parametrize("target", [1e-12, 1e-22, 1e-32])
 def test_a_target_next_to_zero_is_attacked(target: float, parts: list[int] | None) -> None:
