@@ -523,10 +523,12 @@ def test_grid_steps_add_to_the_steps(method: str, grid_steps: int) -> None:
 
 def test_estimated_gradients_round() -> None:
     f, start, target = question()
-    result = attack(f, start, target, eps=1.0, steps=5, pixels=256, grid_steps=7, gradient="spsa")
+    result = attack(f, start, target, eps=1.0, steps=5, pixels=256, gradient="spsa")
     rounded = attack(f, start, target, eps=1.0, steps=5, pixels=256, grid_steps=0, gradient="spsa")
     assert torch.equal(result.image, rounded.image)
     assert torch.equal(result.forward_evaluations, rounded.forward_evaluations)
+    with pytest.raises(InputError, match="expected no grid_steps with gradient='spsa', which rounds, got 7"):
+        attack(f, start, target, eps=1.0, steps=5, pixels=256, grid_steps=7, gradient="spsa")
 
 
 @pytest.mark.parametrize("bad", [-1, 2.5, True, "3"])
