@@ -853,7 +853,7 @@ def test_an_image_on_the_grid_is_no_worse_than_a_start_on_it(norm: float) -> Non
 )
 def test_latents_of_another_shape_are_refused_though_f_is_not_asked(f: Any, got: str) -> None:
     with pytest.raises(
-        InputError, match=rf"expected f to give \(B, K\) or \(B,\) for B = 2 images, got {got}; flatten"
+        InputError, match=rf"expected f to map \(2, 3, H, W\) to \(2, K\) or \(2,\), got {got}; flatten"
     ):
         attack(f, make_images(2, 1), torch.zeros(2, 3), eps=1.0, check=False)
 

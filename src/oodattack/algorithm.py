@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from oodattack.ball import check_norm, distance, held, per_sample
-from oodattack.checks import check_health, check_pixels, evaluation_mode
+from oodattack.checks import check_health, check_latents, check_pixels, evaluation_mode
 from oodattack.errors import InputError
 from oodattack.gradient import Gradient, get_gradient
 from oodattack.grid import descend
@@ -26,7 +26,6 @@ from oodattack.precision import TwoPrecisions
 from oodattack.problem import (
     Problem,
     check_count,
-    check_latents,
     is_number,
     make_problem,
     part_lengths,

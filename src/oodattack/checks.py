@@ -109,9 +109,7 @@ def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool
                 f"f fails on one or two images of shape {tuple(x.shape[1:])}, {x.dtype}, on {x.device}:"
                 f" {_first_line(error)}; check the input size, the batch size, the dtype and the device of the model"
             ) from error
-        if not isinstance(once, Tensor) or once.ndim not in (1, 2) or len(once) != 1 or once.numel() == 0:
-            got = tuple(once.shape) if isinstance(once, Tensor) else type(once).__name__
-            raise InputError(f"expected f to map (1, 3, H, W) to (1, K) or (1,), got {got}; flatten its output")
+        check_latents(once, 1)
         if not bool(once.isfinite().all()):
             raise InputError(
                 "f gives NaN or infinity on the start image; check its weights, its normalisation and its dtype"
@@ -128,6 +126,20 @@ def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool
             )
     if gradient:
         _check_gradient(f, x)
+
+
+def check_latents(latent: object, count: int) -> None:
+    """Raise unless f gave latents of so many images.
+
+    Raises:
+        InputError: with what it gave.
+
+    >>> check_latents(torch.zeros(2, 5), 2)
+    """
+    if not isinstance(latent, Tensor) or latent.ndim not in (1, 2) or len(latent) != count or latent.numel() == 0:
+        got = tuple(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
+        b = count
+        raise InputError(f"expected f to map ({b}, 3, H, W) to ({b}, K) or ({b},), got {got}; flatten its output")
 
 
 def _first_line(error: Exception) -> str:

@@ -180,19 +180,6 @@ def check_count(name: str, value: int, least: int) -> None:
         raise InputError(f"expected {name} as a whole number of at least {least}, got {value!r}")
 
 
-def check_latents(latent: object, count: int) -> None:
-    """Raise unless f gave latents of so many images.
-
-    Raises:
-        InputError: with what it gave.
-
-    >>> check_latents(torch.zeros(2, 5), 2)
-    """
-    if not isinstance(latent, Tensor) or latent.ndim not in (1, 2) or len(latent) != count or latent.numel() == 0:
-        got = tuple(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
-        raise InputError(f"expected f to give (B, K) or (B,) for B = {count} images, got {got}; flatten its output")
-
-
 def is_number(value: object) -> bool:
     """Whether something is one real number.
 

@@ -18,7 +18,6 @@ from oodattack.audit.attacks import (
     read_function,
     reading,
 )
-from oodattack.audit.data import from_pngs
 from oodattack.audit.inputs import Inputs
 from oodattack.audit.store import Audit
 from oodattack.audit.ways import Way
@@ -142,8 +141,6 @@ class Attacker:
 
     def _latent(self, attack: Attack, rows: range, device: torch.device) -> Tensor:
         """What the latent attack found in the same ball."""
-        table = self.audit.read_attack(Attack("latent", Z, attack.eps, self.settings.steps)).slice(
-            rows.start, len(rows)
-        )
-        found = from_pngs("latent", [cell["bytes"] for cell in table["image"].to_pylist()], [""] * len(rows))
+        names = self.inputs.starts.names[rows.start : rows.stop]
+        found = self.audit.read_images(Attack("latent", Z, attack.eps, self.settings.steps), names, rows.start)
         return dequantize(found.images).to(device)

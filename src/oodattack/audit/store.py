@@ -131,9 +131,9 @@ class Audit:
         tables = [_read(file) for file in self._shards(attack)]
         return pa.concat_tables(tables).sort_by("row") if tables else _ATTACKED.empty_table()
 
-    def read_images(self, attack: Attack, names: Sequence[str]) -> ImageSet:
-        """What an attack made of all samples; ``names``: of their starts."""
-        cells = self.read_attack(attack)["image"].to_pylist()
+    def read_images(self, attack: Attack, names: Sequence[str], first: int = 0) -> ImageSet:
+        """What an attack made of the samples from ``first`` on; ``names``: of their starts."""
+        cells = self.read_attack(attack)["image"].slice(first, len(names)).to_pylist()
         return from_pngs(attack.key, [cell["bytes"] for cell in cells], names)
 
     def _shards(self, attack: Attack) -> list[Path]:

@@ -1,12 +1,16 @@
 """Files that appear whole or not at all."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oodattack.errors import WriteError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARTIAL = ".partial"
 
@@ -63,6 +67,13 @@ def write_torch(path: Path, value: object) -> None:
     buffer = BytesIO()
     torch.save(value, buffer)
     write_bytes(path, buffer.getvalue())
+
+
+def write_weights(path: Path, state: Mapping[str, "Tensor"]) -> None:
+    """Write a state dict as safetensors, whole; by way of bytes, as `write_torch`."""
+    from safetensors.torch import save
+
+    write_bytes(path, save({name: value.contiguous() for name, value in state.items()}))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import safetensors.torch
 import torch
 from pytorch_ood.detector import EnergyBased, MaxSoftmax
 from torch import Tensor
@@ -27,7 +26,7 @@ from oodattack.images import evenly
 from oodattack.networks import MEAN, STD
 from oodattack.pixels import dequantize, quantize
 from oodattack.runs.directory import claim
-from oodattack.runs.files import write_bytes, write_text, write_torch
+from oodattack.runs.files import write_text, write_torch, write_weights
 from oodattack.train_settings import TrainSettings
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.session import Session, Tell, reading
@@ -81,9 +80,8 @@ def run_rounds(
             else:
                 state, session = _round(settings, session, images, outliers, old, number, tell)
                 state["row"]["accuracy"] = session.accuracy(test)
-                weights = {name: value.contiguous() for name, value in state["model"].items()}
                 write_text(folder / "train.json", json.dumps(header, indent=2) + "\n")
-                write_bytes(folder / "model.safetensors", safetensors.torch.save(weights))
+                write_weights(folder / "model.safetensors", state["model"])
                 write_torch(folder / "state.pt", state)
             old = state["fresh"].cpu()
             rows.append(state["row"])
@@ -223,15 +221,11 @@ def _compare(session: Session, images: _Images, sets: Mapping[str, Tensor], seed
 
     inside, natural = logits(images.x_test), logits(images.held_out[: len(set(images.groups))])
     outside = {name: logits(found) for name, found in sets.items()}
-    return {
-        kind.__name__: {
-            "natural": asdict(measure(kind.score(inside), kind.score(natural), seed=seed)),
-            **{
-                name: asdict(
-                    measure(kind.score(inside), kind.score(found), paired=True, groups=images.groups, seed=seed)
-                )
-                for name, found in outside.items()
-            },
-        }
-        for kind in (MaxSoftmax, EnergyBased)
-    }
+    by_score = {}
+    for kind in (MaxSoftmax, EnergyBased):
+        scores = kind.score(inside)
+        found = {"natural": measure(scores, kind.score(natural), seed=seed)}
+        for name, attacked in outside.items():
+            found[name] = measure(scores, kind.score(attacked), paired=True, groups=images.groups, seed=seed)
+        by_score[kind.__name__] = {name: asdict(measured) for name, measured in found.items()}
+    return by_score

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from accelerate import Accelerator
 
 from oodattack.encoders import pick_device
@@ -14,7 +13,7 @@ from oodattack.engines.machine import environment
 from oodattack.errors import InputError
 from oodattack.networks import build_network
 from oodattack.runs.directory import claim
-from oodattack.runs.files import write_bytes, write_text
+from oodattack.runs.files import write_text, write_weights
 from oodattack.settings import plain
 from oodattack.train_settings import TrainSettings
 from oodattack.training.data import Labelled, Outliers
@@ -115,8 +114,7 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
         if test is not None:
             tell("testing", 0, 1)
             results["test_accuracy"] = session.accuracy(test)
-        weights = {name: value.contiguous() for name, value in session.model.state_dict().items()}
-        write_bytes(settings.out / WEIGHTS, safetensors.torch.save(weights))
+        write_weights(settings.out / WEIGHTS, session.model.state_dict())
         write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
         if settings.rounds:
             assert test is not None and outliers is not None  # noqa: S101, PT018 -- the settings have seen to it
