@@ -135,8 +135,10 @@ def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_
     assert [row["round"] for row in rows] == [0, 1]
     assert "old" not in rows[0]["EnergyBased"]
     assert {"natural", "old", "new", "longer", "larger", "direct"} == set(rows[1]["MaxSoftmax"])
-    assert all(row["mape"]["longer"] < row["mape"]["new"] for row in rows)
-    assert all(row["mape"]["larger"] < row["mape"]["new"] for row in rows)  # the ball binds
+    # The ball binds: twice its radius helps, more steps do not.
+    assert all(row["mape"]["larger"] < 0.5 * row["mape"]["new"] for row in rows)
+    assert all(row["mape"]["longer"] == pytest.approx(row["mape"]["new"], rel=0.5) for row in rows)
+    assert all(row["mape"]["longer"] != row["mape"]["new"] for row in rows)
     assert all(0 <= row["EnergyBased"]["new"]["auroc"] <= 1 for row in rows)
     assert rows[1]["EnergyBased"]["natural"]["count"] == 12  # each once, though attacks start from some of them twice
     kept = torch.load(tmp_path / "net" / "rounds" / "001" / "state.pt", weights_only=True)
