@@ -7,9 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from oodattack.audit.data import TrainImages
+from oodattack.detectors import Classifier
+from oodattack.encoders import Encoder
 from oodattack.errors import InputError
 from oodattack.images import open_images
+from oodattack.images.labels import Labels
+from oodattack.training.data import Labelled
 
 PIXELS = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
 DATA = struct.pack(">IIII", 0x803, *PIXELS.shape) + PIXELS.tobytes()
@@ -33,6 +39,7 @@ def test_images_are_read_row_by_row(tmp_path: Path, name: str, whole_folder: boo
         expected = torch.from_numpy(PIXELS[index].copy()).expand(3, -1, -1)
         assert torch.equal(source.read(index), expected)
     assert source.digest() == open_images(path).digest()
+    assert source.labels([1, 0]) == Labels(("7", "3"), None)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +69,35 @@ def test_a_file_that_is_not_compressed_as_it_says_is_told(tmp_path: Path) -> Non
         open_images(path)
 
 
+def test_labels_that_are_not_those_of_the_images_are_told(tmp_path: Path) -> None:
+    source = open_images(write(tmp_path, "train-images-idx3-ubyte", DATA))
+    assert source.labels([0]) is None
+    write(tmp_path, "train-labels-idx1-ubyte", LABELS[:9])
+    with pytest.raises(InputError, match=r"expected 2 bytes of labels in .*labels-idx1-ubyte, got the file cut off"):
+        source.labels([0])
+    write(tmp_path, "train-labels-idx1-ubyte", struct.pack(">II", 0x801, 3) + bytes(3))
+    with pytest.raises(InputError, match=r"expected 2 labels in .*labels-idx1-ubyte, got 3"):
+        source.labels([0])
+    write(tmp_path, "train-labels-idx1-ubyte", DATA)
+    with pytest.raises(InputError, match="expected labels in MNIST's idx format"):
+        source.labels([0])
+
+
 def test_one_of_two_files_must_be_named(tmp_path: Path) -> None:
     write(tmp_path, "train-images-idx3-ubyte", DATA)
     write(tmp_path, "t10k-images-idx3-ubyte", DATA)
     with pytest.raises(InputError, match=r"expected one idx file in .*, got 2; name one"):
         open_images(tmp_path)
+
+
+def test_classes_without_names_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    source = open_images(write(tmp_path, "a-images-idx3-ubyte", DATA))
+    write(tmp_path, "a-labels-idx1-ubyte", struct.pack(">II", 0x801, 2) + bytes([11, 2]))
+    images = Labelled(source, 8)
+    assert images.classes == tuple(map(str, range(12)))
+    assert images.labels == [11, 2]
+    for count, expected in ((12, [11, 2]), (40, [11, 2]), (11, None)):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, count))
+        classifier = Classifier(Encoder(net, name="net", layer="input of 1", input_size=(8, 8)))
+        labels = TrainImages(source, classifier, limit=2, batch_size=2).labels
+        assert (None if labels is None else labels.tolist()) == expected

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from oodattack.errors import InputError
 from oodattack.images import encode_png, open_images
+from oodattack.images.labels import Labels
 
 
 def grey(value: int) -> Tensor:
@@ -195,7 +196,7 @@ def mnist(tmp_path: Path) -> Path:
     for prefix, first in (("train", 100), ("t10k", 0)):
         pixels = ((np.arange(2 * 28 * 28) + first) % 251).astype(np.uint8)
         images = struct.pack(">IIII", 0x803, 2, 28, 28) + pixels.tobytes()
-        labels = struct.pack(">II", 0x801, 2) + bytes(2)
+        labels = struct.pack(">II", 0x801, 2) + bytes([7, 3])
         (raw / f"{prefix}-images-idx3-ubyte").write_bytes(images)
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
     return tmp_path
@@ -210,6 +211,11 @@ def test_torchvision_splits(mnist: Path) -> None:
     assert torch.equal(train.read(1), (count + 100).remainder(251).to(torch.uint8))
     assert train.digest() != test.digest()
     assert torch.equal(open_images("torchvision:MNIST:test", data_root=mnist).read(1), test.read(1))
+    labels = test.labels([1])
+    assert labels is not None
+    assert labels.names == ("3 - three",)
+    assert labels.classes is not None
+    assert labels.classes[:2] == ("0 - zero", "1 - one")
 
 
 def test_torchvision_set_that_hands_train_on_to_its_parent(mnist: Path) -> None:
@@ -228,8 +234,16 @@ def test_torchvision_split_parameter(tmp_path: Path) -> None:
     put(base / "Final_Test" / "Images", "00000.ppm")
     (tmp_path / "gtsrb" / "GT-final_test.csv").write_text("Filename;ClassId\n00000.ppm;7\n")
     put(base / "Training" / "00001", "a.ppm", "b.ppm")
-    assert len(open_images("torchvision:GTSRB", data_root=tmp_path)) == 1
-    assert len(open_images("torchvision:GTSRB:train", data_root=tmp_path)) == 2
+    test, train = (open_images(f"torchvision:GTSRB:{split}", data_root=tmp_path) for split in ("test", "train"))
+    assert (len(test), len(train)) == (1, 2)
+    assert (test.labels([0]), train.labels([1, 0])) == (
+        Labels(("7",), None),
+        Labels(("0", "0"), None),
+    )  # no list of them
+    assert open_images("torchvision:GTSRB", data_root=tmp_path).digest() != train.digest()
+    (base / "Training" / "00001" / "a.ppm").write_bytes(b"broken")
+    with pytest.raises(InputError, match="cannot read the classes of torchvision:GTSRB:train"):
+        train.labels([0])
     with pytest.raises(InputError, match=r"cannot open torchvision:GTSRB:nope: .*split.*train.*test"):
         open_images("torchvision:GTSRB:nope", data_root=tmp_path)
 
@@ -284,6 +298,7 @@ def test_data_set_that_gives_no_images(tmp_path: Path) -> None:
     source = open_images("torchvision:MovingMNIST", data_root=tmp_path)
     with pytest.raises(InputError, match="expected torchvision:MovingMNIST to give images, got Tensor"):
         source.read(0)
+    assert source.labels([0]) is None
 
 
 def test_image_folder_classes_need_no_special_name(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oodattack.errors import InputError
 from oodattack.images import encode_png, open_images
+from oodattack.images.labels import Labels
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -144,6 +145,34 @@ def test_as_datasets_writes_them(tmp_path: Path) -> None:
     assert open_images(saved).names[0] == "test/data-00000-of-00001/00000"
     made.map(lambda row: row, cache_file_name=str(saved / "train" / "cache-0123.arrow"))
     assert len(open_images(saved / "train")) == 5  # what datasets computed beside the data is not data
+
+
+def test_labels_are_numbers_or_names(tmp_path: Path) -> None:
+    numbers = open_images(write(tmp_path / "a.parquet", label=[2, 0, 1], image=structs(1, 2, 3)))
+    assert numbers.labels([0, 2]) == Labels(("2", "1"), None)
+    write(tmp_path / "b" / "1.parquet", label=["dog", "cat"], image=structs(1, 2))
+    write(tmp_path / "b" / "2.parquet", label=["emu"], image=structs(3))
+    assert open_images(tmp_path / "b").labels([2, 1]) == Labels(("emu", "cat"), ("cat", "dog", "emu"))
+    assert open_images(write(tmp_path / "c.parquet", image=structs(1))).labels([0]) is None
+    assert open_images(write(tmp_path / "d.parquet", label=[0, None], image=structs(1, 2))).labels([0, 1]) is None
+    assert open_images(write(tmp_path / "e.parquet", label=[0.5], image=structs(1))).labels([0]) is None
+    write(tmp_path / "f" / "1.parquet", label=[0], image=structs(1))
+    write(tmp_path / "f" / "2.parquet", image=structs(1))
+    assert open_images(tmp_path / "f").labels([0]) is None  # not of all files
+
+
+def test_labels_as_datasets_writes_them(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the package 'datasets' is missing")
+    kinds = {"breed": datasets.ClassLabel(names=["pug", "husky"]), "label": datasets.Value("string")}
+    features = datasets.Features({**kinds, "image": datasets.Image()})
+    images = [{"bytes": png(value), "path": None} for value in range(3)]
+    rows = {"breed": [1, 0, 1], "label": ["x", "y", "z"], "image": images}
+    made = datasets.Dataset.from_dict(rows, features=features)
+    made.to_parquet(str(tmp_path / "hub.parquet"))
+    made.save_to_disk(str(tmp_path / "saved"), num_shards=2)
+    for place in ("hub.parquet", "saved"):
+        source = open_images(tmp_path / place)
+        assert source.labels([2, 1]) == Labels(("husky", "pug"), ("pug", "husky"))
 
 
 def test_columns_that_cannot_be_chosen_are_listed(tmp_path: Path) -> None:

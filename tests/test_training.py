@@ -1,25 +1,35 @@
 """Training: what is minimised, what is kept, and that a stop changes nothing."""
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pytorch_ood.detector import EnergyBased
 from safetensors.torch import load_file
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
 
+from oodattack.audit import AuditSettings, run_audit
 from oodattack.audit.measures import measure
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import load_encoder
+from oodattack.engines import run_attack
 from oodattack.errors import InputError
-from oodattack.images import evenly
+from oodattack.images import evenly, open_images
 from oodattack.networks import Bottleneck, CifarResNet
 from oodattack.networks.bottleneck import rate
 from oodattack.pixels import dequantize
+from oodattack.runs import summarize
+from oodattack.settings import AttackSettings
 from oodattack.train_settings import TrainSettings
 from oodattack.training import Training, train
 from oodattack.training.data import Labelled, Outliers
@@ -78,10 +88,80 @@ def test_a_trained_network_is_an_encoder_with_class_names(pictures: tuple[Path, 
     assert results["loss"][-1] < results["loss"][0]
     encoder = load_encoder(f"trained:{tmp_path / 'net'}", device="cpu")
     assert encoder.classes == tuple(f"digit{i}" for i in range(10))
-    images = Labelled(str(pictures[1]), SIDE)
+    images = Labelled(open_images(pictures[1]), SIDE)
     everything = torch.stack([images[i][0] for i in range(len(images))])
     right = (encoder.classify(everything).argmax(1) == torch.tensor(images.labels)).double().mean()  # type: ignore[union-attr]
     assert float(right) == pytest.approx(results["test_accuracy"])
+
+
+def test_a_table_with_labels_trains_as_its_images_in_folders_do(
+    pictures: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    folders = open_images(pictures[1])
+    rows = [{"image": (pictures[1] / name).read_bytes(), "label": Path(name).parent.name} for name in folders.names]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "digits.parquet")
+    for name, source in (("folders", pictures[1]), ("table", tmp_path / "digits.parquet")):
+        train(settings(pictures, tmp_path / name, train=str(source), epochs=1))
+    one, other = (load_encoder(f"trained:{tmp_path / name}", device="cpu") for name in ("folders", "table"))
+    assert one.classes == other.classes
+    weights = other.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in one.model.state_dict().items())
+
+
+def test_a_public_set_is_trained_on_by_its_numbers(tmp_path: Path) -> None:
+    raw = tmp_path / "data" / "KMNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.zeros((len(labels), 28, 28), np.uint8)
+    images[:, 6:22, 6:22] = np.kron(pixels.reshape(-1, 8, 8) * 15.9, np.ones((2, 2)))
+    for part, chosen in (("train", slice(0, 1500)), ("t10k", slice(1500, None))):
+        count = len(labels[chosen])
+        head = struct.pack(">IIII", 0x803, count, 28, 28)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(head + images[chosen].tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">II", 0x801, count) + labels[chosen].astype(np.uint8).tobytes()
+        )
+    public: dict[str, Any] = {
+        "train": "torchvision:KMNIST:train",
+        "test": "torchvision:KMNIST",
+        "data_root": tmp_path / "data",
+    }
+    results = train(TrainSettings(**public, network="resnet8", size=16, epochs=1, out=tmp_path / "net"))
+    encoder = load_encoder(f"trained:{tmp_path / 'net'}", device="cpu")
+    assert encoder.classes is not None
+    assert encoder.classes[3] == "tsu"
+    audit = run_audit(
+        AuditSettings(
+            **public,
+            encoder=f"trained:{tmp_path / 'net'}",
+            start=("torchvision:KMNIST:train",),
+            limit=len(labels[1500:]),
+            batch_size=64,
+            fit_limit=100,
+            detectors=("MaxLogit",),
+            attacks=("latent",),
+            steps=1,
+            out=tmp_path / "audit",
+        )
+    )
+    found = audit.read_results()["classifier"]
+    assert found["test_accuracy"] == pytest.approx(results["test_accuracy"])
+    public_images = Labelled(open_images("torchvision:KMNIST:train", data_root=tmp_path / "data"), 16)
+    x, y = next(iter(DataLoader(Subset(public_images, evenly(1500, 100)), 100)))
+    right = Classifier(encoder).logits(x).argmax(1) == y
+    assert found["train_accuracy"] == pytest.approx(float(right.double().mean()))
+    attacked = run_attack(
+        AttackSettings(
+            encoder=f"trained:{tmp_path / 'net'}",
+            images="torchvision:KMNIST",
+            start=("torchvision:KMNIST:train",),
+            data_root=tmp_path / "data",
+            limit=2,
+            steps=1,
+            out=tmp_path / "run",
+        )
+    )
+    assert [group.count for group in summarize(attacked)] == [2]
 
 
 def test_the_losses_are_the_papers() -> None:
@@ -106,8 +186,9 @@ def test_the_losses_are_the_papers() -> None:
 
 
 def test_outliers_are_half_attacked_ones_once_there_are_any(pictures: tuple[Path, Path, Path]) -> None:
-    outliers = Outliers([str(pictures[2])], SIDE)
-    held = Outliers([str(pictures[2])], SIDE, hold_out=True)
+    natural_ones = [open_images(pictures[2])]
+    outliers = Outliers(natural_ones, SIDE)
+    held = Outliers(natural_ones, SIDE, hold_out=True)
     drawn = held.draw(200, torch.Generator().manual_seed(0))
     natural = torch.stack([dequantize(held.get(i)) for i in range(12)])
     which = torch.cdist(drawn.flatten(1), natural.flatten(1)).argmin(1).tolist()
@@ -146,13 +227,13 @@ def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_
     again = load_encoder(f"trained:{tmp_path / 'net' / 'rounds' / '001'}", device="cpu").model.state_dict()
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert not torch.equal(weights["linear.bias"], load_file(tmp_path / "net" / "model.safetensors")["linear.bias"])
-    outliers = Outliers([str(photographs)], SIDE)
+    outliers = Outliers([open_images(photographs)], SIDE)
     starts = torch.stack([outliers.get(i) for i in range(0, 24, 2)])
     distances = torch.cdist(dequantize(kept["found"]).flatten(1), dequantize(starts).flatten(1)).amin(1)
     assert (distances <= 3 * (1 + 1e-4)).all()  # attacked from outliers at even places
     # Images from one start do not count as independent.
     encoder = load_encoder(f"trained:{tmp_path / 'net' / 'rounds' / '001'}", device="cpu")
-    test = Labelled(str(pictures[1]), SIDE)
+    test = Labelled(open_images(pictures[1]), SIDE)
     x_test = torch.stack([test[i][0] for i in evenly(len(test), 16)])
     before = torch.load(tmp_path / "net" / "rounds" / "000" / "state.pt", weights_only=True)["fresh"]
     logits = [Classifier(encoder).logits(x).detach() for x in (x_test, dequantize(kept["fresh"]), dequantize(before))]
@@ -217,9 +298,9 @@ def test_bad_settings_are_told(
 
 
 def test_bad_folders_are_told(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected images in one folder a class in .*, got them in no folder"):
+    with pytest.raises(InputError, match=r"expected images of two classes or more in .*, got them in no folder"):
         train(settings(pictures, tmp_path / "a", train=str(pictures[2])))
-    with pytest.raises(InputError, match=r"expected the folders of the training images in .*, got images in no folder"):
+    with pytest.raises(InputError, match=r"expected the classes of the training images in .*, got images in no folder"):
         train(settings(pictures, tmp_path / "b", test=str(pictures[2])))
     with pytest.raises(InputError, match="expected the directory of a training"):
         load_encoder(f"trained:{tmp_path}")

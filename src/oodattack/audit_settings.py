@@ -39,6 +39,7 @@ class AuditSettings:
         batch_size: samples attacked at once; None measures.
         device: "cpu", "cuda", "mps", ...; None picks one.
         data_root: folder of torchvision data sets.
+        download: whether torchvision may fetch data sets that are not there.
         trust: whether model files may execute code.
 
     >>> AuditSettings(encoder="embedded", train="a", test="b", start=("noise",), out=Path("c")).eps
@@ -67,6 +68,7 @@ class AuditSettings:
     batch_size: int | None = None
     device: str | None = None
     data_root: Path | None = None
+    download: bool = False
     trust: bool = False
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ class TrainSettings:
     """What a network is trained on, and how. Building one checks the values.
 
     Attributes:
-        train: labelled images, one folder a class.
+        train: labelled images: one folder a class, or a data set that tells its classes.
         out: directory of the trained network; `--encoder trained:DIR` uses it.
         test: labelled images to measure the accuracy on.
         method: "plain" (cross-entropy), "outlier-exposure" (Hendrycks et al. 2019), "confidence" (Lee et al. 2018, the
@@ -36,6 +36,8 @@ class TrainSettings:
         eps: radius of the rounds' L2 ball, in pixels of [0, 1].
         seed: of the weights, the order and the draws.
         device: "cpu", "cuda", "mps", ...; None picks one.
+        data_root: folder of torchvision data sets.
+        download: whether torchvision may fetch data sets that are not there.
         tensorboard: folder for its event files (needs tensorboard); None for none.
 
     >>> TrainSettings(train="a", out=Path("b")).method
@@ -60,6 +62,8 @@ class TrainSettings:
     eps: tuple[float, ...] = (5.0,)
     seed: int = 0
     device: str | None = None
+    data_root: Path | None = None
+    download: bool = False
     tensorboard: Path | None = None
 
     def __post_init__(self) -> None:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
 
 from oodattack.detectors import Classifier
 from oodattack.errors import InputError
-from oodattack.images import ImageSource, decode, evenly, fit, open_images, open_starts
+from oodattack.images import ImageSource, StartSource, decode, evenly, fit
+from oodattack.images.labels import Labels
 from oodattack.pixels import dequantize
 
 
@@ -38,22 +38,23 @@ class ImageSet:
 class TrainImages:
     """Images and classes to fit on, read again with every pass; see `oodattack.detectors.Loader`.
 
-    Classes are folders. Their number is that of the network's class of the same name, or their place in sorted order
-    where there are as many folders as classes; without either the network's own prediction stands in.
+    Classes are folders, or what a data set tells. Their number is that of the network's class of the same name, or
+    their own where the network has as many; without either the network's own prediction stands in.
 
     Attributes:
-        order: the folders in the order of the network's classes, where they are these.
-        labelled: whether the classes are those of the folders.
+        order: the names of the classes in the order of the network's, where they are these.
+        labelled: whether the classes are those of the source.
         skipped: images that could not be decoded.
     """
 
     def __init__(self, source: ImageSource, classifier: Classifier, limit: int, batch_size: int) -> None:
         self.source, self.classifier, self.batch_size = source, classifier, batch_size
         self.chosen = evenly(len(source), limit)
-        self.order = class_order(source.names, classifier)
-        labels = class_numbers(source.names, self.order)
-        self.labels = None if labels is None else torch.tensor([labels[i] for i in self.chosen])
-        self.labelled = labels is not None
+        told = source.labels(self.chosen)
+        self.order = None if told is None else class_order(told, classifier)
+        numbers = class_numbers(None if told is None else told.names, self.order)
+        self.labels = None if numbers is None else torch.tensor(numbers)
+        self.labelled = numbers is not None
         self.skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -81,34 +82,32 @@ class TrainImages:
                 yield images, self.labels[kept]
 
 
-def class_order(names: Sequence[str], classifier: Classifier) -> Sequence[str] | None:
-    """The folders of training images in the order of the network's classes; None where they are not its classes."""
-    folders = {PurePath(name).parent.name for name in names}
+def class_order(labels: Labels, classifier: Classifier) -> Sequence[str] | None:
+    """The names of training images' classes in the order of the network's; None where they are not its classes."""
     known = classifier.encoder.classes
-    if known is not None and folders <= set(known):
+    if known is not None and set(labels.classes or labels.names) <= set(known):
         return known
-    return sorted(folders) if len(folders) == classifier.classes else None
+    order = labels.classes or [str(number) for number in range(classifier.classes)]
+    return order if len(order) == classifier.classes and set(labels.names) <= set(order) else None
 
 
-def class_numbers(names: Sequence[str], order: Sequence[str] | None) -> list[int] | None:
-    """The class of each image, from the name of its folder; None where there is no order, or a folder is not in it.
+def class_numbers(names: Sequence[str] | None, order: Sequence[str] | None) -> list[int] | None:
+    """The number of each image's class; None where classes are not told, there is no order, or a name is not in it.
 
-    >>> class_numbers(["a/cat/1.png", "a/dog/1.png"], ["cat", "dog"])
-    [0, 1]
+    >>> class_numbers(["dog", "cat"], ["cat", "dog"])
+    [1, 0]
     """
-    folders = [PurePath(name).parent.name for name in names]
-    if order is None or not set(folders) <= set(order):
+    if names is None or order is None or not set(names) <= set(order):
         return None
-    return [order.index(folder) for folder in folders]
+    return [order.index(name) for name in names]
 
 
-def read_set(spec: str, name: str, limit: int, size: tuple[int, int], data_root: Path | None) -> ImageSet:
+def read_set(source: ImageSource, name: str, limit: int, size: tuple[int, int]) -> ImageSet:
     """Images of a source, evenly spaced over all; those that cannot be decoded are left out, and told.
 
     Raises:
         InputError: if there is nothing to read.
     """
-    source = open_images(spec, data_root=data_root)
     images, names = [], []
     skipped: dict[str, str] = {}
     for index in evenly(len(source), limit):
@@ -119,13 +118,12 @@ def read_set(spec: str, name: str, limit: int, size: tuple[int, int], data_root:
             skipped[source.names[index]] = str(error)
     if not images:
         first = next(iter(skipped.values()))
-        raise InputError(f"expected images in {spec}, got none that can be decoded; the first: {first}")
+        raise InputError(f"expected images in {source.spec}, got none that can be decoded; the first: {first}")
     return ImageSet(name, torch.stack(images), tuple(names), skipped)
 
 
-def read_starts(specs: Sequence[str], count: int, size: tuple[int, int], seed: int) -> ImageSet:
+def read_starts(sources: Sequence[StartSource], count: int) -> ImageSet:
     """The start of each of ``count`` attacks: the sources in turn, and within each its images in turn."""
-    sources = [open_starts(spec, size=size, seed=seed) for spec in specs]
     found = [sources[i % len(sources)].get(i // len(sources)) for i in range(count)]
     return ImageSet("starts", torch.stack([image for _, image in found]), tuple(name for name, _ in found))
 

@@ -11,7 +11,7 @@ from oodattack.audit.data import ImageSet, TrainImages, read_set, read_starts
 from oodattack.audit_settings import AuditSettings
 from oodattack.detectors import Absent, Classifier, Detector, make_detectors, own_detector, source_digest
 from oodattack.errors import InputError
-from oodattack.images import open_images, open_starts
+from oodattack.images import ImageSource, open_images, open_starts
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Inputs:
     Attributes:
         train: in-distribution, to fit on.
         x_in: in-distribution, never fitted on.
+        x_in_classes: the names of their classes; None where they are not told.
         starts: one for each x_in.
         natural: OOD sets.
         digests: of what there is to read, by setting.
@@ -28,6 +29,7 @@ class Inputs:
 
     train: TrainImages
     x_in: ImageSet
+    x_in_classes: tuple[str, ...] | None
     starts: ImageSet
     natural: Sequence[ImageSet]
     digests: dict[str, Any]
@@ -39,24 +41,35 @@ def read_inputs(settings: AuditSettings, classifier: Classifier, batch_size: int
     Raises:
         InputError: if one of them cannot be read.
     """
-    size, root = classifier.encoder.input_size, settings.data_root
-    train = open_images(settings.train, data_root=root)
-    x_in = read_set(settings.test, "in", settings.limit, size, root)
+    size = classifier.encoder.input_size
+
+    def open_set(spec: str) -> ImageSource:
+        return open_images(spec, data_root=settings.data_root, download=settings.download)
+
+    train, test = open_set(settings.train), open_set(settings.test)
+    starts = [
+        open_starts(spec, size=size, seed=settings.seed, data_root=settings.data_root, download=settings.download)
+        for spec in settings.start
+    ]
+    x_in = read_set(test, "in", settings.limit, size)
     if len(x_in.names) < 2:
         raise InputError(f"expected at least 2 images in {settings.test}, got {len(x_in.names)}")
+    places = {name: index for index, name in enumerate(test.names)}
+    told = test.labels([places[name] for name in x_in.names])
     names = _short_names(settings.ood)
     natural = [
-        read_set(spec, name, settings.ood_limit, size, root) for spec, name in zip(settings.ood, names, strict=True)
+        read_set(open_set(spec), name, settings.ood_limit, size) for spec, name in zip(settings.ood, names, strict=True)
     ]
     return Inputs(
         TrainImages(train, classifier, settings.fit_limit, batch_size),
         x_in,
-        read_starts(settings.start, len(x_in.names), size, settings.seed),
+        None if told is None else told.names,
+        read_starts(starts, len(x_in.names)),
         natural,
         {
             "train": train.digest(),
-            "test": open_images(settings.test, data_root=root).digest(),
-            "start": [open_starts(spec, size=size, seed=settings.seed).digest() for spec in settings.start],
+            "test": test.digest(),
+            "start": [source.digest() for source in starts],
         },
     )
 

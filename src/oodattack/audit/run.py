@@ -185,7 +185,7 @@ def _batch_size(settings: AuditSettings, classifier: Classifier, inputs: Inputs)
 
 def _describe(classifier: Classifier, inputs: Inputs) -> dict[str, Any]:
     logits, labels = classifier.collect(classifier.logits, inputs.train)
-    test_labels = class_numbers(inputs.x_in.names, inputs.train.order)
+    test_labels = class_numbers(inputs.x_in_classes, inputs.train.order)
     batches = inputs.x_in.batches(_fitting(MOST, classifier), classifier.encoder.mean.device)
     predicted = torch.cat([classifier.logits(x).argmax(1).cpu() for x in batches])
     right = None if test_labels is None else float((predicted == torch.tensor(test_labels)).double().mean())

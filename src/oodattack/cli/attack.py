@@ -72,7 +72,7 @@ def attack(
     batch_size: Annotated[int | None, typer.Option(help="samples at once, and rows a shard")] = None,
     device: Annotated[Text, typer.Option(help="cpu | cuda | mps (default: the best there is)")] = None,
     data_root: Annotated[Path | None, typer.Option(help="folder of torchvision data sets (default: data)")] = None,
-    download: Annotated[bool | None, typer.Option("--download", help="let torchvision fetch a data set")] = None,
+    download: Annotated[bool | None, typer.Option("--download", help="let torchvision fetch data sets")] = None,
     trust: Annotated[bool | None, typer.Option("--trust", help="let model files execute code")] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="stop at an image that cannot be decoded")] = None,
     png: Annotated[Path | None, typer.Option(help="also write every x_out as a plain PNG file there")] = None,

@@ -75,6 +75,7 @@ def audit(
     batch_size: Annotated[int | None, typer.Option(help="samples attacked at once")] = None,
     device: Annotated[Text, typer.Option(help="cpu | cuda | mps (default: the best there is)")] = None,
     data_root: Annotated[Path | None, typer.Option(help="folder of torchvision data sets (default: data)")] = None,
+    download: Annotated[bool | None, typer.Option("--download", help="let torchvision fetch data sets")] = None,
     trust: Annotated[bool | None, typer.Option("--trust", help="let model files execute code")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, same names; flags come first")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the results as JSON on standard output")] = False,

@@ -40,7 +40,7 @@ the energy itself. MAPE: of new, median.
 
 
 def train(
-    train: Annotated[Text, typer.Option(help="labelled images, one folder a class")] = None,
+    train: Annotated[Text, typer.Option(help="labelled images: one folder a class, or a data set with labels")] = None,
     test: Annotated[Text, typer.Option(help="labelled images to measure the accuracy on")] = None,
     out: Annotated[Path | None, typer.Option(help="directory of the network; the same command goes on with it")] = None,
     method: Annotated[
@@ -64,6 +64,8 @@ def train(
     eps: Annotated[Text, typer.Option(help="radius of the rounds' L2 ball (default: 5)")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of weights, order and draws (default: 0)")] = None,
     device: Annotated[Text, typer.Option(help="cpu | cuda | mps (default: the best there is)")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="folder of torchvision data sets (default: data)")] = None,
+    download: Annotated[bool | None, typer.Option("--download", help="let torchvision fetch data sets")] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="folder for tensorboard's event files")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, same names; flags come first")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the results as JSON on standard output")] = False,

@@ -91,7 +91,14 @@ def run_attack(
     there = len(images)
     encoder = load_encoder(settings.encoder, trust=settings.trust, device=settings.device)
     starts = [
-        open_starts(spec, size=encoder.input_size, seed=settings.seed, order=settings.start_order)
+        open_starts(
+            spec,
+            size=encoder.input_size,
+            seed=settings.seed,
+            order=settings.start_order,
+            data_root=settings.data_root,
+            download=settings.download,
+        )
         for spec in settings.start
     ]
     plan = Plan(settings, images, starts, evenly(there, settings.limit or there))

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from oodattack.errors import InputError
 from oodattack.images import dicom
 from oodattack.images.decode import decode, reason
+from oodattack.images.labels import Labels, by_folder
 
 _PHOTOS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 SUFFIXES = (*_PHOTOS, *dicom.SUFFIXES)
@@ -43,6 +44,10 @@ class FileSource:
     def read(self, index: int) -> Tensor:
         """Image `index`, uint8 `(3, H, W)`, native size."""
         return decode(self.root / self.names[index])
+
+    def labels(self, indices: Sequence[int]) -> Labels:
+        """The folders that the images are in."""
+        return by_folder(self.names, indices)
 
     def digest(self) -> str:
         """SHA-256 over names and sizes in bytes; a missing file counts as a size of its own."""

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from oodattack.errors import InputError
 from oodattack.images.decode import reason
 from oodattack.images.files import numbered
+from oodattack.images.labels import Labels, by_number
 from oodattack.images.rgb import rgb
 
 PREFIX = "torchvision:"
@@ -46,6 +48,16 @@ class PublicSource:
         if not isinstance(image, Image.Image):
             raise InputError(f"expected {self.spec} to give images, got {type(image).__name__}")
         return rgb(image)
+
+    def labels(self, indices: Sequence[int]) -> Labels | None:
+        """What the data set says; one that does not list it decodes these images for it."""
+        told: list[Any] = [getattr(self.dataset, name, None) for name in ("targets", "labels", "_labels")]
+        numbers = next((list(one) for one in told if hasattr(one, "__len__") and len(one) == len(self)), None)
+        try:
+            found = [self.dataset[i][1] if numbers is None else numbers[i] for i in indices]
+        except Exception as error:  # whatever a data set's own loader raises
+            raise InputError(f"cannot read the classes of {self.spec}: {reason(error)}") from error
+        return by_number(found, getattr(self.dataset, "classes", None))
 
     def digest(self) -> str:
         """SHA-256 over the data set's name and split, and its length."""

@@ -1,6 +1,7 @@
 """One string names any collection of images."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from oodattack.errors import InputError
 from oodattack.images import files, idx, public, tables
 from oodattack.images.decode import reason
+from oodattack.images.labels import Labels
 
 LISTS = (".txt", ".lst")
 
@@ -28,6 +30,9 @@ class ImageSource(Protocol):
 
     def read(self, index: int) -> Tensor:
         """Image `index`, uint8 `(3, H, W)`, native size; InputError where it cannot be decoded."""
+
+    def labels(self, indices: Sequence[int]) -> Labels | None:
+        """The classes of these images; None where the source tells none."""
 
     def digest(self) -> str:
         """SHA-256 in hex of what there is to read: another value means that the images have changed."""

@@ -79,7 +79,13 @@ class ManyStarts:
 
 
 def open_starts(
-    spec: str | Path, *, size: tuple[int, int], seed: int = 0, order: Literal["cycle", "sample"] = "cycle"
+    spec: str | Path,
+    *,
+    size: tuple[int, int],
+    seed: int = 0,
+    order: Literal["cycle", "sample"] = "cycle",
+    data_root: Path | None = None,
+    download: bool = False,
 ) -> StartSource:
     """Open start images: an image file, anything `open_images` reads, or a generated image.
 
@@ -89,6 +95,8 @@ def open_starts(
         size: `(h, w)` in pixels of the images to hand out.
         seed: of the noise, and of the lots.
         order: many images in turn ("cycle"), or drawn by lot for each index ("sample").
+        data_root: the folder of torchvision's data sets; `data` if omitted.
+        download: whether torchvision may fetch a data set that is not there.
 
     Raises:
         InputError: if there is no such start, or a single one cannot be decoded.
@@ -107,7 +115,7 @@ def open_starts(
     path = Path(text)
     if isinstance(spec, str) and not (text.startswith(PREFIX) or is_pattern(text) or size_in_bytes(path) >= 0):
         raise InputError(_unknown(text))
-    source = open_images(spec)
+    source = open_images(spec, data_root=data_root, download=download)
     name = _slug(path.stem if path.is_file() else path.resolve().name if path.is_dir() else text)
     if len(source) == 1:
         return OneStart(text, name, source.names[0], fit(source.read(0), size))

@@ -1,6 +1,7 @@
 """Images in the rows of Parquet files, or of the Arrow files that `datasets` saves."""
 
 import hashlib
+import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from oodattack.errors import InputError
 from oodattack.images.decode import decode, reason
 from oodattack.images.files import numbered, size_in_bytes
+from oodattack.images.labels import Labels, by_number
 
 SUFFIXES = (".parquet", ".arrow")
 
@@ -71,6 +73,18 @@ class TableSource:
                 raise InputError(f"cannot decode {name}: expected a file beside the table, got {path!r}")
             return decode(file, name=name)
         raise InputError(f"cannot decode {name}: the row has no image")
+
+    def labels(self, indices: Sequence[int]) -> Labels | None:
+        """What the column `label` says, or the only one of `datasets`' ClassLabel: numbers, or names."""
+        paths = list(dict.fromkeys(chunk.path for chunk in self.chunks))
+        found = [_label_column(path) for path in paths]
+        values = [value for column, _ in found for value in column]
+        known = {classes for _, classes in found}
+        chosen = [values[i] for i in indices] if len(values) == len(self) else [None]
+        texts = [value for value in chosen if isinstance(value, str)]
+        if texts and len(texts) == len(chosen):
+            return Labels(tuple(texts), tuple(sorted({value for value in values if isinstance(value, str)})))
+        return by_number(chosen, known.pop() if len(known) == 1 else None)
 
     def digest(self) -> str:
         """SHA-256 over names and sizes in bytes of the files."""
@@ -149,6 +163,28 @@ def _holds_images(kind: Any) -> bool:
         place = kind.get_field_index("bytes")
         return place >= 0 and _holds_images(kind.field(place).type)
     return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
+
+
+def _label_column(path: Path) -> tuple[list[Any], tuple[str, ...] | None]:
+    """What each row says of its class, and the classes' names if `datasets` has kept them; no rows without a column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrow = path.suffix.lower() == ".arrow"
+    try:
+        whole = pa.ipc.open_stream(pa.memory_map(str(path))).read_all() if arrow else None
+        schema = pq.read_schema(path) if whole is None else whole.schema
+        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = told.get("info", {}).get("features", {})
+        named = [name for name, kind in features.items() if kind.get("_type") == "ClassLabel"]
+        column = named[0] if len(named) == 1 else "label"
+        if column not in schema.names:
+            return [], None
+        table = pq.read_table(path, columns=[column]) if whole is None else whole
+        classes = features.get(column, {}).get("names")
+        return table.column(column).to_pylist(), tuple(classes) if classes else None
+    except (pa.ArrowException, OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"cannot read the classes in {path}: {reason(error)}") from error
 
 
 @lru_cache(maxsize=2)  # two: one for x_in and one for the starts, read in turns

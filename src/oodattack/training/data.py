@@ -1,7 +1,6 @@
 """Images to train on."""
 
 from collections.abc import Sequence
-from pathlib import PurePath
 
 import torch
 from torch import Tensor
@@ -9,36 +8,42 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from oodattack.errors import InputError
-from oodattack.images import ImageSource, fit, open_images
+from oodattack.images import ImageSource, fit
 from oodattack.pixels import dequantize
+
+_REMEDY = "put them in one folder a class, or name a data set that has labels"
 
 
 class Labelled(Dataset[tuple[Tensor, int]]):
-    """Images (3, size, size) in [0, 1] and the number of their folder among ``classes``.
+    """Images (3, size, size) in [0, 1] and the number of their class among ``classes``.
 
     Args:
-        spec: what to open.
+        source: of images whose classes are told.
         size: side in pixels.
-        classes: names of the folders; by default those that there are, sorted.
+        classes: names of the classes; by default those that there are.
         augment: "crop", "flip".
 
     Raises:
-        InputError: if there are fewer than two classes, or a folder that is none of them.
+        InputError: if there are fewer than two classes, or one that is none of those given.
     """
 
-    def __init__(self, spec: str, size: int, classes: Sequence[str] | None = None, augment: Sequence[str] = ()) -> None:
-        self.source = open_images(spec)
-        self.size = size
-        folders = [PurePath(name).parent.name for name in self.source.names]
-        self.classes = tuple(sorted(set(folders))) if classes is None else tuple(classes)
+    def __init__(
+        self, source: ImageSource, size: int, classes: Sequence[str] | None = None, augment: Sequence[str] = ()
+    ) -> None:
+        self.source, self.size = source, size
+        told = source.labels(range(len(source)))
+        if told is None:
+            raise InputError(f"expected images with labels in {source.spec}, got them without; {_REMEDY}")
+        self.classes = tuple(classes or told.classes or map(str, range(1 + max(map(int, told.names)))))
         if len(self.classes) < 2:
-            found = f"all in the folder {folders[0]}" if folders[0] else "in no folder of their own"
-            raise InputError(f"expected images in one folder a class in {spec}, got them {found}")
-        strangers = sorted(set(folders) - set(self.classes))
+            found = f"all of {self.classes[0]!r}" if self.classes[0] else "in no folder of their own"
+            raise InputError(f"expected images of two classes or more in {source.spec}, got them {found}; {_REMEDY}")
+        strangers = sorted(set(told.names) - set(self.classes))
         if strangers:
             found = repr(strangers[0]) if strangers[0] else "images in no folder of their own"
-            raise InputError(f"expected the folders of the training images in {spec}, got {found}")
-        self.labels = [self.classes.index(folder) for folder in folders]
+            raise InputError(f"expected the classes of the training images in {source.spec}, got {found}")
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        self.labels = [numbers[name] for name in told.names]
         changes: list[v2.Transform] = []
         if "crop" in augment:
             changes.append(v2.RandomCrop(size, padding=max(1, size // 8), padding_mode="edge"))
@@ -60,16 +65,15 @@ class Outliers:
     """Images that are no class's, drawn at random; attacked ones are added as they are found.
 
     Args:
-        specs: what to open.
+        sources: of images.
         size: side in pixels.
         hold_out: whether those at odd places are kept from training, to measure with.
     """
 
-    def __init__(self, specs: Sequence[str], size: int, *, hold_out: bool = False) -> None:
-        self.sources: list[ImageSource] = [open_images(spec) for spec in specs]
-        self.size = size
+    def __init__(self, sources: Sequence[ImageSource], size: int, *, hold_out: bool = False) -> None:
+        self.sources, self.size = sources, size
         self.found: list[Tensor] = []  # (N, 3, H, W) uint8
-        count = sum(map(len, self.sources))
+        count = sum(map(len, sources))
         self.trained = range(0, count, 2 if hold_out else 1)
         self.held_out = range(1, count, 2) if hold_out else range(0)
 

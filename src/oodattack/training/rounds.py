@@ -22,7 +22,7 @@ from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import Encoder
 from oodattack.engines.batch import sample_seed
 from oodattack.errors import InputError
-from oodattack.images import evenly
+from oodattack.images import ImageSource, evenly
 from oodattack.networks import MEAN, STD
 from oodattack.pixels import dequantize, quantize
 from oodattack.runs.directory import claim
@@ -68,7 +68,7 @@ def run_rounds(
     }
     with claim(settings.out / "rounds", "rounds.json", told, is_begun=lambda path: any(path.glob("*/state.pt"))):
         rows: list[dict[str, Any]] = []
-        images = _images(settings, test, outliers)
+        images = _images(settings, session.images.source, test, outliers)
         old: Tensor | None = None
         for number in range(settings.rounds + 1):
             folder = settings.out / "rounds" / f"{number:03d}"
@@ -99,8 +99,8 @@ class _Images:
     groups: list[str]  # which of them each is
 
 
-def _images(settings: TrainSettings, test: Labelled, outliers: Outliers) -> _Images:
-    train = Labelled(settings.train, settings.size, test.classes)
+def _images(settings: TrainSettings, source: ImageSource, test: Labelled, outliers: Outliers) -> _Images:
+    train = Labelled(source, settings.size, test.classes)
     count = min(settings.round_images, len(test), len(train))
 
     def some(places: range) -> list[int]:

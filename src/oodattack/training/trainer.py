@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from oodattack.encoders import pick_device
 from oodattack.engines.machine import environment
 from oodattack.errors import InputError
+from oodattack.images import ImageSource, open_images
 from oodattack.networks import build_network
 from oodattack.runs.directory import claim
 from oodattack.runs.files import write_text, write_weights
@@ -22,7 +23,10 @@ from oodattack.training.session import Session, seeded
 
 FORMAT = 1
 NAME, CHECKPOINT, WEIGHTS, RESULTS = "train.json", "checkpoint.pt", "model.safetensors", "results.json"
-_ELSEWHERE = ("out", "test", "device", "tensorboard", "rounds", "round_epochs", "round_images", "eps")
+_ELSEWHERE = (
+    *("out", "test", "device", "data_root", "download", "tensorboard"),
+    *("rounds", "round_epochs", "round_images", "eps"),
+)
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,14 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
         if on_progress is not None:
             on_progress(Training(name, done, total))
 
-    images = Labelled(settings.train, settings.size, augment=settings.augment)
-    test = None if settings.test is None else Labelled(settings.test, settings.size, images.classes)
+    def open_set(spec: str) -> ImageSource:
+        return open_images(spec, data_root=settings.data_root, download=settings.download)
+
+    images = Labelled(open_set(settings.train), settings.size, augment=settings.augment)
+    test = None if settings.test is None else Labelled(open_set(settings.test), settings.size, images.classes)
     hold_out = settings.rounds > 0
-    outliers = Outliers(settings.outliers, settings.size, hold_out=hold_out) if settings.outliers else None
+    natural = [open_set(spec) for spec in settings.outliers]
+    outliers = Outliers(natural, settings.size, hold_out=hold_out) if natural else None
     accelerator = _accelerator(settings.device)
     if settings.tensorboard is not None:
         _writer(settings.tensorboard).close()
