@@ -86,7 +86,7 @@ def test_labels_that_are_not_those_of_the_images_are_told(tmp_path: Path) -> Non
 def test_one_of_two_files_must_be_named(tmp_path: Path) -> None:
     write(tmp_path, "train-images-idx3-ubyte", DATA)
     write(tmp_path, "t10k-images-idx3-ubyte", DATA)
-    with pytest.raises(InputError, match=r"expected one idx file in .*, got 2; name one"):
+    with pytest.raises(InputError, match=r"expected one file of many images in .*, got 2; name one"):
         open_images(tmp_path)
 
 

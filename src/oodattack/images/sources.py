@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from oodattack.errors import InputError
-from oodattack.images import files, idx, public, tables
+from oodattack.images import arrays, files, idx, public, tables
 from oodattack.images.decode import reason
 from oodattack.images.labels import Labels
 
@@ -43,8 +43,8 @@ def open_images(spec: str | Path, *, data_root: Path | None = None, download: bo
 
     Args:
         spec: a folder (searched to the bottom), an image file, a .txt or .lst file of paths, a glob pattern,
-            a Parquet or Arrow file or a folder or pattern of them, a file in MNIST's idx format (or the folder it
-            is in), or `torchvision:NAME[:SPLIT]`.
+            a Parquet or Arrow file or a folder or pattern of them, a file in MNIST's idx format or of a NumPy array
+            (or the folder it is in), or `torchvision:NAME[:SPLIT]`.
         data_root: the folder of torchvision's data sets; `data` if omitted.
         download: whether torchvision may fetch a data set that is not there.
 
@@ -82,8 +82,8 @@ def open_images(spec: str | Path, *, data_root: Path | None = None, download: bo
 def _open_file(spec: str, path: Path) -> ImageSource:
     if path.suffix.lower() in tables.SUFFIXES:
         return tables.open_tables(spec, path.parent, [path.name])
-    if idx.is_idx(path.name):
-        return idx.open_idx(spec, path)
+    if _is_array(path.name):
+        return _open_array(spec, path)
     if path.suffix.lower() not in LISTS:
         return files.FileSource(spec, (path.name,), path.parent)
     names = tuple(sorted(set(files.listed(path))))
@@ -102,14 +102,22 @@ def _open_many(spec: str, root: Path, found: list[str]) -> ImageSource:
         return tables.open_tables(spec, root, rows)
     if images:
         return files.FileSource(spec, tuple(images), root)
-    arrays = [name for name in found if idx.is_idx(name)]
-    if len(arrays) == 1:
-        return idx.open_idx(spec, root / arrays[0])
-    if arrays:
-        raise InputError(f"expected one idx file in {spec}, got {len(arrays)}; name one: {root / arrays[0]}")
+    stacks = sorted(name for name in found if _is_array(name) and PurePath(name).name != arrays.LABELS)
+    if len(stacks) == 1:
+        return _open_array(spec, root / stacks[0])
+    if stacks:
+        raise InputError(f"expected one file of many images in {spec}, got {len(stacks)}; name one: {root / stacks[0]}")
     what = f"{len(found)} other files" if found else "no files at all"
-    known = " ".join((*files.SUFFIXES, *tables.SUFFIXES, *idx.SUFFIXES))
+    known = " ".join((*files.SUFFIXES, *tables.SUFFIXES, *idx.SUFFIXES, arrays.SUFFIX))
     raise InputError(f"expected images in {spec}, got {what}; read are {known}")
+
+
+def _is_array(name: str) -> bool:
+    return idx.is_idx(name) or name.endswith(arrays.SUFFIX)
+
+
+def _open_array(spec: str, path: Path) -> ImageSource:
+    return idx.open_idx(spec, path) if idx.is_idx(path.name) else arrays.open_array(spec, path)
 
 
 def _is_table(name: str) -> bool:
