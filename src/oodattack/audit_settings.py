@@ -17,7 +17,8 @@ class AuditSettings:
 
     Attributes:
         encoder: the classifier, as one string (see `oodattack.encoders.load_encoder`).
-        train: in-distribution images to fit on, in one folder a class (see `oodattack.images.open_images`).
+        train: in-distribution images to fit on: one folder a class, or a set with labels (see
+            `oodattack.images.open_images`).
         test: in-distribution images x_in; each is the target of one attack.
         ood: natural out-of-distribution images, one or more sources.
         start: the initial OOD images x'_out of the attacks, one or more sources, dealt out in turn.

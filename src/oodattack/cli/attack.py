@@ -35,7 +35,8 @@ def attack(
     images: Annotated[
         Text,
         typer.Option(
-            help="x_in: a folder, an image, a .txt list, a glob, a Parquet file or folder, or torchvision:NAME[:SPLIT]"
+            help="x_in: a folder, an image, a .txt list, a glob, a Parquet file or folder, a .npy or idx file, or"
+            " torchvision:NAME[:SPLIT]"
         ),
     ] = None,
     start: Annotated[

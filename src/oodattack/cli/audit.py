@@ -43,7 +43,8 @@ def audit(
         Text, typer.Option(help="the classifier, as in `oodattack attack`; its last layer must be linear")
     ] = None,
     train: Annotated[
-        Text, typer.Option(help="in-distribution images to fit the detectors on, one folder a class")
+        Text,
+        typer.Option(help="in-distribution images to fit the detectors on: one folder a class, or a set with labels"),
     ] = None,
     test: Annotated[Text, typer.Option(help="x_in: in-distribution images that nothing was fitted on")] = None,
     ood: Annotated[Texts, typer.Option(help="a natural OOD set; give it again for more")] = None,
