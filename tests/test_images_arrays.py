@@ -61,7 +61,8 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", PIXELS)
     whole = (tmp_path / "a.npy").read_bytes()
     np.savez(tmp_path / "b.npz", PIXELS)
-    for broken in (b"", whole[:40], whole[:-1], (tmp_path / "b.npz").read_bytes()):
+    unclosed = whole.replace(b"}", b" ")
+    for broken in (b"", whole[:40], whole[:-1], unclosed, (tmp_path / "b.npz").read_bytes()):
         (tmp_path / "a.npy").write_bytes(broken)
         with pytest.raises(InputError, match=r"cannot read .*a\.npy as a NumPy array"):
             open_images(tmp_path / "a.npy")

@@ -78,5 +78,5 @@ def open_array(spec: str, path: Path) -> ArraySource:
 def _load(path: Path) -> Any:
     try:
         return np.lib.format.open_memmap(path, mode="r")  # refuses what would execute code
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy reads the header as Python's literals, and passes on what its parser says
         raise InputError(f"cannot read {path} as a NumPy array: {reason(error)}") from error
