@@ -204,3 +204,23 @@ def test_images_beside_tables_must_be_told_apart(tmp_path: Path) -> None:
         open_images(tmp_path)
     assert values_of(open_images(f"{tmp_path}/**/*.parquet")) == [1]
     assert values_of(open_images(f"{tmp_path}/**/*.png")) == [2]
+
+
+def test_a_damaged_arrow_file_is_told(tmp_path: Path) -> None:
+    """What pyarrow follows blindly: offsets that go backwards, names that are no text."""
+    path = tmp_path / "a.arrow"
+    offsets = pa.array([0, 8, 4, 8], pa.int32()).buffers()[1]
+    damaged = pa.Array.from_buffers(pa.binary(), 3, [None, offsets, pa.py_buffer(bytes(8))])
+    with pa.ipc.new_stream(path, pa.schema([("image", pa.binary())])) as stream:
+        stream.write_table(pa.table({"image": damaged}))
+    source = open_images(path)
+    for index in range(3):
+        with pytest.raises(InputError, match=r"cannot read .*a\.arrow, row group 0: .*offset"):
+            source.read(index)
+    table = pa.table({"image": structs(1), "more": [2]})
+    for name, message in (("path", "cannot decode a/00000 of"), ("more", "cannot read")):
+        with pa.ipc.new_stream(path, table.schema) as stream:
+            stream.write_table(table)
+        path.write_bytes(path.read_bytes().replace(name.encode(), b"\xff" * 4))
+        with pytest.raises(InputError, match=rf"{message} .*a\.arrow.*: 'utf-8' codec"):
+            open_images(path).read(0)

@@ -63,7 +63,10 @@ class TableSource:
         index = range(len(self.names))[index]
         chunk = self.chunks[bisect_right(self.chunks, index, key=lambda chunk: chunk.first) - 1]
         name = f"{self.names[index]} of {chunk.path}"
-        value = _column(chunk)[index - chunk.first].as_py()
+        try:
+            value = _column(chunk)[index - chunk.first].as_py()
+        except UnicodeDecodeError as error:  # names within the column
+            raise InputError(f"cannot decode {name}: {reason(error)}") from error
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if data is not None:
             return decode(data, name=name)
@@ -124,7 +127,7 @@ def _chunks(path: Path, first: int) -> list[Chunk]:
 
     try:
         if path.suffix.lower() == ".arrow":
-            table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+            table = _arrow(path)
             schema, groups = table.schema, [table.num_rows]
         else:
             with pq.ParquetFile(path) as parquet:
@@ -132,7 +135,8 @@ def _chunks(path: Path, first: int) -> list[Chunk]:
                 footer = parquet.metadata
                 groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         changed = path.stat().st_mtime_ns
-    except (pa.ArrowException, OSError) as error:
+        _ = schema.names
+    except (pa.ArrowException, OSError, ValueError) as error:  # a ValueError: names that are not UTF-8
         raise InputError(f"cannot read {path} as a table: {reason(error)}") from error
     column = _image_column(schema, path)
     starts = accumulate(groups, initial=first)
@@ -140,6 +144,19 @@ def _chunks(path: Path, first: int) -> list[Chunk]:
         Chunk(path, group, column, start, rows, changed)
         for group, (start, rows) in enumerate(zip(starts, groups, strict=False))
     ]
+
+
+def _arrow(path: Path) -> Any:
+    """The table of an Arrow file, mapped, not loaded."""
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+
+def _valid(column: Any) -> Any:
+    """The column, unless its offsets lead elsewhere: pyarrow follows them out of the file, and ends the process."""
+    column.validate(full=True)
+    return column
 
 
 def _image_column(schema: Any, path: Path) -> str:
@@ -172,7 +189,7 @@ def _label_column(path: Path) -> tuple[list[Any], tuple[str, ...] | None]:
 
     arrow = path.suffix.lower() == ".arrow"
     try:
-        whole = pa.ipc.open_stream(pa.memory_map(str(path))).read_all() if arrow else None
+        whole = _arrow(path) if arrow else None
         schema = pq.read_schema(path) if whole is None else whole.schema
         told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = told.get("info", {}).get("features", {})
@@ -182,7 +199,7 @@ def _label_column(path: Path) -> tuple[list[Any], tuple[str, ...] | None]:
             return [], None
         table = pq.read_table(path, columns=[column]) if whole is None else whole
         classes = features.get(column, {}).get("names")
-        return table.column(column).to_pylist(), tuple(classes) if classes else None
+        return _valid(table.column(column)).to_pylist(), tuple(classes) if classes else None
     except (pa.ArrowException, OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"cannot read the classes in {path}: {reason(error)}") from error
 
@@ -194,8 +211,8 @@ def _column(chunk: Chunk) -> Any:
 
     try:
         if chunk.path.suffix.lower() == ".arrow":
-            return pa.ipc.open_stream(pa.memory_map(str(chunk.path))).read_all().column(chunk.column)
+            return _valid(_arrow(chunk.path).column(chunk.column))
         with pq.ParquetFile(chunk.path) as parquet:
-            return parquet.read_row_group(chunk.group, columns=[chunk.column]).column(0)
-    except (pa.ArrowException, OSError) as error:
+            return _valid(parquet.read_row_group(chunk.group, columns=[chunk.column]).column(0))
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"cannot read {chunk.path}, row group {chunk.group}: {reason(error)}") from error
