@@ -219,6 +219,15 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, content: bytes, suffix: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_whose_table_of_contents_is_damaged_is_one_sentence(net: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(net.state_dict(), path)
+    path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x03"))
+    with pytest.raises(InputError, match=r"expected .*a\.pth") as caught:
+        load_encoder(f"file:{path},size=32", device="cpu")
+    assert "\n" not in str(caught.value)
+
+
 def test_what_a_file_holds_is_said(net: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     with pytest.raises(InputError, match=r"expected a model file, got '.*a\.pth': no such file"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -259,6 +260,16 @@ def test_a_damaged_shard_is_named(photos: Path, tmp_path: Path) -> None:
     run.shard(1).write_bytes(b"PAR1 nonsense")
     with pytest.raises(InputError, match=r"cannot read .*00001\.parquet.*delete it"):
         run.read()
+    table = run.read_shard(0)
+    offsets = pa.array([0, 2], pa.int32()).buffers()[1]
+    no_text = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff\xfe")])
+    column = table.schema.get_field_index("start_source")
+    pq.write_table(table.slice(0, 1).set_column(column, table.schema.field(column), [no_text]), run.shard(1))
+    with pytest.raises(InputError, match=r"cannot read .*00001\.parquet.*UTF8.*delete it"):
+        run.read()
+    pq.write_table(table.replace_schema_metadata({"oodattack": "{"}), run.shard(1))
+    with pytest.raises(InputError, match=r"cannot read .*00001\.parquet.*delete it"):
+        run.skipped()
 
 
 def test_an_undefined_mape_is_null_with_a_reason_and_in_no_median(tmp_path: Path, photos: Path) -> None:

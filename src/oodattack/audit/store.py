@@ -27,7 +27,7 @@ from oodattack.audit.attacks import Attack, Found
 from oodattack.audit.data import ImageSet, from_pngs
 from oodattack.errors import InputError
 from oodattack.images import encode_png
-from oodattack.runs.files import write_text, write_torch, write_whole
+from oodattack.runs.files import read_table, write_text, write_torch, write_whole
 from oodattack.runs.rows import IMAGE, image_cell
 
 NAME = "audit.json"
@@ -104,7 +104,7 @@ class Audit:
         """The samples that an attack is done with."""
         done: set[int] = set()
         for file in self._shards(attack):
-            done.update(_read(file, ["row"])["row"].to_pylist())
+            done.update(read_table(file, ["row"])["row"].to_pylist())
         return done
 
     def write_attack(self, attack: Attack, rows: Sequence[int], found: Found) -> None:
@@ -128,7 +128,7 @@ class Audit:
 
     def read_attack(self, attack: Attack) -> pa.Table:
         """All attacked images, by row."""
-        tables = [_read(file) for file in self._shards(attack)]
+        tables = [read_table(file) for file in self._shards(attack)]
         return pa.concat_tables(tables).sort_by("row") if tables else _ATTACKED.empty_table()
 
     def read_images(self, attack: Attack, names: Sequence[str], first: int = 0) -> ImageSet:
@@ -153,7 +153,7 @@ class Audit:
 
     def read_scores(self) -> dict[tuple[str, str], Tensor]:
         """All scores, by detector and set."""
-        table = _read(self.path / "scores.parquet", ["detector", "set", "score"])
+        table = read_table(self.path / "scores.parquet", ["detector", "set", "score"])
         found: dict[tuple[str, str], list[float]] = {}
         for detector, images, score in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
             found.setdefault((detector, images), []).append(score)
@@ -204,13 +204,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _read(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    try:
-        return pq.read_table(file, columns=None if columns is None else list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot read {file}: {error}; delete it and give the audit's command again") from error
 
 
 def _plain_types() -> list[Any]:

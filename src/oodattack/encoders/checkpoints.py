@@ -26,11 +26,12 @@ def existing(path: str) -> Path:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive, whatever its suffix."""
-    if not zipfile.is_zipfile(path):
+    """Whether the file is a TorchScript archive, whatever its suffix; a damaged one is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def load_file(path: Path, *, trust: bool) -> object:

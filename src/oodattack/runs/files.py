@@ -1,15 +1,16 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and tables among them, read back."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oodattack.errors import WriteError
+from oodattack.errors import InputError, WriteError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
 PARTIAL = ".partial"
@@ -74,6 +75,23 @@ def write_weights(path: Path, state: Mapping[str, "Tensor"]) -> None:
     from safetensors.torch import save
 
     write_bytes(path, save({name: value.contiguous() for name, value in state.items()}))
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> "pa.Table":
+    """A Parquet file's rows.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=None if columns is None else list(columns))
+        table.validate(full=True)  # texts that are none
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}; delete it and give the same command again") from error
+    return table
 
 
 def _write(path: Path, data: bytes) -> None:

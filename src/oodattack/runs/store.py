@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from oodattack.errors import InputError
 from oodattack.runs.directory import claim
-from oodattack.runs.files import write_whole
+from oodattack.runs.files import read_table, write_whole
 from oodattack.runs.rows import SCHEMA
 
 FORMAT = 2
@@ -77,11 +77,7 @@ class Run:
         Raises:
             InputError: if the file is damaged.
         """
-        path = self.shard(number)
-        try:
-            return pq.read_table(path, columns=None if columns is None else list(columns))
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"cannot read {path}: {error}; delete it and give the run's command again") from error
+        return read_table(self.shard(number), columns)
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows so far, in order; name the columns that are needed, for images are large."""
@@ -95,8 +91,12 @@ class Run:
         """Images that could not be decoded so far, with the reason."""
         found: dict[str, str] = {}
         for number in self.done():
-            metadata = pq.read_schema(self.shard(number)).metadata or {}
-            found.update(json.loads(metadata.get(b"oodattack", b"{}")).get("skipped", {}))
+            metadata = self.read_shard(number, []).schema.metadata or {}
+            try:
+                found.update(json.loads(metadata.get(b"oodattack", b"{}")).get("skipped", {}))
+            except (ValueError, AttributeError) as error:
+                path = self.shard(number)
+                raise InputError(f"cannot read {path}: {error}; delete it and give the same command again") from error
         return found
 
 
