@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 
 from oodattack.engines import run_attack
@@ -15,6 +17,7 @@ from oodattack.report.grid import grid, typical_rows
 from oodattack.report.histogram import histogram
 from oodattack.runs import Run
 from oodattack.settings import AttackSettings
+from tests.factories import tiny
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,40 @@ def test_mape_falls_with_eps(run: Run) -> None:
         np.testing.assert_allclose(np.asarray(line.get_xdata()), [0.2, 1.0, 8.0])
         medians = np.asarray(line.get_ydata(), dtype=float)
         assert medians[0] > medians[1] > medians[2]
+
+
+def test_titles_and_marks_are_within_the_pictures(tmp_path: Path) -> None:
+    """A long name of an encoder is shortened and broken; the MAPE is written above the points; panels are wrapped."""
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    torch.save(tiny().state_dict(), folder / f"{'weights' * 8}.pth")
+    run = run_attack(
+        AttackSettings(
+            encoder=f"python:tests.factories:tiny,weights={folder}/{'weights' * 8}.pth,mean=0.485/0.456/0.406",
+            images="torchvision:FakeData",
+            limit=2,
+            start=("noise", "spiral", "solid:gray", "checkerboard:8x8"),
+            eps=(1.0,),
+            steps=3,
+            device="cpu",
+            out=tmp_path / "run",
+        )
+    )
+    latents = grid(run, [0, 2])
+    for figure in (latents, histogram(run), convergence(run)):
+        assert figure is not None
+        FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
+        title = figure._suptitle  # type: ignore[attr-defined]
+        assert "long" not in title.get_text()
+        assert "weightsweights" in title.get_text()
+        box = title.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
+    assert len(histogram(run).axes) == 4
+    for axes in latents.axes:
+        for text in axes.texts:
+            points = np.concatenate([np.asarray(drawn.get_offsets()) for drawn in axes.collections])
+            assert text.get_window_extent().y0 > axes.transData.transform(points)[:, 1].max()
 
 
 def test_pictures_appear_whole(run: Run, tmp_path: Path) -> None:

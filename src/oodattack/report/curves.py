@@ -10,6 +10,7 @@ from oodattack.report.style import COLOURS, SMALL, describe, eps_label, log_if_d
 from oodattack.runs import Run
 
 Key = tuple[str, float]
+WIDTH = 9.0  # inches
 
 
 def convergence(run: Run) -> Figure | None:
@@ -26,7 +27,7 @@ def convergence(run: Run) -> Figure | None:
                 groups.setdefault(key, []).append(100 * history.values.to_numpy())
     if not groups:  # every MAPE is undefined
         return None
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
     axes = figure.subplots()
     for number, (key, histories) in enumerate(list(groups.items())[: len(COLOURS)]):
         longest = max(map(len, histories))
@@ -35,7 +36,7 @@ def convergence(run: Run) -> Figure | None:
     spsa = run.header["settings"]["gradient"] == "spsa"
     what = "steps" if spsa else "gradient evaluations"
     axes.set_xlabel(f"{what} of the winning try", fontsize=11)
-    _finish(axes, run, f"Convergence: MAPE of the image at hand, median and quartiles{_left_out(groups)}")
+    _finish(figure, axes, run, f"Convergence: MAPE of the image at hand, median and quartiles{_left_out(groups)}")
     return figure
 
 
@@ -49,7 +50,7 @@ def mape_against_eps(run: Run) -> Figure | None:
     if len(radii) < 2:
         return None
     starts = list(dict.fromkeys(start for start, _ in groups))
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
     axes = figure.subplots()
     # Zero and infinity have no place on an axis of numbers: with them, the radii stand side by side.
     numbers = all(0 < eps < float("inf") for eps in radii)
@@ -64,7 +65,7 @@ def mape_against_eps(run: Run) -> Figure | None:
     axes.minorticks_off()
     axes.set_xticks(radii if numbers else range(len(radii)), [eps_label(eps) for eps in radii])
     axes.set_xlabel("eps, radius of the ball (pixels in [0, 1])", fontsize=11)
-    _finish(axes, run, f"MAPE of the decoded PNG against eps, median and quartiles{_left_out(starts)}")
+    _finish(figure, axes, run, f"MAPE of the decoded PNG against eps, median and quartiles{_left_out(starts)}")
     return figure
 
 
@@ -74,7 +75,7 @@ def _band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str
     axes.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
 
 
-def _finish(axes: Axes, run: Run, title: str) -> None:
+def _finish(figure: Figure, axes: Axes, run: Run, title: str) -> None:
     drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines] or [np.ones(1)])
     if not log_if_decades(axes, "y", drawn):
         axes.set_ylim(bottom=0)
@@ -85,7 +86,7 @@ def _finish(axes: Axes, run: Run, title: str) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9)
     axes.legend(fontsize=9)
-    axes.set_title(f"{title}\n{describe(run.header)}", fontsize=11)
+    figure.suptitle(f"{title}\n{describe(run.header, WIDTH, 11)}", fontsize=11)
 
 
 def _label(key: Key, count: int) -> str:

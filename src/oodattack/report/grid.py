@@ -33,7 +33,8 @@ def grid(run: Run, rows: Sequence[int]) -> Figure:
     """One line a sample: x_in, x'_out and x_out, each beside its latent; MAPE is printed in the plots."""
     samples = _find(run, rows)
     figure = Figure(figsize=(14, 0.9 + 2.35 * len(samples)), layout="constrained")
-    figure.suptitle(f"x_out looks like x'_out and has the latent of x_in\n{describe(run.header)}", fontsize=12)
+    told = describe(run.header, 14, 12)
+    figure.suptitle(f"x_out looks like x'_out and has the latent of x_in\n{told}", fontsize=12)
     axes = figure.subplots(len(samples), 6, squeeze=False, width_ratios=[1, 1.25] * 3)
     for line, sample in zip(axes, samples, strict=True):
         eps = f"{NORM_NAMES[sample['norm']]} {eps_label(sample['eps'])}"
@@ -43,8 +44,8 @@ def grid(run: Run, rows: Sequence[int]) -> Figure:
         # One range for the three, so that the eye compares like with like.
         everything = np.concatenate([sample["z_in"], sample["z_start"], sample["z_out"]])
         everything = everything[np.isfinite(everything)]
-        margin = 0.06 * (everything.max() - everything.min() + 1e-12)
-        limits = (everything.min() - margin, everything.max() + margin)
+        height = everything.max() - everything.min() + 1e-12
+        limits = (everything.min() - 0.06 * height, everything.max() + 0.22 * height)  # room for the MAPE
         _scatter(line[1], sample["z_in"], None, "z_in", None, limits)
         _scatter(line[3], sample["z_in"], sample["z_start"], "z'_out over z_in", sample["mape_before"], limits)
         _scatter(line[5], sample["z_in"], sample["z_out"], "z_out over z_in", sample["mape"], limits)
@@ -89,7 +90,6 @@ def _scatter(
             va="top",
             fontsize=10,
             fontweight="bold",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
         )
     axes.set_ylim(*limits)
     axes.set_title(title, fontsize=9)

@@ -1,5 +1,6 @@
 """The MAPE histograms (Figs. 4, 5, 7, 8 and 10 of the paper), before and after."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,13 +18,17 @@ def histogram(run: Run) -> Figure:
     radii = list(dict.fromkeys(row["eps"] for row in table))
     # Many starts (a folder of them) are one panel: the question is then how the attack fares over all.
     panels = [(start,) for start in starts] if len(starts) <= 6 else [tuple(starts)]
-    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 1.1 + 2.9 * len(radii)), layout="constrained")
-    figure.suptitle(f"MAPE before and after the attack\n{describe(run.header)}", fontsize=12)
-    grid = figure.subplots(len(radii), len(panels), squeeze=False, sharex=True, sharey="row")
+    cells = [(eps, names) for eps in radii for names in panels]
+    wide = len(panels) if len(radii) > 1 else min(3, len(panels))
+    high = math.ceil(len(cells) / wide)
+    inches = 1.2 + 4.2 * wide
+    figure = Figure(figsize=(inches, 1.1 + 2.9 * high), layout="constrained")
+    figure.suptitle(f"MAPE before and after the attack\n{describe(run.header, inches, 12)}", fontsize=12)
+    grid = figure.subplots(high, wide, squeeze=False, sharex=True, sharey="row")
     everything = _percents(table, "mape", "mape_before")
     bins = _bins(everything)
-    for line, eps in zip(grid, radii, strict=True):
-        for axes, names in zip(line, panels, strict=True):
+    for first, line in zip(range(0, len(cells), wide), grid, strict=True):
+        for axes, (eps, names) in zip(line, cells[first : first + wide], strict=False):
             rows = [row for row in table if row["eps"] == eps and row["start_source"] in names]
             before, after = _percents(rows, "mape_before"), _percents(rows, "mape")
             for values, colour, alpha, what in ((before, BEFORE, 1, "before"), (after, OUT, 0.85, "after (8-bit PNG)")):
@@ -41,8 +46,9 @@ def histogram(run: Run) -> Figure:
             axes.tick_params(labelsize=9, labelbottom=True)
         line[0].set_ylim(top=1.35 * line[0].get_ylim()[1])  # room for the legends
         line[0].set_ylabel("images", fontsize=10)
-    for axes in grid[-1]:
-        axes.set_xlabel("MAPE in per cent (dotted: 0.1 %)", fontsize=10)
+    for axes in grid.flat[len(cells) :]:
+        axes.remove()
+    figure.supxlabel("MAPE in per cent (dotted: 0.1 %)", fontsize=10)
     return figure
 
 

@@ -1,7 +1,9 @@
 """What the pictures have in common."""
 
 import math
+import textwrap
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -15,18 +17,37 @@ COLOURS = ("#d62728", "#1f5fb4", "#2a9d4a", "#8e44ad", "#e08e0b", "#148f9c", "#7
 SMALL = 100 * ARRIVED  # per cent, what the paper calls a small MAPE
 
 
-def describe(header: Mapping[str, Any]) -> str:
-    """One line that says what was attacked and how.
+def describe(header: Mapping[str, Any], inches: float, size: float) -> str:
+    r"""What was attacked and how, in lines that fit into a picture of such a width in letters of such a size.
 
     >>> settings = {"encoder": "embedded", "method": "fast", "norm": "l2", "steps": 9}
-    >>> describe({"settings": settings, "inputs": {"layer": "fc"}})
+    >>> describe({"settings": settings, "inputs": {"layer": "fc"}}, 9, 12)
     'embedded (z = fc), method fast, L2 ball, 9 steps'
+    >>> describe({"settings": settings, "inputs": {"layer": "fc"}}, 3, 12)
+    'embedded (z = fc), method\nfast, L2 ball, 9 steps'
     """
     settings = header["settings"]
-    return (
-        f"{settings['encoder']} (z = {header['inputs']['layer']}), method {settings['method']},"
+    told = (
+        f"{short_encoder(settings['encoder'])} (z = {header['inputs']['layer']}), method {settings['method']},"
         f" {NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps"
     )
+    letters = int(inches * 72 / (0.6 * size))  # letters are of so much of their size, or less
+    return textwrap.fill(told, letters, break_on_hyphens=False)
+
+
+def short_encoder(spec: str) -> str:
+    """An encoder's name and the file of its weights, without folders and normalisation.
+
+    >>> short_encoder("python:nets:resnet20,weights=/home/me/w.pth,mean=0.5/0.5/0.5,size=32")
+    'python:nets:resnet20, weights=w.pth'
+    >>> short_encoder("trained:runs/net"), short_encoder("torchvision:resnet18,weights=none")
+    ('trained:net', 'torchvision:resnet18, weights=none')
+    """
+    name, *options = spec.split(",")
+    kind, colon, rest = name.partition(":")
+    short = f"{kind}{colon}{PurePath(rest).name}" if kind in ("file", "trained") else name
+    weights = [option.removeprefix("weights=") for option in options if option.startswith("weights=")]
+    return ", ".join([short, *(f"weights={PurePath(path).name}" for path in weights)])
 
 
 def eps_label(eps: float) -> str:
