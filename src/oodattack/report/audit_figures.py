@@ -16,7 +16,7 @@ from oodattack.audit import Audit
 from oodattack.audit_settings import ATTACKS
 from oodattack.report.audit_table import at, made
 from oodattack.report.draw import save
-from oodattack.report.style import BEFORE, COLOURS, IN, OUT, eps_label
+from oodattack.report.style import BEFORE, COLOURS, IN, OUT, entitle, eps_label
 from oodattack.settings import NORM_NAMES
 
 Row = Mapping[str, Any]
@@ -103,7 +103,7 @@ def _heatmap(results: Row, natural: Sequence[str], title: str) -> Figure:
         found = {name: measure["auroc"] for name, measure in row["clean"].items()}
         found |= {m["kind"]: m["auroc"] for m in at(row, _largest(results), settings["steps"])}
         values[i] = [found.get(column, np.nan) for column in columns]
-    figure = Figure(figsize=(3.2 + 0.95 * len(columns), 1.6 + 0.3 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(3.2 + 0.95 * len(columns), max(3, 1.6 + 0.3 * len(rows))), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(values, vmin=0, vmax=1, cmap="RdYlBu", aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="left", fontsize=10)
@@ -114,8 +114,8 @@ def _heatmap(results: Row, natural: Sequence[str], title: str) -> Figure:
             dark = abs(value - 0.5) > 0.35
             axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
     axes.axvline(len(natural) + 0.5, color="black", linewidth=1.5)
-    figure.colorbar(shown, ax=axes, shrink=0.5, label="AUROC (0.5: cannot tell)")
-    figure.suptitle(title, fontsize=11)
+    figure.colorbar(shown, ax=axes, shrink=1 if len(rows) < 12 else 0.5, label="AUROC (0.5: cannot tell)")
+    entitle(figure, 11, *title.split("\n"))
     return figure
 
 
@@ -123,7 +123,7 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, Row], None], title: str, 
     """One small panel for each detector."""
     wide = min(len(rows), max(3, math.ceil(math.sqrt(1.6 * len(rows)))))
     high = math.ceil(len(rows) / wide)
-    figure = Figure(figsize=(1.0 + 2.3 * wide, 1.3 + 1.9 * high), layout="constrained")
+    figure = Figure(figsize=(max(7.5, 1.0 + 2.3 * wide), 1.3 + 1.9 * high), layout="constrained")
     grid = figure.subplots(high, wide, squeeze=False).flatten()
     for axes, row in zip(grid, rows, strict=False):
         draw(axes, row)
@@ -135,7 +135,7 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, Row], None], title: str, 
     legend = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if legend:
         figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), fontsize=9)
-    figure.suptitle(f"{title}\nacross: {x_label}", fontsize=12)
+    entitle(figure, 11, *title.split("\n"), f"across: {x_label}")
     figure.supylabel(y_label, fontsize=10)
     return figure
 

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from oodattack.report.style import COLOURS, SMALL, describe, eps_label, log_if_decades
+from oodattack.report.style import COLOURS, SMALL, describe, entitle, eps_label, log_if_decades
 from oodattack.runs import Run
 
 Key = tuple[str, float]
-WIDTH = 9.0  # inches
+SIZE = (9, 5.2)  # inches
 
 
 def convergence(run: Run) -> Figure | None:
@@ -27,7 +27,7 @@ def convergence(run: Run) -> Figure | None:
                 groups.setdefault(key, []).append(100 * history.values.to_numpy())
     if not groups:  # every MAPE is undefined
         return None
-    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+    figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     for number, (key, histories) in enumerate(list(groups.items())[: len(COLOURS)]):
         longest = max(map(len, histories))
@@ -50,7 +50,7 @@ def mape_against_eps(run: Run) -> Figure | None:
     if len(radii) < 2:
         return None
     starts = list(dict.fromkeys(start for start, _ in groups))
-    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+    figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     # Zero and infinity have no place on an axis of numbers: with them, the radii stand side by side.
     numbers = all(0 < eps < float("inf") for eps in radii)
@@ -86,7 +86,7 @@ def _finish(figure: Figure, axes: Axes, run: Run, title: str) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9)
     axes.legend(fontsize=9)
-    figure.suptitle(f"{title}\n{describe(run.header, WIDTH, 11)}", fontsize=11)
+    entitle(figure, 11, title, describe(run.header))
 
 
 def _label(key: Key, count: int) -> str:

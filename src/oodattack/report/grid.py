@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from oodattack.report.style import IN, OUT, describe, eps_label, percent_label
+from oodattack.report.style import IN, OUT, describe, entitle, eps_label, percent_label
 from oodattack.runs import Run
 from oodattack.settings import NORM_NAMES
 
@@ -33,8 +33,7 @@ def grid(run: Run, rows: Sequence[int]) -> Figure:
     """One line a sample: x_in, x'_out and x_out, each beside its latent; MAPE is printed in the plots."""
     samples = _find(run, rows)
     figure = Figure(figsize=(14, 0.9 + 2.35 * len(samples)), layout="constrained")
-    told = describe(run.header, 14, 12)
-    figure.suptitle(f"x_out looks like x'_out and has the latent of x_in\n{told}", fontsize=12)
+    entitle(figure, 12, "x_out looks like x'_out and has the latent of x_in", describe(run.header))
     axes = figure.subplots(len(samples), 6, squeeze=False, width_ratios=[1, 1.25] * 3)
     for line, sample in zip(axes, samples, strict=True):
         eps = f"{NORM_NAMES[sample['norm']]} {eps_label(sample['eps'])}"

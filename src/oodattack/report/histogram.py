@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from oodattack.report.style import BEFORE, OUT, SMALL, describe, eps_label, log_if_decades, percent_label
+from oodattack.report.style import BEFORE, OUT, SMALL, describe, entitle, eps_label, log_if_decades, percent_label
 from oodattack.runs import Run
 
 
@@ -21,9 +21,8 @@ def histogram(run: Run) -> Figure:
     cells = [(eps, names) for eps in radii for names in panels]
     wide = len(panels) if len(radii) > 1 else min(3, len(panels))
     high = math.ceil(len(cells) / wide)
-    inches = 1.2 + 4.2 * wide
-    figure = Figure(figsize=(inches, 1.1 + 2.9 * high), layout="constrained")
-    figure.suptitle(f"MAPE before and after the attack\n{describe(run.header, inches, 12)}", fontsize=12)
+    figure = Figure(figsize=(1.2 + 4.2 * wide, 1.1 + 2.9 * high), layout="constrained")
+    entitle(figure, 12, "MAPE before and after the attack", describe(run.header))
     grid = figure.subplots(high, wide, squeeze=False, sharex=True, sharey="row")
     everything = _percents(table, "mape", "mape_before")
     bins = _bins(everything)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from oodattack.runs.summary import ARRIVED
 from oodattack.settings import NORM_NAMES
@@ -17,22 +18,25 @@ COLOURS = ("#d62728", "#1f5fb4", "#2a9d4a", "#8e44ad", "#e08e0b", "#148f9c", "#7
 SMALL = 100 * ARRIVED  # per cent, what the paper calls a small MAPE
 
 
-def describe(header: Mapping[str, Any], inches: float, size: float) -> str:
-    r"""What was attacked and how, in lines that fit into a picture of such a width in letters of such a size.
+def describe(header: Mapping[str, Any]) -> str:
+    """One line that says what was attacked and how.
 
     >>> settings = {"encoder": "embedded", "method": "fast", "norm": "l2", "steps": 9}
-    >>> describe({"settings": settings, "inputs": {"layer": "fc"}}, 9, 12)
+    >>> describe({"settings": settings, "inputs": {"layer": "fc"}})
     'embedded (z = fc), method fast, L2 ball, 9 steps'
-    >>> describe({"settings": settings, "inputs": {"layer": "fc"}}, 3, 12)
-    'embedded (z = fc), method\nfast, L2 ball, 9 steps'
     """
     settings = header["settings"]
-    told = (
+    return (
         f"{short_encoder(settings['encoder'])} (z = {header['inputs']['layer']}), method {settings['method']},"
         f" {NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps"
     )
-    letters = int(inches * 72 / (0.6 * size))  # letters are of so much of their size, or less
-    return textwrap.fill(told, letters, break_on_hyphens=False)
+
+
+def entitle(figure: Figure, size: float, *lines: str) -> None:
+    """Write a title above a picture, its lines broken where they would be wider than that."""
+    letters = int(figure.get_figwidth() * 72 / (0.6 * size))  # letters are of so much of their size, or less
+    broken = (textwrap.fill(line, letters, break_on_hyphens=False) for line in lines)
+    figure.suptitle("\n".join(broken), fontsize=size)
 
 
 def short_encoder(spec: str) -> str:
