@@ -8,11 +8,19 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from oodattack.audit_settings import AuditSettings
-from oodattack.cli.terminal import INTERRUPTED, UNFINISHED, error_console, percent, plain_warnings, printable, stages
+from oodattack.cli.terminal import (
+    INTERRUPTED,
+    UNFINISHED,
+    error_console,
+    output_console,
+    percent,
+    plain_warnings,
+    printable,
+    stages,
+)
 from oodattack.settings import NORM_NAMES, load_config
 
 Text = str | None
@@ -117,7 +125,7 @@ def audit(
 
 
 def _tell(results: Mapping[str, Any], settings: AuditSettings, written: list[Path]) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = output_console()
     console.print(_table(results), LEGEND, soft_wrap=False)
     classifier = results["classifier"]
     for what, value in (("training", classifier["train_accuracy"]), ("test", classifier["test_accuracy"])):

@@ -19,6 +19,7 @@ from oodattack.cli.terminal import (
     bars,
     error_console,
     json_number,
+    output_console,
     percent,
     plain_warnings,
     printable,
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
     from oodattack.runs import Group, Run
 
 LEGEND = """\
-n samples; medians of the MAPE before the attack, after it (float), and of the
-decoded 8-bit PNG, the figure that counts; share of PNGs below 0.1 %; median
-distance to the start; mean gradient evaluations per sample; class: share of
-x_out whose top-1 class is that of x_in; worst layer: the largest MAPE of one.
+n samples; medians of the MAPE in per cent before the attack, after it (float),
+and of the decoded 8-bit PNG, the figure that counts; per cent of PNGs below
+0.1 %; median distance to the start; mean gradient evaluations per sample;
+class: per cent of x_out whose top-1 class is that of x_in; worst layer: the
+largest MAPE of one.
 """
 
 
@@ -82,7 +84,7 @@ def tell(run: "Run", pictures: list[Path], *, as_json: bool, quiet: bool) -> Non
         return
     if quiet:
         return
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = output_console()
     console.print(_table(run, groups), LEGEND, soft_wrap=False)
     undefined = sum(group.undefined for group in groups)
     if undefined:
@@ -102,7 +104,7 @@ def _table(run: "Run", groups: "list[Group]") -> Table:
     """A table that fits 80 columns."""
     settings = run.header["settings"]
     title = (
-        f"MAPE of z_out against z_in: {settings['method']}, {settings['steps']} steps,"
+        f"MAPE of z_out against z_in, per cent: {settings['method']}, {settings['steps']} steps,"
         f" {NORM_NAMES[settings['norm']]} ball"
     )
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -110,24 +112,31 @@ def _table(run: "Run", groups: "list[Group]") -> Table:
     with_layers = len(run.header["inputs"].get("parts", [])) > 1
     headings = ["start", "eps", "n", "before", "float", "8-bit", "<0.1 %", "distance", "evals"]
     for heading in headings + ["worst layer"] * with_layers + ["class"] * with_classes:
-        table.add_column(heading, justify="left" if heading == "start" else "right", overflow="fold")
+        if heading == "start":
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
     for group in groups:
         cells = [
             *(printable(group.start), f"{group.eps:.4g}", str(group.count)),
             *(
-                percent(group.before),
-                percent(group.float_median),
-                percent(group.median),
-                percent(group.below),
+                _hundredths(group.before),
+                _hundredths(group.float_median),
+                _hundredths(group.median),
+                _hundredths(group.below),
             ),
             *(f"{group.distance:.4g}", f"{group.gradient_evaluations:.4g}"),
         ]
         if with_layers:
-            cells.append(percent(group.worst_part))
+            cells.append(_hundredths(group.worst_part))
         if with_classes:
-            cells.append("–" if group.class_taken is None else percent(group.class_taken))
+            cells.append("–" if group.class_taken is None else _hundredths(group.class_taken))
         table.add_row(*cells)
     return table
+
+
+def _hundredths(fraction: float) -> str:
+    return percent(fraction).removesuffix(" %")
 
 
 def _announce(console: Console, settings: AttackSettings, encoder: "Encoder", run: "Run") -> None:

@@ -1,6 +1,7 @@
 """What the verbs share on a terminal: warnings, progress, numbers, and text from outside."""
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,14 @@ def json_number(value: Any) -> Any:
     (None, 2)
     """
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def output_console() -> Console:
+    """Standard output, for results; in a file or a pipe a line has room for a table."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120
+    return console
 
 
 def error_console(*, quiet: bool) -> Console:

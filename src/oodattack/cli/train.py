@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from oodattack.cli.terminal import INTERRUPTED, error_console, percent, plain_warnings, stages
+from oodattack.cli.terminal import INTERRUPTED, error_console, output_console, percent, plain_warnings, stages
 from oodattack.settings import load_config
 from oodattack.train_settings import TrainSettings
 
@@ -101,7 +100,7 @@ def train(
 
 
 def _tell(results: "Mapping[str, Any]", settings: TrainSettings) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = output_console()
     console.print(f"loss      {results['loss'][-1]:.4f} in the last of {len(results['loss'])} epochs")
     if "test_accuracy" in results:
         console.print(f"accuracy  {percent(results['test_accuracy'])} of the test images")
