@@ -182,12 +182,17 @@ def _roc(axes: Axes, row: Row, scores: Scores) -> None:
 
 
 def _against_eps(axes: Axes, row: Row, steps: int) -> None:
-    start = row["clean"]["starts"]
+    start = {**row["clean"]["starts"], "eps": 0.0}
+    radii = sorted({0.0, *(float(m["eps"]) for m in row["attacked"].values())})
+    decades = radii[-1] >= 10 * min(filter(None, radii), default=math.inf)  # then they stand side by side
     for colour, kind in zip(COLOURS, ATTACKS, strict=False):
         found = [m for m in row["attacked"].values() if m["kind"] == kind and m["steps"] == steps]
-        curve = [{**start, "eps": 0.0}, *sorted(found, key=lambda m: float(m["eps"]))]
+        curve = [start, *sorted(found, key=lambda m: float(m["eps"]))]
         if found:
-            _curve(axes, [float(m["eps"]) for m in curve], curve, colour, kind)
+            places = [float(m["eps"]) for m in curve]
+            _curve(axes, [radii.index(eps) for eps in places] if decades else places, curve, colour, kind)
+    if decades:
+        axes.set_xticks(range(len(radii)), [eps_label(eps) for eps in radii])
     axes.set_ylim(-0.02, 1.02)
 
 
