@@ -52,7 +52,7 @@ class TrainImages:
         self.chosen = evenly(len(source), limit)
         told = source.labels(self.chosen)
         self.order = None if told is None else class_order(told, classifier)
-        numbers = class_numbers(None if told is None else told.names, self.order)
+        numbers = None if told is None else class_numbers(told.names, self.order)
         self.labels = None if numbers is None else torch.tensor(numbers)
         self.labelled = numbers is not None
         self.skipped: dict[str, str] = {}

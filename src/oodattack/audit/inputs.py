@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from oodattack.audit.data import ImageSet, TrainImages, read_set, read_starts
 from oodattack.audit_settings import AuditSettings
 from oodattack.detectors import Absent, Classifier, Detector, make_detectors, own_detector, source_digest
 from oodattack.errors import InputError
-from oodattack.images import ImageSource, open_images, open_starts
+from oodattack.images import open_images, open_starts
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,7 @@ def read_inputs(settings: AuditSettings, classifier: Classifier, batch_size: int
         InputError: if one of them cannot be read.
     """
     size = classifier.encoder.input_size
-
-    def open_set(spec: str) -> ImageSource:
-        return open_images(spec, data_root=settings.data_root, download=settings.download)
-
+    open_set = partial(open_images, data_root=settings.data_root, download=settings.download)
     train, test = open_set(settings.train), open_set(settings.test)
     starts = [
         open_starts(spec, size=size, seed=settings.seed, data_root=settings.data_root, download=settings.download)

@@ -1,6 +1,5 @@
 """Images in one NumPy file, as CIFAR-10-C and the sets for outlier exposure come."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from oodattack.errors import InputError
 from oodattack.images.decode import reason
-from oodattack.images.files import numbered, size_in_bytes
+from oodattack.images.files import digest_of, numbered
 from oodattack.images.labels import Labels, by_number
 
 SUFFIX = ".npy"
@@ -54,7 +53,7 @@ class ArraySource:
 
     def digest(self) -> str:
         """SHA-256 over the file's name and its size in bytes."""
-        return hashlib.sha256(f"{self.path.name}\0{size_in_bytes(self.path)}".encode()).hexdigest()
+        return digest_of(self.path)
 
 
 def open_array(spec: str, path: Path) -> ArraySource:

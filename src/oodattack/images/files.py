@@ -79,6 +79,15 @@ def size_in_bytes(path: Path) -> int:
         return -1
 
 
+def digest_of(path: Path) -> str:
+    """SHA-256 over a file's name and its size in bytes.
+
+    >>> digest_of(Path("/a/no_such.npy")) == digest_of(Path("/b/no_such.npy"))
+    True
+    """
+    return hashlib.sha256(f"{path.name}\0{size_in_bytes(path)}".encode()).hexdigest()
+
+
 def in_folder(folder: Path) -> list[str]:
     """All files below a folder but hidden ones, relative to it, in a stable order.
 

@@ -1,7 +1,6 @@
 """Images in MNIST's idx format, plain or compressed by gzip."""
 
 import gzip
-import hashlib
 import math
 import zlib
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from oodattack.errors import InputError
 from oodattack.images.decode import reason
-from oodattack.images.files import numbered, size_in_bytes
+from oodattack.images.files import digest_of, numbered
 from oodattack.images.labels import Labels, by_number
 
 SUFFIXES = ("idx3-ubyte", "idx3-ubyte.gz")
@@ -62,7 +61,7 @@ class IdxSource:
 
     def digest(self) -> str:
         """SHA-256 over the file's name and its size in bytes."""
-        return hashlib.sha256(f"{self.path.name}\0{size_in_bytes(self.path)}".encode()).hexdigest()
+        return digest_of(self.path)
 
 
 def is_idx(name: str) -> bool:

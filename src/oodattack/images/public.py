@@ -52,7 +52,7 @@ class PublicSource:
     def labels(self, indices: Sequence[int]) -> Labels | None:
         """What the data set says; one that does not list it decodes these images for it."""
         told: list[Any] = [getattr(self.dataset, name, None) for name in ("targets", "labels", "_labels")]
-        numbers = next((list(one) for one in told if hasattr(one, "__len__") and len(one) == len(self)), None)
+        numbers = next((one for one in told if hasattr(one, "__len__") and len(one) == len(self)), None)
         try:
             found = [self.dataset[i][1] if numbers is None else numbers[i] for i in indices]
         except Exception as error:  # whatever a data set's own loader raises

@@ -115,7 +115,7 @@ def _heatmap(results: Row, natural: Sequence[str], title: str) -> Figure:
             axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
     axes.axvline(len(natural) + 0.5, color="black", linewidth=1.5)
     figure.colorbar(shown, ax=axes, shrink=1 if len(rows) < 12 else 0.5, label="AUROC (0.5: cannot tell)")
-    entitle(figure, 11, *title.split("\n"))
+    entitle(figure, title, 11)
     return figure
 
 
@@ -135,7 +135,7 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, Row], None], title: str, 
     legend = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if legend:
         figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), fontsize=9)
-    entitle(figure, 11, *title.split("\n"), f"across: {x_label}")
+    entitle(figure, f"{title}\nacross: {x_label}", 11)
     figure.supylabel(y_label, fontsize=10)
     return figure
 

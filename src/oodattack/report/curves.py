@@ -86,7 +86,7 @@ def _finish(figure: Figure, axes: Axes, run: Run, title: str) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9)
     axes.legend(fontsize=9)
-    entitle(figure, 11, title, describe(run.header))
+    entitle(figure, f"{title}\n{describe(run.header)}", 11)
 
 
 def _label(key: Key, count: int) -> str:

@@ -33,7 +33,7 @@ def grid(run: Run, rows: Sequence[int]) -> Figure:
     """One line a sample: x_in, x'_out and x_out, each beside its latent; MAPE is printed in the plots."""
     samples = _find(run, rows)
     figure = Figure(figsize=(14, 0.9 + 2.35 * len(samples)), layout="constrained")
-    entitle(figure, 12, "x_out looks like x'_out and has the latent of x_in", describe(run.header))
+    entitle(figure, f"x_out looks like x'_out and has the latent of x_in\n{describe(run.header)}", 12)
     axes = figure.subplots(len(samples), 6, squeeze=False, width_ratios=[1, 1.25] * 3)
     for line, sample in zip(axes, samples, strict=True):
         eps = f"{NORM_NAMES[sample['norm']]} {eps_label(sample['eps'])}"

@@ -22,7 +22,7 @@ def histogram(run: Run) -> Figure:
     wide = len(panels) if len(radii) > 1 else min(3, len(panels))
     high = math.ceil(len(cells) / wide)
     figure = Figure(figsize=(1.2 + 4.2 * wide, 1.1 + 2.9 * high), layout="constrained")
-    entitle(figure, 12, "MAPE before and after the attack", describe(run.header))
+    entitle(figure, f"MAPE before and after the attack\n{describe(run.header)}", 12)
     grid = figure.subplots(high, wide, squeeze=False, sharex=True, sharey="row")
     everything = _percents(table, "mape", "mape_before")
     bins = _bins(everything)

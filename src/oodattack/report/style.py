@@ -32,10 +32,10 @@ def describe(header: Mapping[str, Any]) -> str:
     )
 
 
-def entitle(figure: Figure, size: float, *lines: str) -> None:
+def entitle(figure: Figure, title: str, size: float) -> None:
     """Write a title above a picture, its lines broken where they would be wider than that."""
     letters = int(figure.get_figwidth() * 72 / (0.6 * size))  # letters are of so much of their size, or less
-    broken = (textwrap.fill(line, letters, break_on_hyphens=False) for line in lines)
+    broken = (textwrap.fill(line, letters, break_on_hyphens=False) for line in title.splitlines())
     figure.suptitle("\n".join(broken), fontsize=size)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 from oodattack.encoders import pick_device
 from oodattack.engines.machine import environment
 from oodattack.errors import InputError
-from oodattack.images import ImageSource, open_images
+from oodattack.images import open_images
 from oodattack.networks import build_network
 from oodattack.runs.directory import claim
 from oodattack.runs.files import write_text, write_weights
@@ -77,9 +78,7 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
         if on_progress is not None:
             on_progress(Training(name, done, total))
 
-    def open_set(spec: str) -> ImageSource:
-        return open_images(spec, data_root=settings.data_root, download=settings.download)
-
+    open_set = partial(open_images, data_root=settings.data_root, download=settings.download)
     images = Labelled(open_set(settings.train), settings.size, augment=settings.augment)
     test = None if settings.test is None else Labelled(open_set(settings.test), settings.size, images.classes)
     hold_out = settings.rounds > 0
