@@ -14,13 +14,13 @@ from torch import Tensor
 from benchmarks.compare import parse_budgets
 from benchmarks.inputs import Case, latents, load_case, start_program
 from oodattack import attack
-from oodattack.ball import steepest
+from oodattack.core.ball import steepest
+from oodattack.core.errors import InputError
+from oodattack.core.methods.methods import FAST, Method
+from oodattack.core.metrics import mape
+from oodattack.core.steps import CosineNadam
 from oodattack.engines.memory import keep_freed_memory
-from oodattack.errors import InputError
-from oodattack.methods import FAST, Method
-from oodattack.metrics import mape
-from oodattack.settings import AttackSettings
-from oodattack.steps import CosineNadam
+from oodattack.settings.attack import AttackSettings
 
 ENDLESS = 10**9  # steps of a schedule that has not begun to fall when the run is over
 LEAST = 1e-9  # MAPE; what is less is rounding, and zero has no ratio

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from benchmarks.inputs import Case
 from oodattack import attack
-from oodattack.methods import get_method
-from oodattack.pixels import dequantize, to_grid
+from oodattack.core.methods.methods import get_method
+from oodattack.core.pixels import dequantize, to_grid
 
 Run = Callable[[nn.Module, Case, slice, int, float | None, int | None], Tensor]
 """(f, case, which samples, steps, step size or None for the method's own, 256 or None) -> images (B, 3, H, W)."""
@@ -50,7 +50,7 @@ class Counter(nn.Module):
 
     @property
     def rough_twin(self) -> Callable[[Tensor], Tensor] | None:
-        """The twin of `oodattack.encoders.prepared.Prepared`, counted as f is."""
+        """The twin of `oodattack.speed.prepared.Prepared`, counted as f is."""
         twin = getattr(self.f, "rough_twin", None)
         return None if twin is None else partial(self._pass, twin, rough=True)
 

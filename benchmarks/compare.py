@@ -17,9 +17,9 @@ from benchmarks.measure import Results, measure
 from benchmarks.plot import draw, save
 from benchmarks.table import Row, best_step, page, rows_of
 from oodattack.cli.photographs import copy_photographs
-from oodattack.errors import InputError
-from oodattack.runs.files import write_text
-from oodattack.settings import AttackSettings
+from oodattack.core.errors import InputError
+from oodattack.settings.attack import AttackSettings
+from oodattack.storage.files import write_text
 
 
 def compare(

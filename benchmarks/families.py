@@ -16,9 +16,9 @@ from benchmarks.compare import compare
 from benchmarks.inputs import load_case, start_program
 from benchmarks.table import Row
 from oodattack.cli.photographs import copy_photographs
-from oodattack.errors import InputError, did_you_mean
-from oodattack.runs.files import write_text
-from oodattack.settings import AttackSettings
+from oodattack.core.errors import InputError, did_you_mean
+from oodattack.settings.attack import AttackSettings
+from oodattack.storage.files import write_text
 
 AGAINST = ("paper", "plain-tuned", "fast")
 CIFAR = "weights={data}/weights/%s,mean=0.485/0.456/0.406,std=0.229/0.224/0.225"

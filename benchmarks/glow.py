@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oodattack.images import open_images
-from oodattack.runs.files import write_torch
+from oodattack.storage.files import write_torch
 
 SIDE = 32  # pixels
 LEVELS, BLOCKS, HIDDEN = 3, 4, 64

@@ -14,13 +14,14 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from oodattack.checks import check_health, evaluation_mode
-from oodattack.encoders import Encoder, load_encoder, prepare
-from oodattack.encoders.half_gradient import HalfGradient
-from oodattack.errors import InputError
+from oodattack.core.checks import check_health, evaluation_mode
+from oodattack.core.errors import InputError
+from oodattack.core.pixels import dequantize
+from oodattack.encoders import Encoder, load_encoder
 from oodattack.images import evenly, fit, open_images, open_starts
-from oodattack.pixels import dequantize
-from oodattack.settings import NORMS, AttackSettings
+from oodattack.settings.attack import NORMS, AttackSettings
+from oodattack.speed import prepare
+from oodattack.speed.half_gradient import HalfGradient
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,12 @@ import torch
 
 from benchmarks.attackers import Attacker, Counter
 from benchmarks.inputs import Case, latents
-from oodattack.ball import distance
-from oodattack.errors import InputError
+from oodattack.core.ball import distance
+from oodattack.core.errors import InputError
+from oodattack.core.metrics import mape
+from oodattack.core.pixels import dequantize, quantize
 from oodattack.images import decode, encode_png
-from oodattack.metrics import mape
-from oodattack.pixels import dequantize, quantize
-from oodattack.runs.files import write_text
+from oodattack.storage.files import write_text
 
 Key = tuple[str, float | None, int, bool, int]
 

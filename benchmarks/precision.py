@@ -13,10 +13,10 @@ import typer
 from benchmarks.attackers import Counter
 from benchmarks.inputs import latents, load_case, start_program
 from oodattack import attack
-from oodattack.encoders import prepare
+from oodattack.core.metrics import mape
 from oodattack.engines.memory import keep_freed_memory
-from oodattack.metrics import mape
-from oodattack.settings import AttackSettings
+from oodattack.settings.attack import AttackSettings
+from oodattack.speed import prepare
 
 KINDS = {
     "32 bits": {"half": False, "rough": False},

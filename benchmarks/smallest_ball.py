@@ -16,9 +16,9 @@ import typer
 from benchmarks.attackers import attackers
 from benchmarks.inputs import Case, load_case, start_program
 from benchmarks.measure import measure
-from oodattack.errors import InputError, did_you_mean
+from oodattack.core.errors import InputError, did_you_mean
 from oodattack.report.style import SMALL
-from oodattack.settings import AttackSettings
+from oodattack.settings.attack import AttackSettings
 
 FACTOR = 1.1
 DOUBLING = 7  # 1.1^7 = 1.95

@@ -23,14 +23,15 @@ from torch import Tensor, nn
 
 from benchmarks.inputs import start_program
 from oodattack import attack
-from oodattack.algorithm import SOFT
 from oodattack.cli.photographs import copy_photographs
-from oodattack.encoders import Encoder, load_encoder, prepare
-from oodattack.encoders.prepared import Prepared
+from oodattack.core.algorithm import SOFT
+from oodattack.core.pixels import dequantize
+from oodattack.encoders import Encoder, load_encoder
 from oodattack.engines.memory import keep_freed_memory
 from oodattack.images import fit, open_images
-from oodattack.pixels import dequantize
-from oodattack.settings import at_least
+from oodattack.settings.attack import at_least
+from oodattack.speed import prepare
+from oodattack.speed.prepared import Prepared
 
 ENCODERS = (
     "torchvision:resnet18,weights=none",

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodattack import AttackResult, Method, attack, dequantize, mape, quantize
-from oodattack.algorithm import _generator
-from oodattack.ball import distance
-from oodattack.errors import InputError
-from oodattack.gradient import Spsa
-from oodattack.methods import FAST, PAPER, PLAIN, get_method
+from oodattack.core.algorithm import _generator
+from oodattack.core.ball import distance
+from oodattack.core.errors import InputError
+from oodattack.core.gradient import Spsa
+from oodattack.core.methods.methods import FAST, PAPER, PLAIN, get_method
 from tests.factories import resnet20, tiny
 
 LATENT = 5

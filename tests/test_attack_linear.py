@@ -15,8 +15,8 @@ import torch
 from scipy.optimize import brentq, lsq_linear
 from torch import Tensor
 
-from oodattack.algorithm import attack
-from oodattack.methods import FAST
+from oodattack.core.algorithm import attack
+from oodattack.core.methods.methods import FAST
 
 PIXELS, LATENT = 48, 6
 

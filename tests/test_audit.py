@@ -13,16 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.audit import AuditSettings, Stage, open_audit, run_audit
 from oodattack.audit.attacking import plan
+from oodattack.audit.store import open_audit
+from oodattack.core.errors import InputError, WriteError
+from oodattack.core.metrics import mape
+from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier, Loader
 from oodattack.encoders import load_encoder
-from oodattack.errors import InputError, WriteError
 from oodattack.images import decode, fit
-from oodattack.metrics import mape
-from oodattack.pixels import dequantize
+from oodattack.pipelines.audit import Stage, run_audit
 from oodattack.report.audit_figures import draw_audit
 from oodattack.report.audit_table import audit_markdown
+from oodattack.settings import AuditSettings
 from tests.digits import write_digits, write_photographs
 from tests.factories import Norm
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodattack.audit.attacks import TOLERANCE, Ball, Samples, lower, match
-from oodattack.audit.ways import CENTRE, DIRECTIONS, Differences, Ranks, Way, find_way
-from oodattack.gradient import Autograd, Spsa
-from oodattack.pixels import dequantize
+from oodattack.attacks.attacks import TOLERANCE, Ball, Samples, lower, match
+from oodattack.attacks.ways import CENTRE, DIRECTIONS, Differences, Ranks, Way, find_way
+from oodattack.core.gradient import Autograd, Spsa
+from oodattack.core.pixels import dequantize
 
 BALL = Ball(1.0, 2, 30)
 

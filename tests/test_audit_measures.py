@@ -7,7 +7,7 @@ from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curv
 from torch import Tensor
 
 from oodattack.audit.measures import Measure, measure, threshold, verdict
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 
 
 def normal(count: int, seed: int) -> Tensor:

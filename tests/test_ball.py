@@ -12,8 +12,8 @@ from scipy import stats
 from scipy.optimize import brentq, minimize
 from torch import Tensor
 
-from oodattack.ball import check_norm, distance, dot, held, project, sample, steepest, tangent
-from oodattack.errors import InputError
+from oodattack.core.ball import check_norm, distance, dot, held, project, sample, steepest, tangent
+from oodattack.core.errors import InputError
 
 NORMS = [1.0, 2.0, math.inf]
 EPS = [0.0, 1e-3, 0.1, 0.7, 2.0, math.inf]

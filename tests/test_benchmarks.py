@@ -28,11 +28,11 @@ from benchmarks.table import Row, Side, best_step, page, rows_of, side
 from torch import Tensor, nn
 
 from oodattack import attack
-from oodattack.ball import distance
-from oodattack.errors import InputError
-from oodattack.methods import FAST
-from oodattack.metrics import mape
-from oodattack.settings import AttackSettings
+from oodattack.core.ball import distance
+from oodattack.core.errors import InputError
+from oodattack.core.methods.methods import FAST
+from oodattack.core.metrics import mape
+from oodattack.settings.attack import AttackSettings
 
 needs_art = pytest.mark.skipif(
     importlib.util.find_spec("art") is None, reason="ART is not installed: pip install 'oodattack[benchmark]'"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodattack.algorithm import attack
-from oodattack.checks import check_health, check_pixels, evaluation_mode
-from oodattack.errors import InputError
+from oodattack.core.algorithm import attack
+from oodattack.core.checks import check_health, check_pixels, evaluation_mode
+from oodattack.core.errors import InputError
 
 
 def make_model() -> nn.Module:
@@ -171,7 +171,7 @@ def test_a_model_of_fixed_batch_size_1_can_be_asked_about_one_image() -> None:
         (
             torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
             TypeError,
-            "got torch.uint8; convert with oodattack.pixels.dequantize",
+            "got torch.uint8; convert with oodattack.core.pixels.dequantize",
         ),
         (torch.zeros(1, 3, 2, 2).half(), InputError, r"in 32 or 64 bits, got torch.float16.* give start.float\(\)"),
         (torch.zeros(1, 3, 2, 2).bfloat16(), InputError, "in 32 or 64 bits, got torch.bfloat16"),

@@ -149,7 +149,7 @@ def test_help_needs_no_torch() -> None:
 def test_help_shows_every_setting(capsys: Capture) -> None:
     import dataclasses
 
-    from oodattack.settings import AttackSettings
+    from oodattack.settings.attack import AttackSettings
 
     shown = oodattack(capsys, "attack", "--help").out
     for field in dataclasses.fields(AttackSettings):

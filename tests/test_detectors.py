@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from oodattack.audit.store import Audit
+from oodattack.core.errors import InputError
 from oodattack.detectors import Classifier, Detector, make_detectors, own_detector
 from oodattack.encoders import Encoder
-from oodattack.errors import InputError
 from oodattack.networks import Bottleneck, CifarResNet
 
 CLASSES = 4

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from oodattack.core.errors import InputError
 from oodattack.encoders import Encoder, load_encoder, pick_device
-from oodattack.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

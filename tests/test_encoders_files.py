@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from oodattack.core.errors import InputError
 from oodattack.encoders import load_encoder
-from oodattack.errors import InputError
 
 SHARED = Path(__file__).parents[2] / "shared"
 TINY = "python:factories:tiny"

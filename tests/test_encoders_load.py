@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from oodattack.core.errors import InputError
 from oodattack.encoders import load_encoder
-from oodattack.errors import InputError
 
 TINY = "python:factories:tiny"
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oodattack.core.errors import InputError
+from oodattack.core.gradient import Autograd, Spsa
 from oodattack.encoders import Encoder
-from oodattack.engines import run_attack
 from oodattack.engines.batch_size import measure_batch_size, smallest_enough
 from oodattack.engines.memory import Fitting, out_of_memory
-from oodattack.errors import InputError
-from oodattack.gradient import Autograd, Spsa
-from oodattack.settings import AttackSettings
+from oodattack.pipelines.attack import run_attack
+from oodattack.settings.attack import AttackSettings
 from tests.factories import jpeg_resnet20, tiny
 
 IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))

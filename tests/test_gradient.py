@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from oodattack.algorithm import attack
-from oodattack.errors import InputError
-from oodattack.gradient import Autograd, Spsa, get_gradient
+from oodattack.core.algorithm import attack
+from oodattack.core.errors import InputError
+from oodattack.core.gradient import Autograd, Spsa, get_gradient
 
 
 def generators(*seeds: int) -> list[torch.Generator]:

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from oodattack.algorithm import attack
-from oodattack.ball import distance, project
+from oodattack.core.algorithm import attack
+from oodattack.core.ball import distance, project
+from oodattack.core.errors import InputError
+from oodattack.core.gradient import Autograd
+from oodattack.core.methods.fast.grid import BETWEEN, CHANGES, COARSE, FINE, FLOOR, SPAN, Descent, descend
+from oodattack.core.methods.fast.whitening import decompose
+from oodattack.core.pixels import LEVELS, dequantize, quantize, to_grid
+from oodattack.core.problem import Problem, make_problem
 from oodattack.encoders import load_encoder
-from oodattack.errors import InputError
-from oodattack.gradient import Autograd
-from oodattack.grid import BETWEEN, CHANGES, COARSE, FINE, FLOOR, SPAN, Descent, descend
-from oodattack.pixels import LEVELS, dequantize, quantize, to_grid
-from oodattack.problem import Problem, make_problem
-from oodattack.whitening import decompose
 
 SHARED = Path(__file__).parents[2] / "shared"
 NORMS = [1.0, 2.0, math.inf]
@@ -587,7 +587,7 @@ def test_a_long_search_goes_on_with_fewer_changes_and_more_that_is_remembered(
         remembered.append(len(gram[0]))
         return decompose(gram)
 
-    monkeypatch.setattr("oodattack.grid.decompose", listen)
+    monkeypatch.setattr("oodattack.core.methods.fast.grid.decompose", listen)
     _, A = linear(3 * 32 * 32, latent)
 
     def f(x: Tensor) -> Tensor:
@@ -623,7 +623,7 @@ def test_an_attack_tells_the_search_its_slopes_and_what_it_rounded(monkeypatch: 
         rounded.append(image)
         return descend(f, problem, levels, image, slopes, *rest)
 
-    monkeypatch.setattr("oodattack.algorithm.descend", listen)
+    monkeypatch.setattr("oodattack.core.algorithm.descend", listen)
     f, start = Recording(network(48)), images(3, 1)
     target = f(start + 0.1 * (images(3, 2) - start))
     target[1] = f(start)[1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images import open_images
 from oodattack.images.labels import Labels
 

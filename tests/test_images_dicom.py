@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images import decode
 
 pydicom = pytest.importorskip("pydicom", reason="reading DICOM needs the extra 'dicom'")

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from oodattack.audit.data import TrainImages
+from oodattack.core.errors import InputError
 from oodattack.detectors import Classifier
 from oodattack.encoders import Encoder
-from oodattack.errors import InputError
 from oodattack.images import open_images
 from oodattack.images.labels import Labels
 from oodattack.training.data import Labelled

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images import encode_png, open_images
 from oodattack.images.labels import Labels
 

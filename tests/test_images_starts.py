@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images import decode, encode_png, fit, open_starts
 
 

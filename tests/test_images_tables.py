@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images import encode_png, open_images
 from oodattack.images.labels import Labels
 

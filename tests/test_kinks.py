@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodattack.algorithm import attack
-from oodattack.errors import InputError
-from oodattack.kinks import LARGEST, SoftKinks
-from oodattack.methods import FAST
-from oodattack.steps import half_cosine
+from oodattack.core.algorithm import attack
+from oodattack.core.errors import InputError
+from oodattack.core.methods.fast.kinks import LARGEST, SoftKinks
+from oodattack.core.methods.methods import FAST
+from oodattack.core.steps import half_cosine
 
 WIDTH = 0.4
 RECTIFIERS: list[tuple[Callable[[Tensor], Tensor], float, float]] = [

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from oodattack.errors import InputError
-from oodattack.metrics import UNDEFINED_MAPE, as_matrix, mape
-from oodattack.problem import part_lengths, part_mape
+from oodattack.core.errors import InputError
+from oodattack.core.metrics import UNDEFINED_MAPE, as_matrix, mape
+from oodattack.core.problem import part_lengths, part_mape
 
 
 def test_mape_is_the_papers_formula() -> None:

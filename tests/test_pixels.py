@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from oodattack.ball import distance, project
-from oodattack.errors import InputError
-from oodattack.pixels import LEVELS, check_grid, dequantize, quantize, to_grid
+from oodattack.core.ball import distance, project
+from oodattack.core.errors import InputError
+from oodattack.core.pixels import LEVELS, check_grid, dequantize, quantize, to_grid
 
 NORMS = [1.0, 2.0, math.inf]
 

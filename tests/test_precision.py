@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from oodattack import attack
-from oodattack.methods import FAST
-from oodattack.metrics import mape
+from oodattack.core.methods.methods import FAST
+from oodattack.core.metrics import mape
 
 
 class _Twins(nn.Module):

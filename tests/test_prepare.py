@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodattack.encoders import Encoder, load_encoder, prepare
-from oodattack.encoders.half_gradient import HalfGradient, gains
-from oodattack.encoders.padding import plain
-from oodattack.encoders.prepared import Prepared
-from oodattack.encoders.stem import Stem, is_stem
-from oodattack.encoders.timing import faster_in_16_bits
+from oodattack.encoders import Encoder, load_encoder
+from oodattack.speed import prepare
+from oodattack.speed.half_gradient import HalfGradient, gains
+from oodattack.speed.padding import plain
+from oodattack.speed.prepared import Prepared
+from oodattack.speed.stem import Stem, is_stem
+from oodattack.speed.timing import faster_in_16_bits
 from tests.factories import jpeg_resnet20, resnet20
 
 

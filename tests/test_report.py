@@ -10,13 +10,13 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 
-from oodattack.engines import run_attack
+from oodattack.pipelines.attack import run_attack
 from oodattack.report import draw_run
 from oodattack.report.curves import convergence, mape_against_eps
 from oodattack.report.grid import grid, typical_rows
 from oodattack.report.histogram import histogram
 from oodattack.runs import Run
-from oodattack.settings import AttackSettings
+from oodattack.settings.attack import AttackSettings
 from tests.factories import tiny
 
 

@@ -4,15 +4,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import oodattack.encoders.rough as rough_module
+import oodattack.speed.rough as rough_module
 from oodattack import attack
-from oodattack.checks import evaluation_mode
-from oodattack.encoders import Encoder, load_encoder, prepare
-from oodattack.encoders.depthwise import Depthwise, is_depthwise
-from oodattack.encoders.prepared import Prepared
-from oodattack.encoders.probe import probe
-from oodattack.encoders.rough import GAIN, LEAST_WORK, _work
-from oodattack.encoders.timing import in_turn
+from oodattack.core.checks import evaluation_mode
+from oodattack.encoders import Encoder, load_encoder
+from oodattack.speed import prepare
+from oodattack.speed.depthwise import Depthwise, is_depthwise
+from oodattack.speed.prepared import Prepared
+from oodattack.speed.probe import probe
+from oodattack.speed.rough import GAIN, LEAST_WORK, _work
+from oodattack.speed.timing import in_turn
 
 
 def twins(encoder: Encoder) -> tuple[Prepared, Prepared | None]:

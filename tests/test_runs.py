@@ -16,15 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
+from oodattack.core.errors import InputError
+from oodattack.core.metrics import mape
+from oodattack.core.pixels import dequantize
 from oodattack.encoders import load_encoder
-from oodattack.engines import run_attack
-from oodattack.errors import InputError
 from oodattack.images import decode, encode_png
-from oodattack.metrics import mape
-from oodattack.pixels import dequantize
+from oodattack.pipelines.attack import run_attack
 from oodattack.runs import open_run, start_run, summarize
-from oodattack.runs.files import write_whole
-from oodattack.settings import AttackSettings
+from oodattack.settings.attack import AttackSettings
+from oodattack.storage.files import write_whole
 
 ENCODER = "python:tests.factories:tiny"
 ROOT = Path(__file__).parents[1]
@@ -113,8 +113,8 @@ def test_the_limit_takes_images_evenly_spaced(photos: Path, tmp_path: Path) -> N
 KILLER = """
 import os, signal, sys
 from pathlib import Path
-import oodattack.runs.files as files
-from oodattack.engines import run_attack
+import oodattack.storage.files as files
+from oodattack.pipelines.attack import run_attack
 from tests.test_runs import settings
 
 calls, real = 0, os.fsync
@@ -405,8 +405,8 @@ def test_a_full_disk_is_told_and_leaves_nothing(write: str, tmp_path: Path) -> N
     program = f"""
 import resource, signal, torch
 from pathlib import Path
-from oodattack.errors import WriteError
-from oodattack.runs.files import write_bytes, write_torch
+from oodattack.core.errors import WriteError
+from oodattack.storage.files import write_bytes, write_torch
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, 10**5))
 path = Path({str(tmp_path / "file")!r})

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.ball import per_sample
-from oodattack.steps import Adamax, CosineNadam, Plain, StepRule, polyak_share
+from oodattack.core.ball import per_sample
+from oodattack.core.steps import Adamax, CosineNadam, Plain, StepRule, polyak_share
 
 STEPS = 25
 

@@ -18,20 +18,21 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
-from oodattack.audit import AuditSettings, run_audit
 from oodattack.audit.measures import measure
+from oodattack.core.errors import InputError
+from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import load_encoder
-from oodattack.engines import run_attack
-from oodattack.errors import InputError
 from oodattack.images import evenly, open_images
 from oodattack.networks import Bottleneck, CifarResNet
 from oodattack.networks.bottleneck import rate
-from oodattack.pixels import dequantize
+from oodattack.pipelines.attack import run_attack
+from oodattack.pipelines.audit import run_audit
+from oodattack.pipelines.train import Training, train
 from oodattack.runs import summarize
-from oodattack.settings import AttackSettings
-from oodattack.train_settings import TrainSettings
-from oodattack.training import Training, train
+from oodattack.settings import AuditSettings
+from oodattack.settings.attack import AttackSettings
+from oodattack.settings.train import TrainSettings
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.losses import loss
 from tests.digits import SIDE, write_digits, write_photographs

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.algorithm import attack
-from oodattack.methods import FAST
-from oodattack.whitening import DECAY, FALLING, FLOOR, MEMORY, RENEWAL, SLOW, Fall, Whitening
+from oodattack.core.algorithm import attack
+from oodattack.core.methods.fast.whitening import DECAY, FALLING, FLOOR, MEMORY, RENEWAL, SLOW, Fall, Whitening
+from oodattack.core.methods.methods import FAST
 
 
 def path(calls: int, batch: int = 3, latent: int = 7, dtype: torch.dtype = torch.float64) -> Tensor:

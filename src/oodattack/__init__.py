@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 from oodattack._version import __version__
 
 if TYPE_CHECKING:
-    from oodattack.algorithm import attack
-    from oodattack.checks import check_health
-    from oodattack.errors import InputError
-    from oodattack.gradient import Autograd, Spsa
-    from oodattack.methods import Method
-    from oodattack.metrics import mape
-    from oodattack.pixels import dequantize, quantize
-    from oodattack.result import AttackResult
+    from oodattack.core.algorithm import attack
+    from oodattack.core.checks import check_health
+    from oodattack.core.errors import InputError
+    from oodattack.core.gradient import Autograd, Spsa
+    from oodattack.core.methods.methods import Method
+    from oodattack.core.metrics import mape
+    from oodattack.core.pixels import dequantize, quantize
+    from oodattack.core.result import AttackResult
 
 _HOMES = {
-    "AttackResult": "result",
-    "Autograd": "gradient",
-    "InputError": "errors",
-    "Method": "methods",
-    "Spsa": "gradient",
-    "attack": "algorithm",
-    "check_health": "checks",
-    "dequantize": "pixels",
-    "mape": "metrics",
-    "quantize": "pixels",
+    "AttackResult": "core.result",
+    "Autograd": "core.gradient",
+    "InputError": "core.errors",
+    "Method": "core.methods",
+    "Spsa": "core.gradient",
+    "attack": "core.algorithm",
+    "check_health": "core.checks",
+    "dequantize": "core.pixels",
+    "mape": "core.metrics",
+    "quantize": "core.pixels",
 }
 
 __all__ = [

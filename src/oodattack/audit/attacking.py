@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oodattack.audit.attacks import (
+from oodattack.attacks.attacks import (
     CLOSE,
     VIEWS,
     Attack,
@@ -18,15 +18,15 @@ from oodattack.audit.attacks import (
     read_function,
     reading,
 )
+from oodattack.attacks.ways import Way
 from oodattack.audit.inputs import Inputs
 from oodattack.audit.store import Audit
-from oodattack.audit.ways import Way
-from oodattack.audit_settings import AuditSettings
+from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier, Detector
-from oodattack.engines.batch import sample_seed
 from oodattack.engines.memory import Fitting
-from oodattack.pixels import dequantize
-from oodattack.settings import NORMS
+from oodattack.pipelines.batch import sample_seed
+from oodattack.settings.attack import NORMS
+from oodattack.settings.audit import AuditSettings
 
 Z = "features"
 Tell = Callable[[str, int, int], None]

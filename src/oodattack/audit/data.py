@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from oodattack.core.errors import InputError
+from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier
-from oodattack.errors import InputError
 from oodattack.images import ImageSource, StartSource, decode, evenly, fit
 from oodattack.images.labels import Labels
-from oodattack.pixels import dequantize
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from oodattack.audit.attacks import VIEWS
+from oodattack.attacks.attacks import VIEWS
 from oodattack.audit.data import ImageSet, TrainImages, read_set, read_starts
-from oodattack.audit_settings import AuditSettings
+from oodattack.core.errors import InputError
 from oodattack.detectors import Absent, Classifier, Detector, make_detectors, own_detector, source_digest
-from oodattack.errors import InputError
 from oodattack.images import open_images, open_starts
+from oodattack.settings.audit import AuditSettings
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import Tensor
 
+from oodattack.attacks.ways import Way, find_way
 from oodattack.audit.data import ImageSet, TrainImages
 from oodattack.audit.inputs import Inputs
 from oodattack.audit.store import Audit
 from oodattack.audit.tables import Scores
-from oodattack.audit.ways import Way, find_way
+from oodattack.core.errors import InputError
 from oodattack.detectors import Absent, Detector
-from oodattack.errors import InputError
 
 Tell = Callable[[str, int, int], None]
 

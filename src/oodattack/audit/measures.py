@@ -10,7 +10,7 @@ import torch
 from pytorch_ood.metrics import functional as metrics
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 
 ACCEPTED = 0.95  # of in-distribution images pass at the threshold
 RESAMPLES = 1000

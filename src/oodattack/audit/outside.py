@@ -8,19 +8,19 @@ from pytorch_ood.detector import KNN
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-from oodattack.audit.attacks import Attack
+from oodattack.attacks.attacks import Attack
 from oodattack.audit.data import ImageSet
 from oodattack.audit.inputs import Inputs
 from oodattack.audit.measures import threshold
 from oodattack.audit.store import Audit
-from oodattack.audit_settings import AuditSettings
-from oodattack.ball import distance
+from oodattack.core.ball import distance
+from oodattack.core.metrics import mape
+from oodattack.core.pixels import dequantize, quantize
 from oodattack.detectors import Classifier
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.images import fit
-from oodattack.metrics import mape
-from oodattack.pixels import dequantize, quantize
-from oodattack.settings import NORMS
+from oodattack.settings.attack import NORMS
+from oodattack.settings.audit import AuditSettings
 
 NEIGHBOUR = 50  # whose distance the witness judges by (Sun et al. 2022, for CIFAR)
 WINDOW = 11  # pixels of SSIM's window (Wang et al. 2004)

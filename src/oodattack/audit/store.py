@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from oodattack.audit.attacks import Attack, Found
+from oodattack.attacks.attacks import Attack, Found
 from oodattack.audit.data import ImageSet, from_pngs
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images import encode_png
-from oodattack.runs.files import read_table, write_text, write_torch, write_whole
 from oodattack.runs.rows import IMAGE, image_cell
+from oodattack.storage.files import read_table, write_text, write_torch, write_whole
 
 NAME = "audit.json"
 FORMAT = 1
@@ -186,7 +186,7 @@ def open_audit(path: Path) -> Audit:
     >>> open_audit(Path("no/such/audit"))
     Traceback (most recent call last):
         ...
-    oodattack.errors.InputError: expected the directory of an audit with an audit.json, got no/such/audit
+    oodattack.core.errors.InputError: expected the directory of an audit with an audit.json, got no/such/audit
     """
     if not (Path(path) / NAME).is_file():
         raise InputError(f"expected the directory of an audit with an {NAME}, got {path}")

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oodattack.attacks.attacks import Attack, reading
 from oodattack.audit.attacking import Z
-from oodattack.audit.attacks import Attack, reading
 from oodattack.audit.data import ImageSet
 from oodattack.audit.measures import Measure, measure, verdict
 from oodattack.audit.store import Audit
-from oodattack.audit_settings import AuditSettings
 from oodattack.detectors import Detector
-from oodattack.settings import plain
+from oodattack.settings.attack import plain
+from oodattack.settings.audit import AuditSettings
 
 ORDER = ("held", "bent", "broken", "blind", "unfinished")  # what survived comes first
 WORST = "worst"  # of the attacks in one ball, image by image

@@ -8,7 +8,7 @@ import typer
 from oodattack._version import __version__
 from oodattack.cli import attack, audit, demo, show, train
 from oodattack.cli.terminal import printable
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 
 BAD_INPUT = 2
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from oodattack.cli.running import run_and_tell
-from oodattack.settings import AttackSettings, load_config
+from oodattack.settings.attack import AttackSettings, load_config
 
 Text = str | None
 EXAMPLES = r"""[bold]Examples[/bold]

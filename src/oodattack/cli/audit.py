@@ -10,7 +10,6 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from oodattack.audit_settings import AuditSettings
 from oodattack.cli.terminal import (
     INTERRUPTED,
     UNFINISHED,
@@ -21,7 +20,8 @@ from oodattack.cli.terminal import (
     printable,
     stages,
 )
-from oodattack.settings import NORM_NAMES, load_config
+from oodattack.settings.attack import NORM_NAMES, load_config
+from oodattack.settings.audit import AuditSettings
 
 Text = str | None
 Texts = list[str] | None
@@ -104,7 +104,7 @@ def audit(
     console = error_console(quiet=quiet)
     with plain_warnings(console):
         console.print("loading torch …", style="dim")
-        from oodattack.audit import run_audit
+        from oodattack.pipelines.audit import run_audit
         from oodattack.report.audit_figures import draw_audit
         from oodattack.report.audit_table import write_audit
 

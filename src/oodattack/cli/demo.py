@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from oodattack.cli.running import run_and_tell
-from oodattack.settings import AttackSettings
+from oodattack.settings.attack import AttackSettings
 
 SHOWN = """
 What they show

@@ -4,7 +4,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 
 PHOTOGRAPHS = {
     "cat.png": ("skimage", "data/chelsea.png"),

@@ -24,11 +24,11 @@ from oodattack.cli.terminal import (
     plain_warnings,
     printable,
 )
-from oodattack.settings import NORM_NAMES, AttackSettings
+from oodattack.settings.attack import NORM_NAMES, AttackSettings
 
 if TYPE_CHECKING:
     from oodattack.encoders import Encoder
-    from oodattack.engines import Progress as RunProgress
+    from oodattack.pipelines.attack import Progress as RunProgress
     from oodattack.runs import Group, Run
 
 LEGEND = """\
@@ -48,7 +48,7 @@ def run_and_tell(settings: AttackSettings, *, as_json: bool, quiet: bool) -> "Ru
     console = error_console(quiet=quiet)
     with plain_warnings(console):
         console.print("loading torch and the encoder …", style="dim")
-        from oodattack.engines import run_attack
+        from oodattack.pipelines.attack import run_attack
         from oodattack.report import draw_run
 
         with _progress(console) as bar:

@@ -10,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from oodattack.cli.terminal import INTERRUPTED, error_console, output_console, percent, plain_warnings, stages
-from oodattack.settings import load_config
-from oodattack.train_settings import TrainSettings
+from oodattack.settings.attack import load_config
+from oodattack.settings.train import TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,7 @@ def train(
     console = error_console(quiet=quiet)
     with plain_warnings(console):
         console.print("loading torch …", style="dim")
-        from oodattack import training
+        from oodattack.pipelines import train as training
 
         try:
             with stages(console) as bar:

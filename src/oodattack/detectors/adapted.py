@@ -16,9 +16,9 @@ from pytorch_ood.detector import EnergyBased
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from oodattack.core.errors import InputError
 from oodattack.detectors.classifier import Classifier, View
 from oodattack.detectors.detector import Loader
-from oodattack.errors import InputError
 
 
 class Adapted:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from oodattack.core.errors import InputError, did_you_mean
 from oodattack.detectors.classifier import Classifier
 from oodattack.detectors.detector import Detector
 from oodattack.detectors.features import feature_detectors
@@ -11,7 +12,6 @@ from oodattack.detectors.logits import logit_detectors
 from oodattack.detectors.perturbed import perturbing_detectors
 from oodattack.detectors.rate import rate_detectors
 from oodattack.detectors.shaping import shaping_detectors
-from oodattack.errors import InputError, did_you_mean
 
 NEVER = {
     "MCM": "compares images with texts: only for networks of images and texts (CLIP)",

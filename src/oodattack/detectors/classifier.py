@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.padding import _ConstantPadNd
 
+from oodattack.core.errors import InputError
 from oodattack.detectors.detector import Loader
-from oodattack.encoders import Encoder, prepare
+from oodattack.encoders import Encoder
 from oodattack.encoders.layers import INPUT_OF, OUTPUT, find_head, hookable, record
-from oodattack.errors import InputError
+from oodattack.speed import prepare
 
 
 class View:

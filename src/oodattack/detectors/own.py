@@ -5,10 +5,10 @@ import inspect
 import re
 from collections.abc import Callable
 
+from oodattack.core.errors import InputError
 from oodattack.detectors.classifier import Classifier
 from oodattack.detectors.detector import Detector
 from oodattack.encoders.own import here_importable, import_function
-from oodattack.errors import InputError
 
 
 def own_detector(spec: str, classifier: Classifier) -> tuple[str, Detector]:

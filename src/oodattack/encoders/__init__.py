@@ -3,6 +3,5 @@
 from oodattack.encoders.device import pick_device
 from oodattack.encoders.encoder import Encoder
 from oodattack.encoders.load import load_encoder
-from oodattack.encoders.prepare import prepare
 
-__all__ = ["Encoder", "load_encoder", "pick_device", "prepare"]
+__all__ = ["Encoder", "load_encoder", "pick_device"]

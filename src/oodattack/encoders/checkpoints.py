@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from oodattack.core.errors import InputError
 from oodattack.encoders.messages import reason
-from oodattack.errors import InputError
 
 
 def existing(path: str) -> Path:
@@ -90,7 +90,7 @@ def put_weights(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     >>> put_weights(nn.Linear(2, 1), {"weight": torch.zeros(1, 2)}, "a.pth")
     Traceback (most recent call last):
         ...
-    oodattack.errors.InputError: expected the weights in 'a.pth' to fit Linear, got missing: bias
+    oodattack.core.errors.InputError: expected the weights in 'a.pth' to fit Linear, got missing: bias
     """
     own = model.state_dict()
     problems = {

@@ -2,8 +2,8 @@
 
 import torch
 
+from oodattack.core.errors import InputError
 from oodattack.encoders.messages import reason
-from oodattack.errors import InputError
 
 
 def pick_device(device: str | None = None) -> torch.device:

@@ -9,9 +9,9 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from oodattack.core.errors import InputError
 from oodattack.encoders.layers import INPUT_OF, OUTPUT, check_layers, find_head, record
 from oodattack.encoders.messages import reason
-from oodattack.errors import InputError
 
 
 class Encoder(nn.Module):

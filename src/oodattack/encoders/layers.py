@@ -11,8 +11,8 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from oodattack.core.errors import InputError
 from oodattack.encoders.messages import nearest
-from oodattack.errors import InputError
 
 OUTPUT = "output"
 INPUT_OF = "input of "

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from oodattack.core.errors import InputError
 from oodattack.encoders.device import pick_device
 from oodattack.encoders.encoder import Encoder
 from oodattack.encoders.own import from_file, from_python
@@ -11,7 +12,6 @@ from oodattack.encoders.source import Source
 from oodattack.encoders.spec import KINDS, Options, parse_channels, parse_classes, parse_size, parse_spec
 from oodattack.encoders.trained import from_training
 from oodattack.encoders.zoo import from_package, from_timm, from_torchvision
-from oodattack.errors import InputError
 
 
 def load_encoder(

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from oodattack.core.errors import InputError
 from oodattack.encoders.checkpoints import existing, is_torchscript, load_file, load_state, put_weights
 from oodattack.encoders.messages import nearest, reason
 from oodattack.encoders.source import Source
 from oodattack.encoders.spec import parse_size
-from oodattack.errors import InputError
 
 
 def from_python(target: str, weights: str | None, *, trust: bool) -> Source:

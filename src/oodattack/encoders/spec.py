@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from oodattack.core.errors import InputError
 from oodattack.encoders.messages import nearest
-from oodattack.errors import InputError
 
 KINDS = "embedded, torchvision:NAME, timm:NAME, python:MODULE:FACTORY, trained:DIR, file:PATH"
 

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from oodattack.core.errors import InputError
 from oodattack.encoders.checkpoints import load_state, put_weights
 from oodattack.encoders.source import Source
-from oodattack.errors import InputError
 from oodattack.networks import MEAN, STD, build_network
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from oodattack.core.errors import InputError
 from oodattack.encoders.checkpoints import load_state, put_weights
 from oodattack.encoders.messages import nearest, reason
 from oodattack.encoders.source import Source
-from oodattack.errors import InputError
 
 # torchvision's published DenseNet files have `norm.1` where its code has `norm1`.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")

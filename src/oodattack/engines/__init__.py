@@ -1,5 +1,1 @@
-"""Who runs the batches: this process."""
-
-from oodattack.engines.local import Progress, run_attack
-
-__all__ = ["Progress", "run_attack"]
+"""How work is run: batches that fit into memory, their measured size, the machine."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from oodattack.checks import evaluation_mode
+from oodattack.core.checks import evaluation_mode
+from oodattack.core.gradient import Gradient
 from oodattack.engines.memory import out_of_memory
-from oodattack.gradient import Gradient
 
 MOST = 256
 # A CPU's memory gives no error when it runs short: the process is ended. 16 images of 224x224, 64 of 112x112.
@@ -34,7 +34,7 @@ def measure_batch_size(f: nn.Module, gradient: Gradient, image: Tensor, *, sampl
     Returns:
         The size, a power of 2; 1 where not even that fits into memory, which the run will tell.
 
-    >>> from oodattack.gradient import Autograd
+    >>> from oodattack.core.gradient import Autograd
     >>> measure_batch_size(nn.Flatten(), Autograd(), torch.rand(1, 3, 8, 8), samples=1, steps=10)
     1
     """

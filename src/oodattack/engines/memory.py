@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 
 T = TypeVar("T")
 

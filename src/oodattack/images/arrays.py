@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images.decode import reason
 from oodattack.images.files import digest_of, numbered
 from oodattack.images.labels import Labels, by_number

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images import dicom
 from oodattack.images.rgb import check_area, rgb
 

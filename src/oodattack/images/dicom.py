@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images.rgb import check_area, levels, to_tensor
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images import dicom
 from oodattack.images.decode import decode, reason
 from oodattack.images.labels import Labels, by_folder

@@ -7,7 +7,7 @@ import torch
 from PIL import ImageColor
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 
 KINDS = ("noise", "noise:gaussian", "spiral", "spiral:gray", "checkerboard:RxC", "solid:COLOUR")
 

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images.decode import reason
 from oodattack.images.files import numbered
 from oodattack.images.labels import Labels, by_number

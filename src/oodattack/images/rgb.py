@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 
 
 def check_area(width: int, height: int) -> None:

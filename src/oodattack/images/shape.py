@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images.rgb import to_tensor
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images import arrays, files, idx, public, tables
 from oodattack.images.decode import reason
 from oodattack.images.labels import Labels

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images.files import is_pattern, size_in_bytes
 from oodattack.images.generated import KINDS, generate
 from oodattack.images.public import PREFIX

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.images.decode import decode, reason
 from oodattack.images.files import numbered, size_in_bytes
 from oodattack.images.labels import Labels, by_number

@@ -4,7 +4,7 @@ import re
 
 from torch import nn
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.networks.bottleneck import Bottleneck
 from oodattack.networks.resnet import CifarResNet
 

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from oodattack.audit import Audit
-from oodattack.audit_settings import ATTACKS
+from oodattack.audit.store import Audit
 from oodattack.report.audit_table import at, made
 from oodattack.report.draw import save
 from oodattack.report.style import BEFORE, COLOURS, IN, OUT, entitle, eps_label
-from oodattack.settings import NORM_NAMES
+from oodattack.settings.attack import NORM_NAMES
+from oodattack.settings.audit import ATTACKS
 
 Row = Mapping[str, Any]
 Scores = Mapping[tuple[str, str], Tensor]
@@ -39,7 +39,8 @@ def draw_audit(audit: Audit, folder: Path) -> list[Path]:
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from oodattack.audit import AuditSettings, run_audit
+    >>> from oodattack.pipelines.audit import run_audit
+    >>> from oodattack.settings import AuditSettings
     >>> images = "torchvision:FakeData"
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     audit = run_audit(AuditSettings(

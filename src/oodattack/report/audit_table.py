@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from oodattack.audit import Audit
 from oodattack.audit.measures import VERDICTS
-from oodattack.audit_settings import ATTACKS
+from oodattack.audit.store import Audit
 from oodattack.report.style import eps_label
-from oodattack.runs.files import write_text
-from oodattack.settings import NORM_NAMES
+from oodattack.settings.attack import NORM_NAMES
+from oodattack.settings.audit import ATTACKS
+from oodattack.storage.files import write_text
 
 Row = Mapping[str, Any]
 
@@ -22,7 +22,8 @@ def write_audit(audit: Audit) -> Path:
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from oodattack.audit import AuditSettings, run_audit
+    >>> from oodattack.pipelines.audit import run_audit
+    >>> from oodattack.settings import AuditSettings
     >>> images = "torchvision:FakeData"
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     audit = run_audit(AuditSettings(
@@ -50,7 +51,8 @@ def audit_markdown(results: Row) -> str:
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from oodattack.audit import AuditSettings, run_audit
+    >>> from oodattack.pipelines.audit import run_audit
+    >>> from oodattack.settings import AuditSettings
     >>> images = "torchvision:FakeData"
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     audit = run_audit(AuditSettings(

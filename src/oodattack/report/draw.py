@@ -8,12 +8,12 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.report.curves import convergence, mape_against_eps
 from oodattack.report.grid import grid, typical_rows
 from oodattack.report.histogram import histogram
 from oodattack.runs import Run
-from oodattack.runs.files import write_whole
+from oodattack.storage.files import write_whole
 
 
 def draw_run(run: Run, folder: Path, *, samples: Sequence[int] | None = None) -> list[Path]:
@@ -32,8 +32,8 @@ def draw_run(run: Run, folder: Path, *, samples: Sequence[int] | None = None) ->
         InputError: for a row that the run does not have, or a folder that cannot be written.
 
     >>> import tempfile
-    >>> from oodattack.engines import run_attack
-    >>> from oodattack.settings import AttackSettings
+    >>> from oodattack.pipelines.attack import run_attack
+    >>> from oodattack.settings.attack import AttackSettings
     >>> f = "python:torch.nn:Flatten,size=8,layer=output"
     >>> with tempfile.TemporaryDirectory() as out:
     ...     settings = AttackSettings(

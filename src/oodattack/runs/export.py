@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from oodattack.runs.files import write_bytes
 from oodattack.runs.rows import png_name
 from oodattack.runs.store import Run
+from oodattack.storage.files import write_bytes
 
 
 def export_pngs(run: Run, folder: Path, shards: list[int] | None = None) -> list[Path]:
@@ -19,8 +19,8 @@ def export_pngs(run: Run, folder: Path, shards: list[int] | None = None) -> list
         The files, one per row.
 
     >>> import tempfile
-    >>> from oodattack.engines import run_attack
-    >>> from oodattack.settings import AttackSettings
+    >>> from oodattack.pipelines.attack import run_attack
+    >>> from oodattack.settings.attack import AttackSettings
     >>> f = "python:torch.nn:Flatten,size=8,layer=output"
     >>> with tempfile.TemporaryDirectory() as out:
     ...     settings = AttackSettings(

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from oodattack.errors import InputError
-from oodattack.runs.directory import claim
-from oodattack.runs.files import read_table, write_whole
+from oodattack.core.errors import InputError
 from oodattack.runs.rows import SCHEMA
+from oodattack.storage.directory import claim
+from oodattack.storage.files import read_table, write_whole
 
 FORMAT = 2
 SECTIONS = ("settings", "inputs", "environment")
@@ -106,10 +106,10 @@ def open_run(path: Path) -> Run:
     Raises:
         InputError: if it is none, or one of another format.
 
-    >>> open_run(Path("no/such/run"))
+    >>> open_run(Path("no/such/run"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    oodattack.errors.InputError: expected a run directory with a run.json, got no/such/run; `oodattack attack` makes one
+    oodattack.core.errors.InputError: expected a run directory with a run.json, got no/such/run; `oodattack attack` ...
     """
     file = Path(path) / "run.json"
     try:

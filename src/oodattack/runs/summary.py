@@ -36,8 +36,8 @@ def summarize(run: Run) -> list[Group]:
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from oodattack.engines import run_attack
-    >>> from oodattack.settings import AttackSettings
+    >>> from oodattack.pipelines.attack import run_attack
+    >>> from oodattack.settings.attack import AttackSettings
     >>> f = "python:torch.nn:Flatten,size=8,layer=output"
     >>> with tempfile.TemporaryDirectory() as out:
     ...     settings = AttackSettings(

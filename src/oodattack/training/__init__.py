@@ -1,5 +1,1 @@
-"""Fitting networks: the trained methods of the paper's references."""
-
-from oodattack.training.trainer import Training, train
-
-__all__ = ["Training", "train"]
+"""Fitting networks: one loop, and what each method minimises."""

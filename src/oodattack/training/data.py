@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
+from oodattack.core.pixels import dequantize
 from oodattack.images import ImageSource, fit
-from oodattack.pixels import dequantize
 
 _REMEDY = "put them in one folder a class, or name a data set that has labels"
 

@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from oodattack.errors import InputError
+from oodattack.core.errors import InputError
 from oodattack.networks import MEAN, STD
-from oodattack.runs.files import write_torch
-from oodattack.train_settings import TrainSettings
+from oodattack.settings.train import TrainSettings
+from oodattack.storage.files import write_torch
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.imagined import Imagined
 from oodattack.training.losses import Draw, loss

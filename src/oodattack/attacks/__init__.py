@@ -1,0 +1,1 @@
+"""The instances of the one idea: latent, informed and direct attacks on detectors."""

@@ -1,0 +1,346 @@
+"""The set of allowed images: ``{x : ‖x - x0‖_p <= eps}``, alone or within the pixel box ``[0, 1]``.
+
+How far a point is (`distance`), draw one (`sample`), go back to the set (`project`), the direction that the paper calls
+h (`steepest`), and what of it stays on the surface (`tangent`). Everything is per sample: ``eps`` has one entry per
+image, and no image sees another.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from oodattack.core.errors import InputError
+
+NORMS = (1.0, 2.0, math.inf)
+
+
+def check_norm(norm: float) -> float:
+    """Return ``norm`` if it is 1, 2 or infinity.
+
+    Raises:
+        InputError: for any other norm.
+
+    >>> check_norm(2)
+    2.0
+    """
+    if isinstance(norm, int | float) and float(norm) in NORMS:
+        return float(norm)
+    raise InputError(f"expected a norm of 1, 2 or inf, got {norm!r}")
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Numbers (B,), one a sample, in a shape and type that multiply ``like`` (B, ...).
+
+    >>> per_sample(torch.ones(2), torch.ones(2, 3, 4)).shape
+    torch.Size([2, 1, 1])
+    """
+    return values.to(like).view((-1,) + (1,) * (like.ndim - 1))
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of every sample: (B,), of tensors (B, ...) of the same shape.
+
+    >>> dot(torch.ones(2, 3, 4), torch.ones(2, 3, 4)).tolist()
+    [12.0, 12.0]
+    """
+    if a.device.type == "cpu":  # where `vecdot` writes all products down before it adds them up
+        return torch.stack([torch.dot(u, v) for u, v in zip(a.flatten(1), b.flatten(1), strict=True)])
+    product: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return product
+
+
+def distance(x: Tensor, center: Tensor, norm: float) -> Tensor:
+    """Distance ``‖x - center‖_p`` of every sample, computed in float64 where the device has it.
+
+    Args:
+        x: (B, ...) images.
+        center: (B, ...) images of the same shape.
+        norm: 1, 2 or infinity.
+
+    Returns:
+        (B,) distances in pixel units ([0, 1] a channel).
+
+    >>> distance(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2), norm=1).item()
+    12.0
+    """
+    length: Tensor = torch.linalg.vector_norm((_wide(x) - _wide(center)).flatten(1), check_norm(norm), dim=1)
+    return length
+
+
+def project(
+    x: Tensor, center: Tensor, eps: Tensor, norm: float, box: tuple[float, float] | None = (0.0, 1.0)
+) -> Tensor:
+    """Nearest point (in L2) to ``x`` that is inside the ball and inside the pixel box *together*.
+
+    With ``d = x - center`` and ``b`` the room that the box leaves in the direction of d, the optimality
+    conditions give ``|x' - center| = min(s * |d|, b)`` for L2 and ``min(max(|d| - t, 0), b)`` for L1, with one
+    scalar s or t per sample that puts the point on the sphere; for Linf both sets are boxes. Clipping to the
+    ball and then to the box is also inside both, but farther from x.
+
+    Args:
+        x: (B, ...) points to project.
+        center: (B, ...) centres of the balls, inside the box.
+        eps: (B,) radii, pixels in [0, 1]; infinity leaves the box alone.
+        norm: 1, 2 or infinity.
+        box: least and greatest pixel value, or None to project onto the ball alone.
+
+    Returns:
+        (B, ...) the projections; points that are inside already come back unchanged.
+
+    >>> x = project(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.tensor([1.0]), norm=2)
+    >>> x.flatten().tolist()
+    [0.5, 0.5, 0.5, 0.5]
+    """
+    inside = x if box is None else x.clamp(*box)
+    if norm == math.inf:
+        reach = per_sample(eps, x)
+        return inside.clamp(center - reach, center + reach)
+    move = (inside - center).flatten(1)
+    length = _length(move, norm)
+    outside_ball = length > eps
+    if not bool(outside_ball.any()):
+        return inside
+    if norm == 2:
+        cut = _places(x - inside)
+        size, room = x.flatten()[cut] - center.flatten()[cut], move.flatten()[cut]
+        scale = torch.where(outside_ball, _l2_scale(size, room, cut // move.shape[1], length, eps), 1)
+        projected = torch.lerp(center, x, per_sample(scale, x))  # a scale of 1 gives back x itself
+    else:
+        delta = (x - center).flatten(1)
+        size = delta.abs()
+        room = torch.full_like(delta, math.inf)
+        if box is not None:
+            room = torch.where(delta > 0, (box[1] - center).flatten(1), (center - box[0]).flatten(1))
+        shrunk = (size - _l1_threshold(size, room, eps).to(x.dtype)[:, None]).clamp_min(0)
+        projected = center + (torch.minimum(shrunk, room) * delta.sign()).view_as(x)
+        # Exact for 0 and 1, and faster than `where`.
+        projected = torch.lerp(inside, projected, per_sample(outside_ball, x))
+    return projected if box is None else projected.clamp_(*box)  # pixels that the scale leaves beyond it, and rounding
+
+
+def sample(center: Tensor, eps: Tensor, norm: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """One point per sample, uniform in the ball (Algorithm 1, line 1); the pixel box is not applied.
+
+    Uniform means by volume: an L2 radius is ``eps * u^(1/n)``; an L1 point comes from n + 1 exponentials. For
+    ``eps = infinity`` the ball has no uniform distribution: the point is uniform in the pixel box instead.
+
+    Args:
+        center: (B, ...) centres.
+        eps: (B,) radii.
+        norm: 1, 2 or infinity.
+        generators: one CPU generator per sample, so that a draw does not depend on the rest of the batch.
+
+    Returns:
+        (B, ...) points with the dtype and device of ``center``.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> x = sample(torch.zeros(1, 3, 8, 8), torch.tensor([2.0]), 2, [generator])
+    >>> bool(distance(x, torch.zeros(1, 3, 8, 8), 2) <= 2)
+    True
+    """
+    points = []
+    for x0, radius, generator in zip(center, eps.tolist(), generators, strict=True):
+        shape, n = x0.shape, x0.numel()
+        if math.isinf(radius):
+            points.append(torch.rand(shape, generator=generator, dtype=torch.float64))
+            continue
+        if norm == math.inf:
+            xi = torch.rand(n, generator=generator, dtype=torch.float64) * 2 - 1
+        elif norm == 2:
+            gauss = torch.randn(n, generator=generator, dtype=torch.float64)
+            u = torch.rand((), generator=generator, dtype=torch.float64)
+            xi = gauss / gauss.norm() * u ** (1 / n)
+        else:
+            exponentials = torch.empty(n + 1, dtype=torch.float64).exponential_(generator=generator)
+            signs = torch.randint(2, (n,), generator=generator) * 2 - 1
+            xi = signs * exponentials[:-1] / exponentials.sum()
+        points.append(x0.detach().cpu().double() + radius * xi.view(shape))
+    return torch.stack(points).to(center)
+
+
+def steepest(gradient: Tensor, norm: float) -> Tensor:
+    """The paper's h: the sign of the gradient for Linf, the gradient divided by its own L2 norm for L2.
+
+    The paper defines no h for L1, where the steepest direction is a single pixel; there the L2 form is used.
+
+    Args:
+        gradient: (B, ...) gradients.
+        norm: 1, 2 or infinity.
+
+    Returns:
+        (B, ...) directions; a gradient of zero stays zero.
+
+    >>> steepest(torch.tensor([[3.0, -4.0]]), norm=2).tolist()
+    [[0.6000000238418579, -0.800000011920929]]
+    """
+    if norm == math.inf:
+        return gradient.sign()
+    length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    least = 1e4 * math.sqrt(torch.finfo(length.dtype).tiny)  # below it, squares are lost
+    beyond = ~((length > least) & length.isfinite())
+    if bool(beyond.any()):
+        largest = gradient.flatten(1).abs().amax(1)
+        gradient = gradient / per_sample(torch.where(beyond & (largest > 0), largest, 1), gradient)
+        length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+        length = torch.where(length > 0, length, 1)
+    return gradient / per_sample(length, gradient)
+
+
+def held(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
+    """How much the ball holds a point back: whether it is on the sphere (L1, L2), or the share of its pixels (Linf).
+
+    Args:
+        x: (B, ...) points.
+        center: (B, ...) centres of the balls.
+        eps: (B,) radii.
+        norm: 1, 2 or infinity.
+
+    Returns:
+        (B,) from 0 to 1, of the type of eps; what is a thousandth of eps, and rounding, short of the surface is on it.
+
+    >>> x, center, eps = torch.tensor([[0.1, 0.3]]), torch.zeros(1, 2), torch.tensor([0.3])
+    >>> held(x, center, eps, 2).item(), held(x, center, eps, math.inf).item()
+    (1.0, 0.5)
+    """
+    delta, number = (x - center).flatten(1), torch.finfo(x.dtype)
+    surface = (eps * (1 - 1e-3) - number.eps).clamp_min(number.tiny)
+    if norm == math.inf:
+        beyond = delta.abs_().sub_(per_sample(surface, delta)).clamp_min_(0)
+        return _count(beyond).to(eps) / delta.shape[1]
+    return (_length(delta, norm) >= surface).to(eps)
+
+
+def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
+    """What of a direction of ascent h is left for a step that follows the surface of an L1 or L2 ball.
+
+    A step along -h from a point on the sphere leaves the ball, and the projection takes the outward part back. With
+    a rule that scales every pixel by itself (Adam), what the projection takes is not what the step gave, and the
+    fixed point is not the optimum. Without its outward part, h vanishes exactly where the optimality conditions
+    hold: for L2 where -h is normal to the sphere; for L1 where ``-h = t * sign(x - center)`` on the pixels that have
+    moved and ``|h| <= t`` on the others. For Linf, and inside a ball, h comes back as it is.
+
+    Args:
+        h: (B, ...) directions of ascent.
+        x: (B, ...) points in ball and pixel box.
+        center: (B, ...) centres of the balls.
+        eps: (B,) radii.
+        norm: 1, 2 or infinity.
+
+    Returns:
+        (B, ...) directions of ascent, no longer than h.
+
+    >>> h, x = torch.tensor([[-1.0, -1.0]]), torch.tensor([[0.5, 0.0]])
+    >>> tangent(h, x, torch.zeros(1, 2), torch.tensor([0.5]), norm=2).tolist()
+    [[0.0, -1.0]]
+    """
+    if norm == math.inf:
+        return h
+    delta = (x - center).flatten(1)
+    bound = _length(delta, norm) >= eps * (1 - 1e-5)
+    if not bool(bound.any()):
+        return h
+    up = h.flatten(1)
+    # A pixel at the wall of the box cannot follow: it takes no part in the balance. Only where x is 0 and h > 0, or x
+    # is 1 and h < 0 (to 1e-6), does |sign(h) - x + 1/2| reach 3/2; comparing and combining would cost most here.
+    push = h.sign().sub_(x).add_(0.5)
+    wall = _places(torch.hardshrink(push, 1.5 - 1e-6, out=push))
+    delta = delta.flatten().index_fill_(0, wall, 0).view_as(up)
+    if norm == 2:
+        outward = -dot(up, delta) / dot(delta, delta).clamp_min(1e-30)
+        along = torch.addcmul(up, delta, outward.clamp_min(0)[:, None])
+    else:
+        moved = delta != 0
+        pull = -up * delta.sign()
+        outward = (pull.sum(1, keepdim=True) / moved.sum(1, keepdim=True).clamp_min(1)).clamp_min(0)
+        still = up.sign() * (up.abs() - outward).clamp_min(0)
+        along = torch.where(moved, up + outward * delta.sign(), still)
+    along = along.flatten().index_fill_(0, wall, 0).view_as(up)
+    return (along if bool(bound.all()) else torch.lerp(up, along, bound[:, None].to(up))).view_as(h)
+
+
+def _length(delta: Tensor, norm: float) -> Tensor:
+    """The norm of every row (B, N), added up in float64 over pieces: as good as in float64, without a copy."""
+    piece = math.gcd(delta.shape[1], 4096)
+    pieces = delta.reshape(len(delta), delta.shape[1] // piece, piece)
+    length: Tensor = torch.linalg.vector_norm(_wide(torch.linalg.vector_norm(pieces, norm, dim=2)), norm, dim=1)
+    return length
+
+
+def _l2_scale(size: Tensor, room: Tensor, sample: Tensor, length: Tensor, eps: Tensor) -> Tensor:
+    """The s <= 1 for which ``s * (x - center)``, cut off by the box, has the length eps: (B,).
+
+    Args:
+        size: (M,) what ``x - center`` is in the pixels, of all samples, that x takes out of the box.
+        room: (M,) what of it the box leaves.
+        sample: (M,) whose pixels they are.
+        length: (B,) of ``x - center`` cut off by the box.
+        eps: (B,) radii.
+
+    An active-set search that ends at the exact s: pixels that hit the box keep their room, the others share what is
+    left of eps. s only grows, so a pixel that has hit the box stays there; and as it never passes 1, only pixels that
+    x takes out of the box can hit it. They are few, and searched alone.
+    """
+    size, room = _wide(size).square(), _wide(room).square()
+    budget = eps.to(size).square()
+    always_free = length.square().index_add(0, sample, -room).clamp_min(0)
+    at_box = torch.zeros_like(size, dtype=torch.bool)
+    scale = torch.zeros_like(budget)
+    while True:
+        spent = torch.zeros_like(budget).index_add_(0, sample, torch.where(at_box, room, 0))
+        free = always_free.index_add(0, sample, torch.where(at_box, 0, size))
+        share = (budget - spent).clamp_min(0) / free.clamp_min(torch.finfo(free.dtype).tiny)
+        scale = torch.maximum(scale, share.clamp_max(1))  # with all pixels at the box, rounding is all that is left
+        hits = at_box | (scale[sample] * size > room)
+        if bool((hits == at_box).all()):
+            return scale.sqrt()
+        at_box = hits
+
+
+def _l1_threshold(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """The t >= 0 with ``sum(min(max(size - t, 0), room)) = eps``: (B,).
+
+    The sum falls piecewise linearly in t, with a corner where a pixel reaches zero (t = size) and one where it
+    leaves the box (t = size - room). Sort the corners, add up the slopes, find the piece, solve the line.
+    """
+    size, room = _wide(size), _wide(room)
+    room = torch.minimum(room, size)
+    corners, order = torch.cat([size - room, size], dim=1).sort(dim=1)
+    slope_change = torch.ones_like(corners)
+    slope_change[:, : size.shape[1]] = -1
+    slopes = slope_change.gather(1, order).cumsum(1)
+    drops = slopes[:, :-1] * corners.diff(dim=1)
+    values = room.sum(1, keepdim=True) + torch.cat([torch.zeros_like(drops[:, :1]), drops.cumsum(1)], dim=1)
+    last_above = (values > eps.to(size)[:, None]).sum(1, keepdim=True).sub(1).clamp_min(0)
+    corner, value = corners.gather(1, last_above), values.gather(1, last_above)
+    slope = slopes.gather(1, last_above).clamp_max(-1)
+    threshold = (corner + (eps.to(size)[:, None] - value) / slope).clamp_min(0).squeeze(1)
+    return torch.where(eps > 0, threshold, math.inf)  # eps = 0 is the centre, whatever the sums' rounding
+
+
+def _places(values: Tensor) -> Tensor:
+    """Where values that are not zero stand in the flattened tensor, in order: (M,), int64."""
+    there = values.flatten().bool()  # several times faster than a comparison
+    if there.device.type != "cpu":
+        return there.nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(there.numpy()))  # several times faster than `Tensor.nonzero`
+
+
+def _count(rows: Tensor) -> Tensor:
+    """How many values of each row are not zero: (B,), int64."""
+    there = rows.bool()
+    if there.device.type != "cpu":
+        return there.sum(1)
+    # Several times faster than to add up a boolean tensor.
+    return torch.tensor([int(np.count_nonzero(row)) for row in there.numpy()])
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Float64, or float32 on devices without it (MPS)."""
+    return x.to(_widest(x))
+
+
+def _widest(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64

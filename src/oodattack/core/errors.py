@@ -1,0 +1,36 @@
+"""The exceptions for what a person can correct, and the hint that their messages share."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input: a file, an option, a model or a value, with the remedy in the message.
+
+    The command line prints the message alone, without a traceback.
+
+    >>> raise InputError("expected eps >= 0, got -1.0")
+    Traceback (most recent call last):
+        ...
+    oodattack.core.errors.InputError: expected eps >= 0, got -1.0
+    """
+
+
+class WriteError(InputError):
+    """A file that cannot be written (no space, no permission): who goes on after other errors must stop here.
+
+    >>> raise WriteError("cannot write a.png: no space left on device")
+    Traceback (most recent call last):
+        ...
+    oodattack.core.errors.WriteError: cannot write a.png: no space left on device
+    """
+
+
+def did_you_mean(wrong: str, names: Iterable[str]) -> str:
+    """The end of a message about a misspelt name; empty where no name is like it.
+
+    >>> did_you_mean("fsat", ["fast", "paper"]), did_you_mean("xyz", ["fast"])
+    ("; did you mean 'fast'?", '')
+    """
+    near = difflib.get_close_matches(wrong, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,159 @@
+"""From settings to a trained network on disk."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from oodattack.core.errors import InputError
+from oodattack.encoders import pick_device
+from oodattack.engines.machine import environment
+from oodattack.images import open_images
+from oodattack.networks import build_network
+from oodattack.pipelines.rounds import run_rounds
+from oodattack.settings.attack import plain
+from oodattack.settings.train import TrainSettings
+from oodattack.storage.directory import claim
+from oodattack.storage.files import write_text, write_weights
+from oodattack.training.data import Labelled, Outliers
+from oodattack.training.session import Session, seeded
+
+FORMAT = 1
+NAME, CHECKPOINT, WEIGHTS, RESULTS = "train.json", "checkpoint.pt", "model.safetensors", "results.json"
+_ELSEWHERE = (
+    *("out", "test", "device", "data_root", "download", "tensorboard"),
+    *("rounds", "round_epochs", "round_images", "eps"),
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How far a training is.
+
+    Attributes:
+        name: what is being done.
+        done: of it.
+        total: of it.
+    """
+
+    name: str
+    done: int
+    total: int
+
+
+def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | None = None) -> dict[str, Any]:
+    """Train a network and leave a directory that ``trained:DIR`` names; go on with the one that is there.
+
+    The state is kept after every epoch, and an interrupted training goes on to the same weights as one that was not:
+    each epoch draws its order, its crops and its noise from a seed of its own.
+
+    Args:
+        settings: what to do.
+        on_progress: called after every step.
+
+    Returns:
+        What ``results.json`` holds: ``loss`` of each epoch, ``test_accuracy``, and ``rounds``.
+
+    Raises:
+        InputError: bad input, or a loss that is no number any more; finished epochs are kept.
+        KeyboardInterrupt: after Ctrl-C; finished epochs are kept.
+
+    >>> import tempfile, torch
+    >>> from oodattack.images import encode_png
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for path in (Path(folder, "images", name, "0.png") for name in ("cat", "dog")):
+    ...         path.parent.mkdir(parents=True)
+    ...         _ = path.write_bytes(encode_png(torch.randint(256, (3, 8, 8)).byte()))
+    ...     results = train(TrainSettings(
+    ...         train=f"{folder}/images", network="resnet8", size=8, epochs=1, out=Path(folder, "net")))
+    ...     len(results["loss"])
+    1
+    """
+
+    def tell(name: str, done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(Training(name, done, total))
+
+    open_set = partial(open_images, data_root=settings.data_root, download=settings.download)
+    images = Labelled(open_set(settings.train), settings.size, augment=settings.augment)
+    test = None if settings.test is None else Labelled(open_set(settings.test), settings.size, images.classes)
+    hold_out = settings.rounds > 0
+    natural = [open_set(spec) for spec in settings.outliers]
+    outliers = Outliers(natural, settings.size, hold_out=hold_out) if natural else None
+    accelerator = _accelerator(settings.device)
+    if settings.tensorboard is not None:
+        _writer(settings.tensorboard).close()
+    header = {
+        "format": FORMAT,
+        "settings": {name: plain(value) for name, value in asdict(settings).items() if name not in _ELSEWHERE},
+        "inputs": {
+            "train": images.source.digest(),
+            "outliers": [] if outliers is None else [source.digest() for source in outliers.sources],
+        },
+        "classes": list(images.classes),
+        "held_out": hold_out,
+        "environment": environment(accelerator.device),
+    }
+    with claim(settings.out, NAME, header, is_begun=lambda path: (path / CHECKPOINT).exists()):
+        with seeded(settings.seed, -1):
+            model = build_network(settings.network, settings.method, len(images.classes))
+        session = Session(
+            settings,
+            model,
+            images,
+            outliers if settings.method == "outlier-exposure" else None,
+            accelerator,
+            epochs=settings.epochs,
+            rate=settings.rate,
+            seed=settings.seed,
+        )
+        if (settings.out / CHECKPOINT).exists():
+            session.load(settings.out / CHECKPOINT)
+        while len(session.history) < settings.epochs:
+            mean = session.epoch(tell)
+            session.save(settings.out / CHECKPOINT)
+            _log(settings, len(session.history), mean)
+        results: dict[str, Any] = {"loss": session.history}
+        if test is not None:
+            tell("testing", 0, 1)
+            results["test_accuracy"] = session.accuracy(test)
+        write_weights(settings.out / WEIGHTS, session.model.state_dict())
+        write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
+        if settings.rounds:
+            assert test is not None and outliers is not None  # noqa: S101, PT018 -- the settings have seen to it
+            results["rounds"] = run_rounds(settings, session, test, outliers, header, tell)
+            write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _accelerator(device: str | None) -> Accelerator:
+    """Accelerate on the device that was asked for.
+
+    Raises:
+        InputError: if it cannot be used here, or accelerate takes another.
+    """
+    wanted = pick_device(device)
+    accelerator = Accelerator(cpu=wanted.type == "cpu")
+    differs = accelerator.device.type != wanted.type or (wanted.index or 0) != (accelerator.device.index or 0)
+    if device is not None and differs:
+        raise InputError(f"expected to train on {device}, got {accelerator.device}, which accelerate is bound to")
+    return accelerator
+
+
+def _log(settings: TrainSettings, epoch: int, mean: float) -> None:
+    if settings.tensorboard is None:
+        return
+    with _writer(settings.tensorboard) as writer:
+        writer.add_scalar("loss", mean, epoch)
+
+
+def _writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+    return SummaryWriter(folder)
