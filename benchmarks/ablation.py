@@ -4,7 +4,7 @@ Every part is taken out alone, all else as it is, and the same images are attack
 All figures are by the encoder as it was loaded.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -16,29 +16,78 @@ from benchmarks.inputs import Case, latents, load_case, start_program
 from oodattack import attack
 from oodattack.core.ball import steepest
 from oodattack.core.errors import InputError
-from oodattack.core.methods.methods import FAST, Method
+from oodattack.core.methods import Fast, Method
+from oodattack.core.methods.fast.nadam import BETAS, CosineNadam
 from oodattack.core.metrics import mape
-from oodattack.core.steps import CosineNadam
 from oodattack.engines.memory import keep_freed_memory
 from oodattack.settings.attack import AttackSettings
 
 ENDLESS = 10**9  # steps of a schedule that has not begun to fall when the run is over
 LEAST = 1e-9  # MAPE; what is less is rounding, and zero has no ratio
 
-PARTS: dict[str, Method] = {
-    "nothing": FAST,
-    "whitened errors": replace(FAST, whiten=False),
-    "softened kinks": replace(FAST, soften=0.0),
-    "the cut at Polyak's length": replace(FAST, polyak=False),
-    "momentum": replace(FAST, rule=lambda size, steps: CosineNadam(size, steps, betas=(0.0, 0.99))),
-    # Of the same length all in all, up to 100 steps: there the schedule is a half cosine, whose mean is 1/2.
-    "the schedule": replace(FAST, rule=lambda size, _steps: CosineNadam(size / 2, ENDLESS)),
-    "steps along the ball": replace(FAST, direction=lambda gradient, *_: steepest(gradient, 2)),
-    "the start (a random point instead)": replace(FAST, random_first=True),
-    "the best image (the last instead)": replace(FAST, keep_best=False),
-    "the search on the grid": replace(FAST, grid_steps=lambda _steps: 0),
+
+class _Unwhitened(Fast):
+    def weigh(self, x: Tensor, error: Tensor, n: int) -> Tensor:  # noqa: ARG002 -- a verb of `Method`
+        return error
+
+
+class _Hard(Fast):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.kinks = None
+
+
+class _Uncut(Fast):
+    def cut(self, step: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG002
+        return torch.ones_like(self.linear_loss)
+
+
+class _Forgetful(Fast):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.nadam = CosineNadam(self.step_size, self.steps, betas=(0.0, BETAS[1]))
+
+
+class _Steady(Fast):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The same path length, up to 100 steps: there the schedule is a half cosine, whose mean is 1/2.
+        self.nadam = CosineNadam(self.step_size / 2, ENDLESS)
+
+
+class _Outward(Fast):
+    def direction(self, x: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG002
+        return steepest(gradient, 2)
+
+
+class _Random(Fast):
+    def start(self) -> Tensor:
+        return self.clip(self.draw())
+
+
+class _Last(Fast):
+    keeps_best = False
+
+
+class _Rounded(Fast):
+    @classmethod
+    def default_grid_steps(cls, steps: int) -> int:  # noqa: ARG003
+        return 0
+
+
+PARTS: dict[str, type[Fast]] = {
+    "nothing": Fast,
+    "whitened errors": _Unwhitened,
+    "softened kinks": _Hard,
+    "the cut at Polyak's length": _Uncut,
+    "momentum": _Forgetful,
+    "the schedule": _Steady,
+    "steps along the ball": _Outward,
+    "the start (a random point instead)": _Random,
+    "the best image (the last instead)": _Last,
+    "the search on the grid": _Rounded,
 }
-"""`fast` without each of its parts, by what it is without."""
+"""`fast` without each of its parts, by the part that is missing."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +105,7 @@ class Found:
     distance: Tensor
 
 
-def measure(case: Case, method: Method, steps: int, batch_size: int) -> Found:
+def measure(case: Case, method: type[Method], steps: int, batch_size: int) -> Found:
     """Attack all images of a case; the search on the grid comes on top of the steps."""
     parts = []
     for rows in case.batches(batch_size):

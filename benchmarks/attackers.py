@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from benchmarks.inputs import Case
 from oodattack import attack
-from oodattack.core.methods.methods import get_method
+from oodattack.core.gradient import HasTwin
+from oodattack.core.methods import get_method
 from oodattack.core.pixels import dequantize, to_grid
 
 Run = Callable[[nn.Module, Case, slice, int, float | None, int | None], Tensor]
@@ -51,7 +52,7 @@ class Counter(nn.Module):
     @property
     def rough_twin(self) -> Callable[[Tensor], Tensor] | None:
         """The twin of `oodattack.speed.prepared.Prepared`, counted as f is."""
-        twin = getattr(self.f, "rough_twin", None)
+        twin = self.f.rough_twin if isinstance(self.f, HasTwin) else None
         return None if twin is None else partial(self._pass, twin, rough=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ def _own_step(method: str, case: Case) -> float:
     """The method's own step, eps/100 for `paper` and eps/20 for `plain` (L2 and Linf)."""
     radius = torch.tensor([case.eps], dtype=torch.float64)
     any_budget = 1  # neither method's step depends on it
-    return float(get_method(method).step_size(radius, case.start[0].numel(), case.norm, any_budget))
+    return float(get_method(method).default_step_size(radius, case.start[0].numel(), case.norm, any_budget))
 
 
 def _grid(method: str, case: Case) -> tuple[float, ...]:

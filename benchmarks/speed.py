@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks.inputs import start_program
 from oodattack import attack
 from oodattack.cli.photographs import copy_photographs
-from oodattack.core.algorithm import SOFT
+from oodattack.core.methods.fast.fast import APPROXIMATE_STEPS
 from oodattack.core.pixels import dequantize
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.engines.memory import keep_freed_memory
@@ -128,11 +128,12 @@ def _without_twin(f: nn.Module) -> Iterator[None]:
     if not isinstance(f, Prepared):
         yield
         return
-    rough, f.rough_twin = f.rough_twin, None
+    twin = f.rough_twin
+    f.add_twin(None)
     try:
         yield
     finally:
-        f.rough_twin = rough
+        f.add_twin(twin)
 
 
 def _in_turn(first: Callable[[], None], second: Callable[[], None], rounds: int) -> tuple[float, float]:
@@ -167,10 +168,10 @@ def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str
         bares.append(begun - ended)
 
     soft = WARM_UP + rounds
-    total = math.ceil(soft / SOFT)
+    total = math.ceil(soft / APPROXIMATE_STEPS)
     attack(f, images, target, eps=eps, norm=norm, steps=total, method=method, check=False, callback=after_step)
     ratios = [step / bare_pass for step, bare_pass in zip(steps, bares, strict=True)]
-    return SOFT * median(ratios[WARM_UP:soft]) + (1 - SOFT) * median(ratios[soft:]) - 1
+    return APPROXIMATE_STEPS * median(ratios[WARM_UP:soft]) + (1 - APPROXIMATE_STEPS) * median(ratios[soft:]) - 1
 
 
 def _photographs(count: int, size: tuple[int, int]) -> Tensor:

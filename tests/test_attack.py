@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oodattack import AttackResult, Method, attack, dequantize, mape, quantize
-from oodattack.core.algorithm import _generator
 from oodattack.core.ball import distance
 from oodattack.core.errors import InputError
-from oodattack.core.gradient import Spsa
-from oodattack.core.methods.methods import FAST, PAPER, PLAIN, get_method
+from oodattack.core.gradient import Pass, Spsa
+from oodattack.core.methods import Fast, Paper, Plain, get_method
+from oodattack.core.methods.method import generator
 from tests.factories import resnet20, tiny
+from tests.methods import Uncut
 
 LATENT = 5
 
@@ -128,7 +128,7 @@ def papers_algorithm(f: Callable[[Tensor], Tensor], x0: Tensor, t: Tensor, eps: 
         delta = delta * min(1.0, eps / float(delta.norm()))
         return (x0 + delta).clamp(0, 1) - x0
 
-    xi = (torch.rand(x0.numel(), generator=_generator(seed, 0), dtype=torch.float64) * 2 - 1) * eps
+    xi = (torch.rand(x0.numel(), generator=generator(seed, 0), dtype=torch.float64) * 2 - 1) * eps
     delta = clip(xi.view_as(x0)).requires_grad_(True)
     optimizer = torch.optim.Adamax([delta], lr=eps / 100)
     for _ in range(steps):
@@ -154,12 +154,16 @@ def test_paper_returns_its_last_image_and_fast_its_best() -> None:
     """A step ten times the way to the target overshoots: the best image is not the last."""
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     settings: dict[str, Any] = {"eps": 3.0, "steps": 7, "step_size": 0.5}
-    best = attack(f, start, target, method=PLAIN, **settings)
+
+    class Last(Plain):
+        keeps_best = False
+
+    best = attack(f, start, target, method=Plain, **settings)
     torch.testing.assert_close(best.mape, mape(f(best.image), target))
     assert (best.mape <= best.start_mape).all()
     losses = (best.history[:, -1] > best.history.nanquantile(0, dim=1)).tolist()
     assert all(losses), "the test wants runs that end above their best"
-    last = attack(f, start, target, method=Method(PLAIN.rule, PLAIN.step_size, keep_best=False), **settings)
+    last = attack(f, start, target, method=Last, **settings)
     torch.testing.assert_close(last.history, best.history)
     torch.testing.assert_close(last.mape, last.history[:, -1])
     assert (best.mape < last.mape).all()
@@ -495,50 +499,68 @@ def test_the_callback_hears_of_every_step_and_may_keep_what_it_hears() -> None:
     assert (last_try >= result.mape[result.restart == 1] - 1e-12).all()
 
 
-def test_a_method_of_ones_own_is_a_value() -> None:
-    """Draw, clip, direction and rule are called where the algorithm says."""
+def test_a_users_method_overrides_verbs() -> None:
+    """Each verb is called where the algorithm says."""
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     calls = []
 
-    def clip(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
-        calls.append("clip")
-        return FAST.clip(x, center, eps, norm)
+    class Mine(Method):
+        def start(self) -> Tensor:
+            return self.clip(self.draw())
 
-    def direction(gradient: Tensor, x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
-        calls.append("direction")
-        return gradient.sign()
+        def draw(self) -> Tensor:
+            calls.append("draw")
+            return self.problem.start + 0.01
 
-    def draw(center: Tensor, eps: Tensor, norm: float, generators: Any) -> Tensor:
-        calls.append("draw")
-        return center + 0.01
+        def look(self, x: Tensor, n: int) -> Pass:
+            calls.append(f"look {n}")
+            return super().look(x, n)
 
-    mine = Method(PLAIN.rule, PLAIN.step_size, draw=draw, clip=clip, direction=direction, random_first=True)
-    result = attack(f, start, target, eps=1.0, steps=2, method=mine, step_size=0.001)
-    assert calls == ["draw", "clip", "direction", "clip", "direction", "clip"]
+        def push(self, x: Tensor, error: Tensor, n: int) -> Tensor:
+            calls.append("push")
+            return super().push(x, error, n)
+
+        def direction(self, x: Tensor, gradient: Tensor) -> Tensor:
+            calls.append("direction")
+            return gradient.sign()
+
+        def step(self, x: Tensor, h: Tensor, gradient: Tensor) -> Tensor:
+            calls.append("step")
+            return super().step(x, h, gradient)
+
+        def clip(self, x: Tensor) -> Tensor:
+            calls.append("clip")
+            return super().clip(x)
+
+    result = attack(f, start, target, eps=1.0, steps=2, method=Mine, step_size=0.001)
+    step = ["push", "direction", "step", "clip"]
+    assert calls == ["draw", "clip", "look 0", *step, "look 1", *step]
     assert result.history.isfinite().all()
 
 
 def test_methods_have_names() -> None:
-    assert get_method("fast") is FAST
-    assert get_method("paper") is PAPER
-    assert get_method("plain") is PLAIN
-    assert get_method(PAPER) is PAPER
+    assert get_method("fast") is Fast
+    assert get_method("paper") is Paper
+    assert get_method("plain") is Plain
+    assert get_method(Paper) is Paper
+    with pytest.raises(TypeError, match="subclass of Method"):
+        get_method(Paper.clip)  # type: ignore[arg-type]
 
 
 def test_default_step_sizes_are_finite_for_every_ball() -> None:
     eps = torch.tensor([0.0, 1e-3, 1.0, math.inf], dtype=torch.float64)
-    for method in (FAST, PAPER, PLAIN):
+    for method in (Fast, Paper, Plain):
         for norm in (1.0, 2.0, math.inf):
-            alpha = method.step_size(eps, 48, norm, 100)
+            alpha = method.default_step_size(eps, 48, norm, 100)
             assert alpha.isfinite().all()
             assert alpha[0] == 0
             assert (alpha.diff() >= 0).all()
-    assert PAPER.step_size(torch.tensor([10.0]), 150528, 2.0, 100).item() == pytest.approx(0.1)
-    longer, shorter = FAST.step_size(eps, 48, 2.0, 400), FAST.step_size(eps, 48, 2.0, 100)
+    assert Paper.default_step_size(torch.tensor([10.0]), 150528, 2.0, 100).item() == pytest.approx(0.1)
+    longer, shorter = Fast.default_step_size(eps, 48, 2.0, 400), Fast.default_step_size(eps, 48, 2.0, 100)
     torch.testing.assert_close(longer[3], shorter[3] / 4)  # the same way in all
     assert longer[1] == shorter[1]  # a small ball holds steps of any length
-    torch.testing.assert_close(FAST.step_size(eps, 48, 2.0, 1600)[3], longer[3] / 2)
-    assert FAST.step_size(eps, 48, 2.0, 1)[3] == 0.3
+    torch.testing.assert_close(Fast.default_step_size(eps, 48, 2.0, 1600)[3], longer[3] / 2)
+    assert Fast.default_step_size(eps, 48, 2.0, 1)[3] == 0.3
 
 
 @pytest.mark.parametrize("steps", [5, 10])
@@ -578,7 +600,7 @@ def test_networks_of_few_layers_are_no_harder_than_for_the_published_algorithm(s
 
 def test_near_seeds_and_tries_give_unrelated_streams() -> None:
     first = torch.stack(
-        [torch.rand(2000, generator=_generator(s, a)) for s, a in ((0, 0), (0, 1), (1, 0), (10, 0), (1, 1))]
+        [torch.rand(2000, generator=generator(s, a)) for s, a in ((0, 0), (0, 1), (1, 0), (10, 0), (1, 1))]
     )
     assert float((torch.corrcoef(first) - torch.eye(5)).abs().max()) < 0.1
 
@@ -702,10 +724,10 @@ def test_an_estimated_slope_does_not_cut_the_steps() -> None:
     """An SPSA gradient is several times too long: cut to Polyak's length by it, the steps would go nowhere."""
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     spsa = Spsa(directions=4)
-    free = attack(f, start, target, eps=2.0, steps=20, gradient=spsa, method=replace(FAST, polyak=False))
+    free = attack(f, start, target, eps=2.0, steps=20, gradient=spsa, method=Uncut)
     assert torch.equal(attack(f, start, target, eps=2.0, steps=20, gradient=spsa).float_image, free.float_image)
     exact = attack(f, start, target, eps=2.0, steps=20)
-    uncut = attack(f, start, target, eps=2.0, steps=20, method=replace(FAST, polyak=False))
+    uncut = attack(f, start, target, eps=2.0, steps=20, method=Uncut)
     assert not torch.equal(exact.float_image, uncut.float_image)
 
 

@@ -6,7 +6,6 @@ the ball is a secular equation for L2, bounded least squares for Linf, and a las
 """
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,8 +14,9 @@ import torch
 from scipy.optimize import brentq, lsq_linear
 from torch import Tensor
 
-from oodattack.core.algorithm import attack
-from oodattack.core.methods.methods import FAST
+from oodattack.core.attack import attack
+from oodattack.core.methods import Fast
+from tests.methods import Unwhitened
 
 PIXELS, LATENT = 48, 6
 
@@ -141,7 +141,7 @@ def test_weights_do_no_harm_in_a_ball_too_small(norm: float, eps: float) -> None
                 eps=eps,
                 norm=norm,
                 steps=8,
-                method=replace(FAST, whiten=white),
+                method=Fast if white else Unwhitened,
             ).latent
         )
         for white in (True, False)

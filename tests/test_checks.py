@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodattack.core.algorithm import attack
+from oodattack.core.attack import attack
 from oodattack.core.checks import check_health, check_pixels, evaluation_mode
 from oodattack.core.errors import InputError
 
@@ -126,7 +126,7 @@ SICK: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda x: mean((x * 0).sqrt()),
         "f has a gradient of NaN or infinity at the start image; look for",
     ),
-    "rounds": (lambda x: mean((x * 255).round()), "f has a gradient of zero everywhere we looked"),
+    "rounds": (lambda x: mean((x * 255).round()), "f has a gradient of zero wherever we looked"),
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from oodattack.core.algorithm import attack
+from oodattack.core.attack import attack
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import Autograd, Spsa, get_gradient
 

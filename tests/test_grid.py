@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,23 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from oodattack.core.algorithm import attack
+from oodattack.core.attack import attack
 from oodattack.core.ball import distance, project
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import Autograd
-from oodattack.core.methods.fast.grid import BETWEEN, CHANGES, COARSE, FINE, FLOOR, SPAN, Descent, descend
+from oodattack.core.methods.fast.grid import (
+    COARSE_CHANGES,
+    COARSE_EVALUATIONS,
+    FINE_CHANGES,
+    FLOOR,
+    MIN_DISTURBANCE,
+    MIN_EIGENVALUE,
+    descend,
+)
 from oodattack.core.methods.fast.whitening import decompose
 from oodattack.core.pixels import LEVELS, dequantize, quantize, to_grid
-from oodattack.core.problem import Problem, make_problem
+from oodattack.core.problem import Match, Problem, make_problem
+from oodattack.core.tracker import Tracker
 from oodattack.encoders import load_encoder
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -51,8 +61,10 @@ def linear(pixels: int, latent: int, seed: int = 0) -> tuple[Encode, Tensor]:
     return lambda x: (x.double().flatten(1)[:, None] * A).sum(2), A
 
 
-def make(f: Encode, start: Tensor, target: Tensor, eps: Tensor) -> Problem:
-    return make_problem(start, f(start), target, eps, (target.shape[1],))
+def make(f: Encode, start: Tensor, target: Tensor, eps: Tensor, norm: float = 2) -> Match:
+    problem = make_problem(start, f(start), target, eps, norm)
+    assert isinstance(problem, Match)
+    return problem
 
 
 def run(
@@ -64,10 +76,10 @@ def run(
     tolerance: float = 0.0,
     slopes: Tensor | None = None,
     image: Tensor | None = None,
-) -> Descent:
+) -> Tracker:
     image = dequantize(levels, problem.start.dtype) if image is None else image
     slopes = torch.zeros_like(problem.start) if slopes is None else slopes
-    return descend(f, problem, levels, image, slopes, norm, steps, tolerance, Autograd())
+    return descend(f, replace(problem, norm=norm), levels, image, slopes, steps, tolerance, Autograd())
 
 
 def images(batch: int, seed: int, width: int = 4) -> Tensor:
@@ -135,13 +147,13 @@ def test_the_result_is_on_the_grid_inside_the_ball_and_never_worse(norm: float) 
         before = levels.clone()
         found = run(f, problem, levels, norm, steps)
         assert torch.equal(levels, before)  # the caller's stay as they were
-        assert found.levels.dtype == torch.uint8
-        assert found.levels.shape == levels.shape
-        image = dequantize(found.levels, torch.float64)
+        assert found.image.dtype == torch.uint8
+        assert found.image.shape == levels.shape
+        image = dequantize(found.image, torch.float64)
         assert (distance(image, problem.start, norm) <= problem.eps * (1 + 1e-5) + 1e-6).all()
-        assert (losses(f, problem, found.levels) <= losses(f, problem, levels) * (1 + 1e-5)).all()
-        torch.testing.assert_close(found.loss, losses(f, problem, found.levels), rtol=1e-4, atol=1e-10)
-        assert ((found.calls <= steps) & (found.looks <= 1)).all()
+        assert (losses(f, problem, found.image) <= losses(f, problem, levels) * (1 + 1e-5)).all()
+        torch.testing.assert_close(found.loss, losses(f, problem, found.image), rtol=1e-4, atol=1e-10)
+        assert ((found.gradients <= steps) & (found.forwards <= 1)).all()
 
     check()
 
@@ -155,11 +167,11 @@ def test_a_ball_that_binds_is_used_up_and_not_left(norm: float, dtype: torch.dty
     radius = torch.tensor([1.5, 3.5, 10.5, 20.5], dtype=torch.float64)
     problem = make(f, start, 100 * f(images(4, 2)), radius / LEVELS)
     found = run(f, problem, quantize(start), norm, steps=30)
-    moved = distance(found.levels.double(), quantize(start).double(), norm)
+    moved = distance(found.image.double(), quantize(start).double(), norm)
     assert (moved <= radius * (1 + 1e-5)).all()
     assert (moved > 0.9 * radius - 1).all()
     if norm != math.inf:  # the decoded float32 image is inside to the last digit, where the ball is round
-        decoded = distance(dequantize(found.levels), dequantize(quantize(start)), norm)
+        decoded = distance(dequantize(found.image), dequantize(quantize(start)), norm)
         assert (decoded <= problem.eps).all()
 
 
@@ -168,8 +180,8 @@ def test_a_ball_of_nothing_holds_the_start_alone(norm: float) -> None:
     f, start = network(48), images(2, 1)
     problem = make(f, start, f(images(2, 2)), torch.tensor([0.0, 0.0], dtype=torch.float64))
     found = run(f, problem, quantize(start), norm)
-    assert torch.equal(found.levels, quantize(start))
-    assert (found.calls.tolist(), found.looks.tolist()) == ([1, 1], [0, 0])
+    assert torch.equal(found.image, quantize(start))
+    assert (found.gradients.tolist(), found.forwards.tolist()) == ([1, 1], [0, 0])
 
 
 def test_pixels_at_the_wall_do_not_wrap_round() -> None:
@@ -179,7 +191,7 @@ def test_pixels_at_the_wall_do_not_wrap_round() -> None:
     beyond = torch.stack([-A.sign().mean(0), A.sign().mean(0)]).view(2, 3, 4, 4)
     problem = make(f, start, f(start + 0.2 * beyond), torch.tensor([math.inf, math.inf], dtype=torch.float64))
     found = run(f, problem, quantize(start), steps=10)
-    change = found.levels.int() - quantize(start).int()
+    change = found.image.int() - quantize(start).int()
     assert (change.abs() < 200).all()
     assert change.any()
 
@@ -201,18 +213,18 @@ def test_every_evaluation_is_counted_and_the_finished_are_left_alone() -> None:
     problem = make(f, start, target, eps)
     f = Recording(f.f)
     found = run(f, problem, quantize(start), steps=12, tolerance=1e-3)
-    assert found.calls.tolist() == f.count(f.with_gradient, 5)
-    assert found.looks.tolist() == f.count(f.without, 5)
+    assert found.gradients.tolist() == f.count(f.with_gradient, 5)
+    assert found.forwards.tolist() == f.count(f.without, 5)
     assert len(f.without) <= 1
-    assert found.calls[0] == 1
-    assert found.calls[3] == 1
-    assert 1 < found.calls[1] < 12
-    assert found.calls[2] == 12
+    assert found.gradients[0] == 1
+    assert found.gradients[3] == 1
+    assert 1 < found.gradients[1] < 12
+    assert found.gradients[2] == 12
     assert found.arrived.tolist() == [True, True, False, False, True]
     for sooner, later in zip(f.with_gradient, f.with_gradient[1:], strict=False):
         assert set(later) <= set(sooner)
     # An arrived sample is not looked at again; one that went all the way is, once.
-    assert found.looks.tolist() == [0, 0, 1, 0, 0]
+    assert found.forwards.tolist() == [0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -227,9 +239,9 @@ def test_no_steps_only_look() -> None:
     f, start = Recording(network(48)), images(3, 1)
     problem = make(f.f, start, f.f(images(3, 2)), torch.full((3,), 1.0, dtype=torch.float64))
     found = run(f, problem, quantize(start), steps=0)
-    assert torch.equal(found.levels, quantize(start))
+    assert torch.equal(found.image, quantize(start))
     assert f.with_gradient == []
-    assert (found.calls.tolist(), found.looks.tolist()) == ([0] * 3, [1] * 3)
+    assert (found.gradients.tolist(), found.forwards.tolist()) == ([0] * 3, [1] * 3)
     assert torch.equal(found.loss, problem.error(f(start)).square().sum(1))
 
 
@@ -246,7 +258,7 @@ def test_an_image_that_arrives_counts_whatever_its_loss() -> None:
     problem = make(f, start, torch.ones(1, 4, dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64))
     found = run(f, problem, quantize(start), tolerance=0.26)
     assert found.arrived.all()
-    assert not torch.equal(found.levels, quantize(start))
+    assert not torch.equal(found.image, quantize(start))
     assert found.loss.item() == pytest.approx(1 / 4)
 
 
@@ -258,9 +270,9 @@ def test_samples_stop_at_the_tolerance() -> None:
     loose = run(f, problem, quantize(start), steps=15, tolerance=0.01)
     tight = run(f, problem, quantize(start), steps=15, tolerance=0.0)
     assert loose.arrived.all()
-    assert problem.judge(f(dequantize(loose.levels, torch.float64)), 0.01)[1].all()
+    assert problem.judge(f(dequantize(loose.image, torch.float64)), 0.01)[1].all()
     assert not tight.arrived.any()
-    assert (loose.calls < tight.calls).all()
+    assert (loose.gradients < tight.gradients).all()
     assert (tight.loss < loose.loss).all()
 
 
@@ -276,17 +288,17 @@ def test_no_sample_depends_on_its_neighbours() -> None:
     scales = torch.logspace(-9, 0, 6, dtype=torch.float64)[:, None, None, None]
     slopes = scales * images(6, 3) ** 4
 
-    def of(rows: list[int]) -> Descent:
+    def of(rows: list[int]) -> Tracker:
         now = problem.rows(torch.tensor(rows))
         return run(f, now, quantize(start)[rows], steps=40, tolerance=2e-4, slopes=slopes[rows])
 
     together = of([*range(6)])
-    assert len(set(together.calls.tolist())) > 2
+    assert len(set(together.gradients.tolist())) > 2
     for rows in ([0], [3], [4, 1], [5, 4, 3, 2, 1, 0]):
         some = of(rows)
-        assert torch.equal(some.levels, together.levels[rows])
-        assert torch.equal(some.calls, together.calls[rows])
-        assert torch.equal(some.looks, together.looks[rows])
+        assert torch.equal(some.image, together.image[rows])
+        assert torch.equal(some.gradients, together.gradients[rows])
+        assert torch.equal(some.forwards, together.forwards[rows])
         assert torch.equal(some.arrived, together.arrived[rows])
         torch.testing.assert_close(some.loss, together.loss[rows])
 
@@ -301,7 +313,7 @@ def test_a_sample_off_the_numbers_stops_no_other(what: str, least: int, bad: flo
 
     def breaking(x: Tensor) -> Tensor:
         moved = (x.detach() - start[1]).abs().flatten(1).sum(1) * LEVELS
-        of_second = (moved < 8 * CHANGES + 1) & (moved > least - 0.5)
+        of_second = (moved < 8 * COARSE_CHANGES + 1) & (moved > least - 0.5)
         factor = torch.where(of_second, bad, 1.0)[:, None]
         z = f(x)
         if what == "latent":
@@ -313,10 +325,10 @@ def test_a_sample_off_the_numbers_stops_no_other(what: str, least: int, bad: flo
     found = run(breaking, problem, quantize(start), steps=8)
     expected = run(f, problem, quantize(start), steps=8)
     for i in (0, 2):
-        assert torch.equal(found.levels[i], expected.levels[i])
+        assert torch.equal(found.image[i], expected.image[i])
     assert found.loss[[0, 2]].isfinite().all()
-    assert found.calls[1] < 8
-    moved = int((found.levels[1].int() - quantize(start)[1].int()).abs().sum())
+    assert found.gradients[1] < 8
+    moved = int((found.image[1].int() - quantize(start)[1].int()).abs().sum())
     assert what == "gradient" or moved < max(least, 1)
     assert (moved > 0) == (least > (1 if what == "latent" else 0))
 
@@ -334,7 +346,7 @@ def greedy(
     squares: np.ndarray,
     rounding: np.ndarray,
 ) -> Any:
-    """The same search by trying every change: levels (n,) after up to `CHANGES` changes of single levels.
+    """The same search by trying every change: levels (n,) after up to `COARSE_CHANGES` changes of single levels.
 
     Args:
         A: (K, n) effect of each value on the weighted latent, a level.
@@ -348,9 +360,9 @@ def greedy(
     """
     directions = errors / np.linalg.norm(errors, axis=1, keepdims=True)
     _, sizes, rows = np.linalg.svd(directions, full_matrices=False)
-    span = rows[sizes**2 > SPAN * sizes[0] ** 2]
+    span = rows[sizes**2 > MIN_EIGENVALUE * sizes[0] ** 2]
     left, levels, rounding = span @ errors[-1], levels.copy(), rounding.copy()
-    for _ in range(CHANGES):
+    for _ in range(COARSE_CHANGES):
         before, best, change = np.sum(left**2), 1e-12, None
         for pixel in range(len(levels)):
             for sign in (-1, 1):
@@ -358,7 +370,7 @@ def greedy(
                 trial[pixel] += sign
                 if not 0 <= trial[pixel] <= 255 or np.linalg.norm(trial - start, norm) > eps * (1 + 1e-6):
                     continue
-                adds = max((rounding[pixel] + sign) ** 2 - rounding[pixel] ** 2, BETWEEN)
+                adds = max((rounding[pixel] + sign) ** 2 - rounding[pixel] ** 2, MIN_DISTURBANCE)
                 gain = (before - np.sum((left + span @ A[:, pixel] * sign) ** 2)) / math.sqrt(squares[pixel] * adds)
                 if gain > best:
                     best, change = gain, (pixel, sign)
@@ -415,7 +427,7 @@ def test_thirty_evaluations_leave_a_tenth_of_what_rounding_leaves() -> None:
     problem = make(f, start, f(x), eps)
     levels = to_grid(x, start, eps, 2)
     rounded, found = run(f, problem, levels, steps=0), run(f, problem, levels, steps=30)
-    assert (found.calls <= 30).all()
+    assert (found.gradients <= 30).all()
     assert (found.loss.sqrt() < rounded.loss.sqrt() / 10).all()
 
 
@@ -430,7 +442,7 @@ def test_the_pixels_that_count_are_found_among_many() -> None:
     problem = make(f, start, f(images(2, 2, 1024)), torch.full((2,), 1.0, dtype=torch.float64))
     found, rounded = run(f, problem, quantize(start)), run(f, problem, quantize(start), steps=0)
     assert (found.loss < rounded.loss).all()
-    changed = (found.levels != quantize(start)).flatten(1)
+    changed = (found.image != quantize(start)).flatten(1)
     assert not changed[:, :-100].any()
 
 
@@ -445,9 +457,9 @@ def test_of_many_pixels_those_between_two_levels_are_taken() -> None:
 
     problem = make(f, start, f(start) - 200 / LEVELS, torch.tensor([math.inf], dtype=torch.float64))
     found = run(f, problem, quantize(start), steps=1, image=start - rounding)
-    change = (found.levels.int() - quantize(start).int()).flatten()
+    change = (found.image.int() - quantize(start).int()).flatten()
     assert not change[:3000].any()
-    assert change[3000:].sum() == -CHANGES
+    assert change[3000:].sum() == -COARSE_CHANGES
 
 
 # --- as the end of an attack
@@ -604,11 +616,11 @@ def test_a_long_search_goes_on_with_fewer_changes_and_more_that_is_remembered(
         moves = [a.int() - b.int() for a, b in itertools.pairwise(recording.seen)]
         return found.loss, [float(move.abs().flatten(1).sum(1).double().mean()) for move in moves]
 
-    short, short_moves = search(COARSE)
-    long, long_moves = search(2 * COARSE)
-    assert short_moves == long_moves[:COARSE]
-    assert max(short_moves) == CHANGES
-    assert max(long_moves[-10:]) == FINE
+    short, short_moves = search(COARSE_EVALUATIONS)
+    long, long_moves = search(2 * COARSE_EVALUATIONS)
+    assert short_moves == long_moves[:COARSE_EVALUATIONS]
+    assert max(short_moves) == COARSE_CHANGES
+    assert max(long_moves[-10:]) == FINE_CHANGES
     assert remembered[-1] == kept
     assert (long < 0.9 * short).all()
 
@@ -618,12 +630,12 @@ def test_an_attack_tells_the_search_its_slopes_and_what_it_rounded(monkeypatch: 
     told: list[Tensor] = []
     rounded: list[Tensor] = []
 
-    def listen(f: Encode, problem: Problem, levels: Tensor, image: Tensor, slopes: Tensor, *rest: Any) -> Descent:
+    def listen(f: Encode, problem: Problem, levels: Tensor, image: Tensor, slopes: Tensor, *rest: Any) -> Tracker:
         told.append(slopes)
         rounded.append(image)
         return descend(f, problem, levels, image, slopes, *rest)
 
-    monkeypatch.setattr("oodattack.core.algorithm.descend", listen)
+    monkeypatch.setattr("oodattack.core.methods.fast.fast.descend", listen)
     f, start = Recording(network(48)), images(3, 1)
     target = f(start + 0.1 * (images(3, 2) - start))
     target[1] = f(start)[1]

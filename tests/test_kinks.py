@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodattack.core.algorithm import attack
+from oodattack.core.attack import attack
 from oodattack.core.errors import InputError
-from oodattack.core.methods.fast.kinks import LARGEST, SoftKinks
-from oodattack.core.methods.methods import FAST
-from oodattack.core.steps import half_cosine
+from oodattack.core.methods import Fast
+from oodattack.core.methods.fast.kinks import MAX_UNITS, ZONE, SoftKinks
+from oodattack.core.methods.fast.nadam import half_cosine
+from tests.methods import Hard
 
 WIDTH = 0.4
 RECTIFIERS: list[tuple[Callable[[Tensor], Tensor], float, float]] = [
@@ -88,7 +88,7 @@ def test_every_rectifier_keeps_its_output_and_has_the_mean_slope_of_its_zone(
 
 def test_layers_that_are_too_large_keep_their_kinks() -> None:
     """The size of a sample decides, not that of the batch."""
-    a = activations(2, LARGEST // 64, 8, 8, dtype=torch.float32)
+    a = activations(2, MAX_UNITS // 64, 8, 8, dtype=torch.float32)
     _, soft = slopes(F.relu, a, SoftKinks(WIDTH))
     _, hard = slopes(F.relu, F.pad(a, (0, 1), value=-1.0), SoftKinks(WIDTH))
     assert ((soft > 0) & (soft < 1)).any()
@@ -236,10 +236,9 @@ def test_checkpoints_are_refused_with_a_remedy() -> None:
         out: Tensor = torch.utils.checkpoint.checkpoint(net, x, use_reentrant=False)
         return out
 
-    with pytest.raises(InputError, match=r"checkpoints.*soften=0"):
+    with pytest.raises(InputError, match=r"checkpointing.*method='plain'"):
         attack(checkpointed, start, target, eps=1.0, steps=2)
-    hard = replace(FAST, soften=0.0)
-    expected, found = (attack(f, start, target, eps=1.0, steps=20, method=hard).image for f in (net, checkpointed))
+    expected, found = (attack(f, start, target, eps=1.0, steps=20, method=Hard).image for f in (net, checkpointed))
     torch.testing.assert_close(found, expected)
 
 
@@ -257,7 +256,7 @@ def test_the_zone_shrinks_with_the_step_and_the_last_steps_are_exact(steps: int,
     start = torch.full((1, 3, 2, 2), 0.55)  # a = 0.01 and 0.1; r is their root mean square
     attack(f, start, torch.ones(1, 1), eps=1.0, steps=steps, step_size=1e-9, check=False)
     r = math.sqrt((0.01**2 + 0.1**2) / 2)
-    widths = [FAST.soften * share * half_cosine(n, steps) if n < 0.6 * steps else 0 for n in range(steps)]
+    widths = [ZONE * share * half_cosine(n, steps) if n < 0.6 * steps else 0 for n in range(steps)]
     expected = [min(1, 0.5 + 0.01 / (2 * width * r)) if width else 1 for width in widths]
     assert len(found) == steps
     slopes_seen = torch.tensor(found) / found[-1]
@@ -275,9 +274,7 @@ def test_fast_switches_on_units_that_are_off() -> None:
         return F.relu((x - 0.5).flatten(1) @ weight.T + on)
 
     target = 1 + 0.2 * torch.rand(2, 8, generator=rng)
-    soft, hard = (
-        attack(f, start, target, eps=8.0, steps=100, method=replace(FAST, soften=width)) for width in (FAST.soften, 0.0)
-    )
+    soft, hard = (attack(f, start, target, eps=8.0, steps=100, method=method) for method in (Fast, Hard))
     assert (hard.mape > 0.4).all()
     assert (soft.mape < 0.01).all()
 

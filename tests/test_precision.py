@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from oodattack import attack
-from oodattack.core.methods.methods import FAST
 from oodattack.core.metrics import mape
+from tests.methods import Exact
 
 
 class _Twins(nn.Module):
@@ -226,14 +225,7 @@ def test_samples_leave_the_twin_together() -> None:
     assert all(n % 5 == changes[0] % 5 for n in changes)
 
 
-def test_what_is_no_function_is_no_twin() -> None:
-    f = nn.Flatten()
-    f.rough_twin = 0.1  # type: ignore[assignment]
-    start, x = torch.rand(2, 1, 3, 4, 4)
-    assert attack(f, start, f(x), eps=3.0, steps=5).mape.isfinite()
-
-
-@pytest.mark.parametrize("changes", [{"method": "paper"}, {"method": replace(FAST, rough=False)}, {"gradient": "spsa"}])
+@pytest.mark.parametrize("changes", [{"method": "paper"}, {"method": Exact}, {"gradient": "spsa"}])
 def test_other_methods_do_not_ask_for_it(changes: dict[str, object]) -> None:
     f = _Twins(noisy)
     start, target = problem(f)

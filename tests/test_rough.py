@@ -161,7 +161,7 @@ def test_an_attack_with_a_twin_ends_as_near() -> None:
         target = prepared(x)
     found = attack(prepared, start, target, eps=10.0, steps=60)
     assert sum(passed) > 3 * 4  # the look at the start, and some steps of each
-    prepared.rough_twin = None
+    prepared.add_twin(None)
     alone = attack(prepared, start, target, eps=10.0, steps=60)
     assert float(found.mape.log().mean()) < float(alone.mape.log().mean()) + 1  # the noise of four images
     with torch.no_grad():

@@ -1,16 +1,25 @@
 """Whitened errors against the formula on dense matrices, and what they are for."""
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from oodattack.core.algorithm import attack
-from oodattack.core.methods.fast.whitening import DECAY, FALLING, FLOOR, MEMORY, RENEWAL, SLOW, Fall, Whitening
-from oodattack.core.methods.methods import FAST
+from oodattack.core.attack import attack
+from oodattack.core.methods import Fast
+from oodattack.core.methods.fast.whitening import (
+    DECAY,
+    FLOOR,
+    MEMORY,
+    RAW_BELOW,
+    RENEWAL,
+    WHITENED_ABOVE,
+    RawShare,
+    Whitening,
+)
+from tests.methods import Unwhitened
 
 
 def path(calls: int, batch: int = 3, latent: int = 7, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -168,7 +177,7 @@ def test_directions_that_hardly_move_are_reached_sooner() -> None:
 
     def left(steps: int, *, whiten: bool) -> Tensor:
         """Share of the error that is left."""
-        result = attack(f, start, target, eps=3.0, steps=steps, method=replace(FAST, whiten=whiten))
+        result = attack(f, start, target, eps=3.0, steps=steps, method=Fast if whiten else Unwhitened)
         share: Tensor = (result.latent - target).norm(dim=1) / initial
         return share
 
@@ -208,12 +217,14 @@ def test_a_scalar_that_converges_does_not_stop_the_attack(ratio: float) -> None:
 def test_errors_that_fall_fast_are_not_weighted_and_those_that_have_been_slow_are() -> None:
     fast, between, slow, late = (0.5,) * 6, (0.85,) * 6, (0.95,) * 6, (0.5, 0.5, 0.5, 1.0, 1.0, 0.5)
     lengths = torch.tensor([fast, between, slow, late]).cumprod(1)
-    fall = Fall()
+    fall = RawShare()
     directions = torch.nn.functional.normalize(torch.randn(4, 7, generator=torch.Generator().manual_seed(0)), dim=1)
     shares = [fall(directions)] + [fall(directions * length[:, None]) for length in lengths.T]
     torch.testing.assert_close(shares[0], torch.ones(4))
-    middle = (SLOW - 0.85) / (SLOW - FALLING)
-    torch.testing.assert_close(shares[-1], torch.tensor([1.0, middle, 0.0, (SLOW - 0.875) / (SLOW - FALLING)]))
+    middle = (WHITENED_ABOVE - 0.85) / (WHITENED_ABOVE - RAW_BELOW)
+    torch.testing.assert_close(
+        shares[-1], torch.tensor([1.0, middle, 0.0, (WHITENED_ABOVE - 0.875) / (WHITENED_ABOVE - RAW_BELOW)])
+    )
     assert all((after <= before).all() for before, after in pairwise(shares))
 
 
@@ -221,7 +232,7 @@ def test_errors_that_fall_fast_are_not_weighted_and_those_that_have_been_slow_ar
 def test_how_fast_kept_errors_fall_is_seen_as_if_alone(leave_at: int) -> None:
     early, late, rows = torch.tensor([0.5, 0.3, 0.6]), torch.tensor([0.95, 0.9, 0.97]), torch.tensor([2, 0])
     errors = torch.stack([torch.ones(3), *5 * [early], *2 * [late]]).cumprod(0)[:, :, None]
-    together, alone = Fall(), Fall()
+    together, alone = RawShare(), RawShare()
     for n, error in enumerate(errors):
         if n == leave_at:
             together.keep(rows)

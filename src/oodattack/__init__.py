@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from oodattack._version import __version__
 
 if TYPE_CHECKING:
-    from oodattack.core.algorithm import attack
+    from oodattack.core.attack import attack
     from oodattack.core.checks import check_health
     from oodattack.core.errors import InputError
     from oodattack.core.gradient import Autograd, Spsa
-    from oodattack.core.methods.methods import Method
+    from oodattack.core.methods import Method
     from oodattack.core.metrics import mape
     from oodattack.core.pixels import dequantize, quantize
     from oodattack.core.result import AttackResult
@@ -25,7 +25,7 @@ _HOMES = {
     "InputError": "core.errors",
     "Method": "core.methods",
     "Spsa": "core.gradient",
-    "attack": "core.algorithm",
+    "attack": "core.attack",
     "check_health": "core.checks",
     "dequantize": "core.pixels",
     "mape": "core.metrics",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from oodattack.attacks.ways import CENTRE, Function, Way
-from oodattack.core.algorithm import attack
+from oodattack.core.attack import attack
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.detectors import Classifier, Detector
 

@@ -1,14 +1,13 @@
 """The set of allowed images: ``{x : ‖x - x0‖_p <= eps}``, alone or within the pixel box ``[0, 1]``.
 
-How far a point is (`distance`), draw one (`sample`), go back to the set (`project`), the direction that the paper calls
-h (`steepest`), and what of it stays on the surface (`tangent`). Everything is per sample: ``eps`` has one entry per
-image, and no image sees another.
+Distances (`distance`), random points (`sample`), projection (`project`), the direction that the paper calls h
+(`steepest`), and its tangential component (`tangent`). Everything is per sample: ``eps`` has one entry per image, and
+no image affects another.
 """
 
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +31,7 @@ def check_norm(norm: float) -> float:
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Numbers (B,), one a sample, in a shape and type that multiply ``like`` (B, ...).
+    """Numbers (B,), one per sample, in the shape and type that broadcast against ``like`` (B, ...).
 
     >>> per_sample(torch.ones(2), torch.ones(2, 3, 4)).shape
     torch.Size([2, 1, 1])
@@ -41,12 +40,12 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of every sample: (B,), of tensors (B, ...) of the same shape.
+    """The inner product of each sample, (B,), for tensors (B, ...) of the same shape.
 
     >>> dot(torch.ones(2, 3, 4), torch.ones(2, 3, 4)).tolist()
     [12.0, 12.0]
     """
-    if a.device.type == "cpu":  # where `vecdot` writes all products down before it adds them up
+    if a.device.type == "cpu":  # where `vecdot` stores all products before it sums them
         return torch.stack([torch.dot(u, v) for u, v in zip(a.flatten(1), b.flatten(1), strict=True)])
     product: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
     return product
@@ -61,7 +60,7 @@ def distance(x: Tensor, center: Tensor, norm: float) -> Tensor:
         norm: 1, 2 or infinity.
 
     Returns:
-        (B,) distances in pixel units ([0, 1] a channel).
+        (B,) distances, in pixels of [0, 1].
 
     >>> distance(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2), norm=1).item()
     12.0
@@ -73,12 +72,12 @@ def distance(x: Tensor, center: Tensor, norm: float) -> Tensor:
 def project(
     x: Tensor, center: Tensor, eps: Tensor, norm: float, box: tuple[float, float] | None = (0.0, 1.0)
 ) -> Tensor:
-    """Nearest point (in L2) to ``x`` that is inside the ball and inside the pixel box *together*.
+    """The nearest point (in L2) to ``x`` that is inside both the ball and the pixel box.
 
-    With ``d = x - center`` and ``b`` the room that the box leaves in the direction of d, the optimality
-    conditions give ``|x' - center| = min(s * |d|, b)`` for L2 and ``min(max(|d| - t, 0), b)`` for L1, with one
-    scalar s or t per sample that puts the point on the sphere; for Linf both sets are boxes. Clipping to the
-    ball and then to the box is also inside both, but farther from x.
+    With ``d = x - center`` and ``b`` the room that the box leaves in the direction of d, the optimality conditions give
+    ``|x' - center| = min(s * |d|, b)`` for L2 and ``min(max(|d| - t, 0), b)`` for L1, with one scalar s or t per sample
+    that puts the point on the sphere; for Linf both sets are boxes. Clipping to the ball and then to the box also ends
+    inside both, but farther from x.
 
     Args:
         x: (B, ...) points to project.
@@ -88,7 +87,7 @@ def project(
         box: least and greatest pixel value, or None to project onto the ball alone.
 
     Returns:
-        (B, ...) the projections; points that are inside already come back unchanged.
+        (B, ...) the projections; points already inside are returned unchanged.
 
     >>> x = project(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.tensor([1.0]), norm=2)
     >>> x.flatten().tolist()
@@ -104,10 +103,10 @@ def project(
     if not bool(outside_ball.any()):
         return inside
     if norm == 2:
-        cut = _places(x - inside)
+        cut = _nonzero(x - inside)
         size, room = x.flatten()[cut] - center.flatten()[cut], move.flatten()[cut]
         scale = torch.where(outside_ball, _l2_scale(size, room, cut // move.shape[1], length, eps), 1)
-        projected = torch.lerp(center, x, per_sample(scale, x))  # a scale of 1 gives back x itself
+        projected = torch.lerp(center, x, per_sample(scale, x))  # a scale of 1 returns x itself
     else:
         delta = (x - center).flatten(1)
         size = delta.abs()
@@ -116,9 +115,11 @@ def project(
             room = torch.where(delta > 0, (box[1] - center).flatten(1), (center - box[0]).flatten(1))
         shrunk = (size - _l1_threshold(size, room, eps).to(x.dtype)[:, None]).clamp_min(0)
         projected = center + (torch.minimum(shrunk, room) * delta.sign()).view_as(x)
-        # Exact for 0 and 1, and faster than `where`.
+        # Exact at 0 and 1, and faster than `where`.
         projected = torch.lerp(inside, projected, per_sample(outside_ball, x))
-    return projected if box is None else projected.clamp_(*box)  # pixels that the scale leaves beyond it, and rounding
+    return (
+        projected if box is None else projected.clamp_(*box)
+    )  # for rounding, and pixels that the scale leaves outside
 
 
 def sample(center: Tensor, eps: Tensor, norm: float, generators: Sequence[torch.Generator]) -> Tensor:
@@ -131,7 +132,7 @@ def sample(center: Tensor, eps: Tensor, norm: float, generators: Sequence[torch.
         center: (B, ...) centres.
         eps: (B,) radii.
         norm: 1, 2 or infinity.
-        generators: one CPU generator per sample, so that a draw does not depend on the rest of the batch.
+        generators: one CPU generator per sample, so that draws do not depend on the rest of the batch.
 
     Returns:
         (B, ...) points with the dtype and device of ``center``.
@@ -179,18 +180,18 @@ def steepest(gradient: Tensor, norm: float) -> Tensor:
     if norm == math.inf:
         return gradient.sign()
     length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-    least = 1e4 * math.sqrt(torch.finfo(length.dtype).tiny)  # below it, squares are lost
-    beyond = ~((length > least) & length.isfinite())
-    if bool(beyond.any()):
+    shortest = 1e4 * math.sqrt(torch.finfo(length.dtype).tiny)  # below it, squares underflow
+    out_of_range = ~((length > shortest) & length.isfinite())
+    if bool(out_of_range.any()):
         largest = gradient.flatten(1).abs().amax(1)
-        gradient = gradient / per_sample(torch.where(beyond & (largest > 0), largest, 1), gradient)
+        gradient = gradient / per_sample(torch.where(out_of_range & (largest > 0), largest, 1), gradient)
         length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         length = torch.where(length > 0, length, 1)
     return gradient / per_sample(length, gradient)
 
 
-def held(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
-    """How much the ball holds a point back: whether it is on the sphere (L1, L2), or the share of its pixels (Linf).
+def binding(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
+    """How far the ball constrains a point: 1 on the sphere, else 0 (L1, L2); the share of pixels at the bound (Linf).
 
     Args:
         x: (B, ...) points.
@@ -199,28 +200,28 @@ def held(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
         norm: 1, 2 or infinity.
 
     Returns:
-        (B,) from 0 to 1, of the type of eps; what is a thousandth of eps, and rounding, short of the surface is on it.
+        (B,) from 0 to 1, in the type of eps; points within a thousandth of eps, and rounding, count as on the surface.
 
     >>> x, center, eps = torch.tensor([[0.1, 0.3]]), torch.zeros(1, 2), torch.tensor([0.3])
-    >>> held(x, center, eps, 2).item(), held(x, center, eps, math.inf).item()
+    >>> binding(x, center, eps, 2).item(), binding(x, center, eps, math.inf).item()
     (1.0, 0.5)
     """
     delta, number = (x - center).flatten(1), torch.finfo(x.dtype)
     surface = (eps * (1 - 1e-3) - number.eps).clamp_min(number.tiny)
     if norm == math.inf:
         beyond = delta.abs_().sub_(per_sample(surface, delta)).clamp_min_(0)
-        return _count(beyond).to(eps) / delta.shape[1]
+        return beyond.bool().sum(1).to(eps) / delta.shape[1]
     return (_length(delta, norm) >= surface).to(eps)
 
 
 def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
-    """What of a direction of ascent h is left for a step that follows the surface of an L1 or L2 ball.
+    """The tangential component of a direction of ascent h, for a step along the surface of an L1 or L2 ball.
 
-    A step along -h from a point on the sphere leaves the ball, and the projection takes the outward part back. With
-    a rule that scales every pixel by itself (Adam), what the projection takes is not what the step gave, and the
-    fixed point is not the optimum. Without its outward part, h vanishes exactly where the optimality conditions
+    A step along -h from a point on the sphere leaves the ball, and the projection removes the outward component. With
+    an optimizer that scales each pixel by itself (Adam), the projection does not remove what the step added, and the
+    fixed point is not the optimum. Without its outward component, h vanishes exactly where the optimality conditions
     hold: for L2 where -h is normal to the sphere; for L1 where ``-h = t * sign(x - center)`` on the pixels that have
-    moved and ``|h| <= t`` on the others. For Linf, and inside a ball, h comes back as it is.
+    moved and ``|h| <= t`` on the others. For Linf, and inside a ball, h is returned as it is.
 
     Args:
         h: (B, ...) directions of ascent.
@@ -239,15 +240,15 @@ def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> T
     if norm == math.inf:
         return h
     delta = (x - center).flatten(1)
-    bound = _length(delta, norm) >= eps * (1 - 1e-5)
-    if not bool(bound.any()):
+    on_sphere = _length(delta, norm) >= eps * (1 - 1e-5)
+    if not bool(on_sphere.any()):
         return h
     up = h.flatten(1)
-    # A pixel at the wall of the box cannot follow: it takes no part in the balance. Only where x is 0 and h > 0, or x
-    # is 1 and h < 0 (to 1e-6), does |sign(h) - x + 1/2| reach 3/2; comparing and combining would cost most here.
+    # Pixels blocked by the box take no part. |sign(h) - x + 1/2| reaches 3/2 only where x is 0 and h > 0, or x is 1 and
+    # h < 0 (to 1e-6); comparisons combined would be the most expensive operations here.
     push = h.sign().sub_(x).add_(0.5)
-    wall = _places(torch.hardshrink(push, 1.5 - 1e-6, out=push))
-    delta = delta.flatten().index_fill_(0, wall, 0).view_as(up)
+    blocked = _nonzero(torch.hardshrink(push, 1.5 - 1e-6, out=push))
+    delta = delta.flatten().index_fill_(0, blocked, 0).view_as(up)
     if norm == 2:
         outward = -dot(up, delta) / dot(delta, delta).clamp_min(1e-30)
         along = torch.addcmul(up, delta, outward.clamp_min(0)[:, None])
@@ -257,12 +258,12 @@ def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> T
         outward = (pull.sum(1, keepdim=True) / moved.sum(1, keepdim=True).clamp_min(1)).clamp_min(0)
         still = up.sign() * (up.abs() - outward).clamp_min(0)
         along = torch.where(moved, up + outward * delta.sign(), still)
-    along = along.flatten().index_fill_(0, wall, 0).view_as(up)
-    return (along if bool(bound.all()) else torch.lerp(up, along, bound[:, None].to(up))).view_as(h)
+    along = along.flatten().index_fill_(0, blocked, 0).view_as(up)
+    return (along if bool(on_sphere.all()) else torch.lerp(up, along, on_sphere[:, None].to(up))).view_as(h)
 
 
 def _length(delta: Tensor, norm: float) -> Tensor:
-    """The norm of every row (B, N), added up in float64 over pieces: as good as in float64, without a copy."""
+    """The norm of every row (B, N): pieces in float32, summed in float64, as accurate as float64 without a copy."""
     piece = math.gcd(delta.shape[1], 4096)
     pieces = delta.reshape(len(delta), delta.shape[1] // piece, piece)
     length: Tensor = torch.linalg.vector_norm(_wide(torch.linalg.vector_norm(pieces, norm, dim=2)), norm, dim=1)
@@ -270,18 +271,18 @@ def _length(delta: Tensor, norm: float) -> Tensor:
 
 
 def _l2_scale(size: Tensor, room: Tensor, sample: Tensor, length: Tensor, eps: Tensor) -> Tensor:
-    """The s <= 1 for which ``s * (x - center)``, cut off by the box, has the length eps: (B,).
+    """The s <= 1 for which ``s * (x - center)``, clipped to the box, has length eps: (B,).
+
+    An active-set search that ends at the exact s: pixels that hit the box keep their room, the others share the rest
+    of eps. s only grows, so a pixel that has hit the box stays there; and since s never exceeds 1, only pixels that x
+    takes out of the box can hit it. They are few, and searched alone.
 
     Args:
-        size: (M,) what ``x - center`` is in the pixels, of all samples, that x takes out of the box.
-        room: (M,) what of it the box leaves.
-        sample: (M,) whose pixels they are.
-        length: (B,) of ``x - center`` cut off by the box.
+        size: (M,) ``x - center`` at those pixels of all samples that x takes out of the box.
+        room: (M,) the same, clipped to the box.
+        sample: (M,) the sample that each of these pixels belongs to.
+        length: (B,) lengths of ``x - center`` clipped to the box.
         eps: (B,) radii.
-
-    An active-set search that ends at the exact s: pixels that hit the box keep their room, the others share what is
-    left of eps. s only grows, so a pixel that has hit the box stays there; and as it never passes 1, only pixels that
-    x takes out of the box can hit it. They are few, and searched alone.
     """
     size, room = _wide(size).square(), _wide(room).square()
     budget = eps.to(size).square()
@@ -292,7 +293,7 @@ def _l2_scale(size: Tensor, room: Tensor, sample: Tensor, length: Tensor, eps: T
         spent = torch.zeros_like(budget).index_add_(0, sample, torch.where(at_box, room, 0))
         free = always_free.index_add(0, sample, torch.where(at_box, 0, size))
         share = (budget - spent).clamp_min(0) / free.clamp_min(torch.finfo(free.dtype).tiny)
-        scale = torch.maximum(scale, share.clamp_max(1))  # with all pixels at the box, rounding is all that is left
+        scale = torch.maximum(scale, share.clamp_max(1))  # with all pixels at the box, only rounding remains
         hits = at_box | (scale[sample] * size > room)
         if bool((hits == at_box).all()):
             return scale.sqrt()
@@ -302,8 +303,8 @@ def _l2_scale(size: Tensor, room: Tensor, sample: Tensor, length: Tensor, eps: T
 def _l1_threshold(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     """The t >= 0 with ``sum(min(max(size - t, 0), room)) = eps``: (B,).
 
-    The sum falls piecewise linearly in t, with a corner where a pixel reaches zero (t = size) and one where it
-    leaves the box (t = size - room). Sort the corners, add up the slopes, find the piece, solve the line.
+    The sum falls piecewise linearly in t, with a corner where a pixel reaches zero (t = size) and one where it leaves
+    the box (t = size - room). Sort the corners, accumulate the slopes, find the piece and solve for t on it.
     """
     size, room = _wide(size), _wide(room)
     room = torch.minimum(room, size)
@@ -317,24 +318,15 @@ def _l1_threshold(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     corner, value = corners.gather(1, last_above), values.gather(1, last_above)
     slope = slopes.gather(1, last_above).clamp_max(-1)
     threshold = (corner + (eps.to(size)[:, None] - value) / slope).clamp_min(0).squeeze(1)
-    return torch.where(eps > 0, threshold, math.inf)  # eps = 0 is the centre, whatever the sums' rounding
+    return torch.where(eps > 0, threshold, math.inf)  # eps = 0 is the centre, however the sums round
 
 
-def _places(values: Tensor) -> Tensor:
-    """Where values that are not zero stand in the flattened tensor, in order: (M,), int64."""
-    there = values.flatten().bool()  # several times faster than a comparison
-    if there.device.type != "cpu":
-        return there.nonzero().squeeze(1)
-    return torch.from_numpy(np.flatnonzero(there.numpy()))  # several times faster than `Tensor.nonzero`
-
-
-def _count(rows: Tensor) -> Tensor:
-    """How many values of each row are not zero: (B,), int64."""
-    there = rows.bool()
-    if there.device.type != "cpu":
-        return there.sum(1)
-    # Several times faster than to add up a boolean tensor.
-    return torch.tensor([int(np.count_nonzero(row)) for row in there.numpy()])
+def _nonzero(values: Tensor) -> Tensor:
+    """Indices of the non-zero values in the flattened tensor, in order: (M,), int64."""
+    flags = values.flatten().bool()  # several times faster than a comparison
+    if flags.device.type != "cpu":
+        return flags.nonzero().squeeze(1)
+    return torch.from_numpy(flags.numpy().nonzero()[0])  # several times faster than `Tensor.nonzero`
 
 
 def _wide(x: Tensor) -> Tensor:

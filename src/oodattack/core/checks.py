@@ -1,7 +1,7 @@
-"""Questions to ask of f before the work starts, each answered with one sentence and its remedy.
+"""Checks of f before the work starts; each failure is one sentence with its remedy.
 
-After the health checks of AutoAttack (Croce & Hein 2020): a model that is random, in training mode, without a
-gradient or fed with pixels of another range gives results that look like a defence and are none.
+After the health checks of AutoAttack (Croce & Hein 2020): a model that is random, in training mode, without a gradient
+or given pixels of another range gives results that look like a defence but are not.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from oodattack.core.errors import InputError
 def evaluation_mode(f: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Put a module in eval mode with frozen parameters; restore every flag at the end, also after an error.
 
-    Frozen parameters save the time and memory of their gradients. A plain function passes through.
+    Freezing saves the time and memory of the parameters' gradients. For a plain function nothing happens.
 
     >>> layer = nn.Dropout()
     >>> with evaluation_mode(layer):
@@ -33,7 +33,7 @@ def evaluation_mode(f: Callable[[Tensor], Tensor]) -> Iterator[None]:
     frozen = [parameter for parameter in f.parameters() if parameter.requires_grad]
     try:
         for module, _ in modes:
-            module.training = False  # .eval() is refused by modules that come from torch.export
+            module.training = False  # modules from torch.export refuse .eval()
         for parameter in frozen:
             parameter.requires_grad_(False)
         yield
@@ -67,7 +67,7 @@ def check_pixels(images: Tensor, name: str) -> None:
     if torch.finfo(images.dtype).bits < 32:
         raise InputError(
             f"expected {name} in 32 or 64 bits, got {images.dtype}, in which short steps are lost; give {name}.float(),"
-            " and bring images to 16 bits inside f: lambda x: f(x.half())"
+            " and convert images to 16 bits inside f: lambda x: f(x.half())"
         )
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise InputError(f"expected {name} of shape (B, 3, H, W), got {tuple(images.shape)}")
@@ -82,15 +82,15 @@ def check_pixels(images: Tensor, name: str) -> None:
 
 
 def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool = True) -> None:
-    """Ask, on the first sample: is f deterministic, per sample, finite, and does it have a gradient?
+    """Check on the first sample whether f is deterministic, treats samples independently, is finite and has a gradient.
 
     Args:
-        f: encoder, (B, 3, H, W) in [0, 1] -> (B, K) or (B,). A module is asked in eval mode.
+        f: encoder, (B, 3, H, W) in [0, 1] -> (B, K) or (B,). A module is checked in eval mode.
         start: (B, 3, H, W) images; one or two of them are used.
         gradient: whether a gradient is needed (False for SPSA).
 
     Raises:
-        InputError: one sentence that says what is wrong with f and how to mend it.
+        InputError: one sentence that says what is wrong with f and how to fix it.
 
     >>> check_health(lambda x: x.mean((2, 3)), torch.rand(1, 3, 8, 8))
     >>> check_health(lambda x: x.mean((2, 3)) + torch.rand(1), torch.rand(1, 3, 8, 8))
@@ -98,7 +98,7 @@ def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool
         ...
     oodattack.core.errors.InputError: f is random: the same image gave two different latents; ...
     """
-    x = start[:1].detach().clone()  # a clone, for autograd refuses tensors that were made in inference mode
+    x = start[:1].detach().clone()  # a clone, because autograd refuses tensors made in inference mode
     with evaluation_mode(f), torch.no_grad():
         try:
             once, again = f(x), f(x)
@@ -129,17 +129,18 @@ def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool
 
 
 def check_latents(latent: object, count: int) -> None:
-    """Raise unless f gave latents of so many images.
+    """Raise unless f returned latents of ``count`` images.
 
     Raises:
-        InputError: with what it gave.
+        InputError: with what it returned.
 
     >>> check_latents(torch.zeros(2, 5), 2)
     """
     if not isinstance(latent, Tensor) or latent.ndim not in (1, 2) or len(latent) != count or latent.numel() == 0:
         got = tuple(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
-        b = count
-        raise InputError(f"expected f to map ({b}, 3, H, W) to ({b}, K) or ({b},), got {got}; flatten its output")
+        raise InputError(
+            f"expected f to map ({count}, 3, H, W) to ({count}, K) or ({count},), got {got}; flatten its output"
+        )
 
 
 def _first_line(error: Exception) -> str:
@@ -147,7 +148,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _beside_another(f: Callable[[Tensor], Tensor], x: Tensor, alone: Tensor, *, needed: bool) -> Tensor:
-    """f(x) in a batch of two; an f that takes one image at a time is good enough where no batch is needed."""
+    """f(x) in a batch of two; an f that accepts one image at a time is good enough where no batch is needed."""
     try:
         return f(torch.cat([x, 1 - x.round()]))
     except Exception:
@@ -157,7 +158,7 @@ def _beside_another(f: Callable[[Tensor], Tensor], x: Tensor, alone: Tensor, *, 
 
 
 def _check_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Raise unless f has a finite gradient that is not zero at x or, should x be a flat spot, near it."""
+    """Raise unless f has a finite, non-zero gradient at x or, in case x is a flat spot, near it."""
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
     with evaluation_mode(f), torch.enable_grad():
         for point in (x, 0.9 * x + 0.1 * noise):
@@ -178,6 +179,6 @@ def _check_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> None:
             if bool(g.any()):
                 return
     raise InputError(
-        "f has a gradient of zero everywhere we looked (rounding, a saturated or dead layer?); attack an earlier"
+        "f has a gradient of zero wherever we looked (rounding, a saturated or dead layer?); attack an earlier"
         " layer, or estimate the gradient with gradient='spsa' (--gradient spsa)"
     )

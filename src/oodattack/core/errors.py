@@ -1,13 +1,13 @@
-"""The exceptions for what a person can correct, and the hint that their messages share."""
+"""Exceptions for errors that a user can correct, and the hint that their messages share."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input: a file, an option, a model or a value, with the remedy in the message.
+    """Bad input: a file, an option, a model or a value. The message names the remedy.
 
-    The command line prints the message alone, without a traceback.
+    The command line prints only the message, without a traceback.
 
     >>> raise InputError("expected eps >= 0, got -1.0")
     Traceback (most recent call last):
@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 class WriteError(InputError):
-    """A file that cannot be written (no space, no permission): who goes on after other errors must stop here.
+    """A file that cannot be written (no space, no permission): work that continues after other errors stops here.
 
     >>> raise WriteError("cannot write a.png: no space left on device")
     Traceback (most recent call last):
@@ -27,7 +27,7 @@ class WriteError(InputError):
 
 
 def did_you_mean(wrong: str, names: Iterable[str]) -> str:
-    """The end of a message about a misspelt name; empty where no name is like it.
+    """The end of a message about a misspelt name; empty if no name is close to it.
 
     >>> did_you_mean("fsat", ["fast", "paper"]), did_you_mean("xyz", ["fast"])
     ("; did you mean 'fast'?", '')

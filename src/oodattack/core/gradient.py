@@ -1,8 +1,12 @@
-"""J', the gradient of the loss with respect to the image: by autograd, or by SPSA where f has none."""
+"""J', the gradient of the loss with respect to the image: by autograd, or by SPSA where f has none.
+
+A gradient is taken in two halves, f(x) and a pullback w -> J_f^T w, so that a method can choose the weights w once it
+has seen f(x). A `Pass` holds both.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,36 +16,83 @@ from oodattack.core.ball import per_sample
 from oodattack.core.errors import InputError
 from oodattack.core.metrics import as_matrix
 
+Function = Callable[[Tensor], Tensor]
+"""f: (B, 3, H, W) -> (B, K) or (B,)."""
+
 Pullback = Callable[[Tensor], Tensor]
-"""From weights w (B, K) on the latent to J_f^T w (B, 3, H, W), the gradient of ``<w, f(x)>`` in each sample."""
+"""From weights w (B, K) on the latent to J_f^T w (B, 3, H, W), the gradient of ``<w, f(x)>`` for each sample."""
+
+
+def _no_pullback(weights: Tensor) -> Tensor:  # noqa: ARG001 -- a Pullback
+    raise RuntimeError("this pass evaluated f without a gradient")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """f evaluated at a batch of images.
+
+    Attributes:
+        latent: (B, K) f(x), outside the graph.
+        exact: (B,) bool, whether a sample's latent is f's own or an approximation.
+        gradients: gradient evaluations that the pass and its pullback cost each sample.
+        forwards: forward passes that they cost beside these: one number, or (B,).
+        pullback: see `Pullback`; called once at most.
+    """
+
+    latent: Tensor
+    exact: Tensor
+    gradients: int
+    forwards: int | Tensor
+    pullback: Pullback = _no_pullback
+
+
+def evaluate(f: Function, x: Tensor) -> Pass:
+    """f(x) alone, without a gradient.
+
+    >>> evaluate(lambda x: x.mean((2, 3)), torch.ones(2, 3, 1, 1)).latent.shape
+    torch.Size([2, 3])
+    """
+    with torch.no_grad():
+        latent = as_matrix(f(x))
+    return Pass(latent, torch.ones(len(x), dtype=torch.bool, device=x.device), gradients=0, forwards=1)
+
+
+@runtime_checkable
+class HasTwin(Protocol):
+    """An f that offers a faster approximation of itself; `oodattack.speed.prepare` makes such encoders."""
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """f(x)."""
+
+    @property
+    def rough_twin(self) -> Function | None:
+        """A callable that gives about what f gives, in less time; None where there is none."""
 
 
 class Gradient(Protocol):
-    """What the attack asks of a source of gradients."""
+    """A source of gradients."""
 
     @property
     def passes(self) -> int:
-        """Gradient evaluations (a forward and a backward pass) that a call and its pullback spend per sample."""
+        """Gradient evaluations (one forward and one backward pass each) per sample of a call and its pullback.
+
+        0 where gradients are estimated from forward passes: `fast` then leaves out what noise would spoil.
+        """
 
     @property
     def forwards(self) -> int:
-        """Forward passes alone that a call and its pullback spend per sample."""
+        """Forward passes per sample beside these."""
 
-    def __call__(
-        self, f: Callable[[Tensor], Tensor], x: Tensor, generators: Sequence[torch.Generator]
-    ) -> tuple[Tensor, Pullback]:
-        """The latents (B, K) of images ``x`` (B, 3, H, W), and the pullback at them.
-
-        There is one generator per sample.
-        """
+    def __call__(self, f: Function, x: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Pullback]:
+        """The latents (B, K) of images ``x`` (B, 3, H, W), and the pullback at ``x``; one generator per sample."""
 
 
 @dataclass(frozen=True)
 class Autograd:
     """The exact gradient, in one forward and one backward pass.
 
-    No sample's gradient depends on its neighbours, and the derivative is taken with respect to the images alone, so
-    that the ``.grad`` of the model's parameters stays untouched.
+    A sample's gradient does not depend on its neighbours. Only the images are differentiated, so the ``.grad`` of the
+    model's parameters stays untouched.
 
     >>> latent, pullback = Autograd()(lambda x: x.mean((2, 3)), torch.ones(2, 3, 1, 1), [])
     >>> pullback(2 * latent).flatten()[:3]
@@ -53,9 +104,9 @@ class Autograd:
 
     def __call__(
         self,
-        f: Callable[[Tensor], Tensor],
+        f: Function,
         x: Tensor,
-        generators: Sequence[torch.Generator],  # noqa: ARG002 -- of the protocol; nothing random here
+        generators: Sequence[torch.Generator],  # noqa: ARG002 -- required by the protocol; nothing here is random
     ) -> tuple[Tensor, Pullback]:
         """See `Gradient`."""
         with torch.enable_grad():
@@ -69,8 +120,8 @@ class Autograd:
                     (gradient,) = torch.autograd.grad(latent, x, weights, allow_unused=True)
                 except CheckpointError as error:
                     raise InputError(
-                        "f computes activations again in the backward pass (checkpoints), where they cannot be"
-                        " softened; switch that off in f, or pass a Method with soften=0"
+                        "f recomputes activations in the backward pass (checkpointing), where their kinks cannot be"
+                        " softened; switch checkpointing off in f, or use method='plain'"
                     ) from error
             if gradient is None:
                 raise InputError(
@@ -90,9 +141,9 @@ class Spsa:
     two points are clipped to [0, 1], so f never sees a pixel outside its range.
 
     Args:
-        directions: number of v per gradient; the estimate's error falls with its square root.
-        radius: r, in pixels of [0, 1]. It must be wide enough to cross the steps of a preprocessing that rounds:
-            several levels of 1/255.
+        directions: number of v per gradient; the error of the estimate falls with its square root.
+        radius: r, in pixels of [0, 1]. It must cross the steps of any preprocessing that rounds: several levels of
+            1/255.
 
     Raises:
         InputError: for a number of directions below 1, or a radius that is not positive.
@@ -121,9 +172,7 @@ class Spsa:
         return 2 * self.directions + 1
 
     @torch.no_grad()
-    def __call__(
-        self, f: Callable[[Tensor], Tensor], x: Tensor, generators: Sequence[torch.Generator]
-    ) -> tuple[Tensor, Pullback]:
+    def __call__(self, f: Function, x: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Pullback]:
         """See `Gradient`."""
 
         @torch.no_grad()
@@ -134,19 +183,19 @@ class Spsa:
                 v = (signs * 2 - 1).to(x)
                 ahead = as_matrix(f((x + self.radius * v).clamp(0, 1)))
                 behind = as_matrix(f((x - self.radius * v).clamp(0, 1)))
-                slope = (weights * (ahead - behind)).sum(1) / (2 * self.radius * self.directions)
-                gradient += per_sample(slope, v) * v
+                along = (weights * (ahead - behind)).sum(1) / (2 * self.radius * self.directions)
+                gradient += per_sample(along, v) * v
             return gradient
 
         return as_matrix(f(x)), pullback
 
 
 def get_gradient(gradient: "str | Gradient") -> Gradient:
-    """The source of gradients of that name, or the one given.
+    """The source of gradients with that name, or the one given.
 
     Raises:
         InputError: for an unknown name.
-        TypeError: for what is neither a name nor a source of gradients.
+        TypeError: for anything else.
 
     >>> get_gradient("spsa").passes
     0

@@ -18,10 +18,10 @@ def mape(latent: Tensor, target: Tensor) -> Tensor:
         target: the same shape, z_in.
 
     Returns:
-        (B,) fractions (0.01 is 1 %); NaN where z_in is all zeros, for there the measure is undefined.
+        (B,) fractions (0.01 is 1 %); NaN where z_in is all zeros, as the measure is undefined there.
 
     Raises:
-        InputError: if the shapes differ, or are none of latents.
+        InputError: if the shapes differ, or are not those of latents.
 
     >>> mape(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])).item()
     0.25
@@ -30,7 +30,7 @@ def mape(latent: Tensor, target: Tensor) -> Tensor:
     """
     if latent.shape != target.shape:
         raise InputError(
-            f"expected latent and target of one shape, got {tuple(latent.shape)} and {tuple(target.shape)}"
+            f"expected latent and target of the same shape, got {tuple(latent.shape)} and {tuple(target.shape)}"
         )
     if latent.ndim not in (1, 2) or latent.shape[1:].numel() == 0 or not target.is_floating_point():
         raise InputError(

@@ -1,7 +1,7 @@
 """The 8-bit grid: what an image file can really hold.
 
-An attack that is strong in float32 and weak after saving is no attack, so the result that counts is an image of
-256 levels a channel. Rounding moves a pixel by up to 1/510, in a ball of its own: it can leave the eps-ball.
+An attack that works in float32 and fails after saving is no attack, so the result that counts is an image with 256
+levels per channel. Rounding moves each pixel by up to 1/510, which can take the image out of the eps-ball.
 """
 
 import math
@@ -13,14 +13,14 @@ from oodattack.core.ball import check_norm, distance
 from oodattack.core.errors import InputError
 
 LEVELS = 255
-ROUNDING = 1e-6  # relative, what float32 does to a distance
+ROUNDING = 1e-6  # relative error of a distance in float32
 
 
 def quantize(x: Tensor) -> Tensor:
     """Nearest 8-bit image: uint8, same shape, from pixels in [0, 1].
 
     Raises:
-        TypeError: for pixels that are no floating-point numbers.
+        TypeError: for pixels that are not floating-point numbers.
 
     >>> quantize(torch.tensor([0.0, 0.5, 1.0])).tolist()
     [0, 128, 255]
@@ -42,10 +42,10 @@ def dequantize(levels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def to_grid(x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
     """An 8-bit image close to ``x`` that is inside the ball around ``start``.
 
-    Every pixel is rounded to its nearest level. Where the whole has left the ball, pixels that were rounded away
-    from the start are rounded towards it instead: those first that win back most distance for the least extra
-    rounding error, and no more of them than needed. Only where that is not enough, which takes a start off the
-    grid, do pixels go all the way to the start's own level.
+    Every pixel is rounded to its nearest level. Where the image leaves the ball, pixels that were rounded away from the
+    start are rounded towards it instead: first those that regain the most distance for the least extra rounding error,
+    and no more of them than needed. Only where that is not enough, which takes a start off the grid, are pixels set to
+    the level nearest to the start.
 
     Args:
         x: (B, 3, H, W) images inside ball and box, pixels in [0, 1].
@@ -74,9 +74,9 @@ def to_grid(x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
 
 
 def check_grid(start: Tensor, eps: Tensor, norm: float) -> None:
-    """Raise if some ball around ``start`` holds no 8-bit image.
+    """Raise if some ball around ``start`` contains no 8-bit image.
 
-    The grid point nearest to the start is nearest in every coordinate, hence in every norm: it decides.
+    The grid point nearest to the start is nearest in every coordinate, hence in every norm, so it decides.
 
     Raises:
         InputError: naming the first such sample.
@@ -94,9 +94,9 @@ def check_grid(start: Tensor, eps: Tensor, norm: float) -> None:
 
 
 def ball_in_levels(eps: Tensor, norm: float) -> Tensor:
-    """Radii (B,) in units of levels, such that what is inside is inside when decoded to float32, too.
+    """Radii (B,) in levels, such that images inside are still inside when decoded to float32.
 
-    For Linf 8/255 must not be robbed of its eighth level.
+    A Linf radius of 8/255 must not lose its eighth level.
 
     >>> ball_in_levels(torch.tensor([8 / 255]), norm=float("inf")) >= 8
     tensor([True])
@@ -105,18 +105,18 @@ def ball_in_levels(eps: Tensor, norm: float) -> Tensor:
 
 
 def as_levels(pixels: Tensor) -> Tensor:
-    """Pixels in units of levels; one that is on the grid but for float rounding comes out whole."""
+    """Pixels in units of levels; those on the grid up to float rounding become whole numbers."""
     levels = pixels.to(torch.float32 if pixels.device.type == "mps" else torch.float64) * LEVELS
     return torch.where((levels - levels.round()).abs() < 1e-4, levels.round(), levels)
 
 
 def _shrink(x: Tensor, x0: Tensor, nearest: Tensor, budget: float, norm: float) -> Tensor:
-    """Levels inside the ball: ``nearest`` with as few pixels as needed moved inwards, or else home.
+    """Levels inside the ball: ``nearest``, with as few pixels as needed moved inwards or to the start's level.
 
-    One sample, all in units of levels.
+    One sample, everything in units of levels.
     """
     home = x0.round()
-    # What was rounded away from the start goes one level back.
+    # Pixels that were rounded away from the start go back by one level.
     inward = torch.where((nearest - x0).abs() > (x - x0).abs(), nearest - (nearest - x0).sign(), nearest)
     levels = nearest
     for closer in (inward, home):

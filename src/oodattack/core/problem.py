@@ -1,145 +1,229 @@
-"""The question that an attack answers: starts, targets and balls of a batch, checked and brought to one form."""
+"""What an attack is to reach: the starts, balls and aims of a batch, in one form for every method.
+
+`Match` brings f(x) to a target (Algorithm 1, line 3); `Lowest` brings a score as low as it goes.
+"""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from numbers import Real
-from operator import index
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from oodattack.core.errors import InputError
-from oodattack.core.metrics import as_matrix, mape
+from oodattack.core.metrics import UNDEFINED_MAPE, as_matrix, mape
 
-NEGLIGIBLE = 1e-6  # of the first error: by a target so small, the squares of errors would leave float32's range
+# A target smaller than this share of the start's error gives no scale: squared errors would leave float32's range.
+NEGLIGIBLE_TARGET = 1e-6
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A batch of independent problems; everything has one row per sample.
+class Problem(ABC):
+    """A batch of independent problems; every tensor has one row per sample.
 
     Attributes:
-        start: (B, 3, H, W) centres of the balls.
-        target: (B, K) latents to reach.
-        weight: (B, K) weights of the errors.
+        start: (B, 3, H, W) centres of the balls, pixels in [0, 1].
         eps: (B,) radii.
-        start_error: (B,) lengths of the start's errors.
-        parts: lengths of the parts of a latent, the same for all.
-        below: whether a target is reached by every latent below it, too.
+        norm: 1, 2 or infinity.
     """
 
     start: Tensor
+    eps: Tensor
+    norm: float
+
+    def rows(self, rows: Tensor) -> Self:
+        """The problems of some samples."""
+        values = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        chosen: dict[str, Any] = {name: value[rows] for name, value in values if isinstance(value, Tensor)}
+        return replace(self, **chosen)
+
+    @property
+    @abstractmethod
+    def start_loss(self) -> Tensor:
+        """(B,) losses of the starts."""
+
+    @abstractmethod
+    def error(self, latent: Tensor) -> Tensor:
+        """(B, K) what a method reduces, given latents (B, K)."""
+
+    @abstractmethod
+    def loss(self, latent: Tensor, error: Tensor) -> Tensor:
+        """(B,) J, which decides between two images of a sample, given their latents and errors, both (B, K)."""
+
+    @abstractmethod
+    def cotangent(self, push: Tensor) -> Tensor:
+        """(B, K) the weights w for which J_f^T w is the gradient J', given the error or what replaces it."""
+
+    @abstractmethod
+    def judge(self, latent: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+        """The figure that is reported for latents (B, K), and whether their samples are finished: both (B,)."""
+
+    @abstractmethod
+    def mape(self, latent: Tensor) -> Tensor:
+        """(B,) MAPE of latents (B, K); NaN where it is undefined."""
+
+    @abstractmethod
+    def part_mape(self, latent: Tensor) -> Tensor:
+        """(B, P) MAPE of each part of latents (B, K); NaN where it is undefined."""
+
+    @abstractmethod
+    def notes(self) -> list[str]:
+        """(B,) why a sample's MAPE is undefined, or an empty string."""
+
+
+@dataclass(frozen=True)
+class Match(Problem):
+    """Bring the latent to a target: J = ‖f(x) - t‖^2 (Algorithm 1, line 3), each part of the latent on its own scale.
+
+    Attributes:
+        target: (B, K) latents to reach.
+        weight: (B, K) weights of the errors.
+        start_error: (B,) lengths of the starts' weighted errors.
+        parts: lengths of the parts of a latent, the same for all samples.
+        below: whether latents below the target count as having reached it.
+    """
+
     target: Tensor
     weight: Tensor
-    eps: Tensor
     start_error: Tensor
     parts: tuple[int, ...]
     below: bool = False
 
-    def rows(self, rows: Tensor) -> "Problem":
-        """The problems of some samples."""
-        return replace(
-            self,
-            start=self.start[rows],
-            target=self.target[rows],
-            weight=self.weight[rows],
-            eps=self.eps[rows],
-            start_error=self.start_error[rows],
-        )
-
-    def aim(self, latent: Tensor) -> Tensor:
-        """Latents in the target's type, with what is as good as the target taken for it."""
-        latent = latent.to(self.target)
-        return latent.maximum(self.target) if self.below else latent
+    @property
+    def start_loss(self) -> Tensor:
+        """See `Problem`."""
+        return self.start_error.square()
 
     def error(self, latent: Tensor) -> Tensor:
-        """(B, K) errors of latents, whose squares add up to J = ‖f(x) - t‖^2 (Algorithm 1, line 3).
+        """The weighted errors, whose squares sum to J.
 
-        Each part of the latent is on its own scale. A latent of one part is divided by one number, which h(J') does
-        not see; undivided, the squares of very small or very large latents would leave the range of float32, and the
-        attack would stand still.
+        A latent of one part is divided by one number per sample, which h(J') does not see. Without the division, the
+        squares of very small or very large latents would leave the range of float32 and the attack would stall.
         """
-        return (self.aim(latent) - self.target) * self.weight
+        return (self._clipped(latent) - self.target) * self.weight
+
+    def loss(self, latent: Tensor, error: Tensor) -> Tensor:  # noqa: ARG002 -- the error says it all
+        """See `Problem`."""
+        return error.square().sum(1)
+
+    def cotangent(self, push: Tensor) -> Tensor:
+        """See `Problem`."""
+        return 2 * self.weight * push
 
     def judge(self, latent: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-        """MAPE (B,), and whether it is within the tolerance; the worst part decides, an undefined one never arrives."""
-        latent = self.aim(latent)
+        """The MAPE, and whether that of the worst part is within the tolerance; an undefined one never is."""
+        latent = self._clipped(latent)
         whole = mape(latent, self.target)
         worst = whole if len(self.parts) == 1 else part_mape(latent, self.target, self.parts).amax(1)
         return whole, worst <= tolerance
+
+    def mape(self, latent: Tensor) -> Tensor:
+        """See `Problem`."""
+        return mape(self._clipped(latent), self.target)
+
+    def part_mape(self, latent: Tensor) -> Tensor:
+        """See `Problem`."""
+        return part_mape(self._clipped(latent), self.target, self.parts)
+
+    def notes(self) -> list[str]:
+        """See `Problem`."""
+        return ["" if defined else UNDEFINED_MAPE for defined in self.target.any(1).tolist()]
+
+    def _clipped(self, latent: Tensor) -> Tensor:
+        """Latents in the target's type; those below an upper bound are replaced by it."""
+        latent = latent.to(self.target)
+        return latent.maximum(self.target) if self.below else latent
+
+
+@dataclass(frozen=True)
+class Lowest(Problem):
+    """Bring a score, f: (B, 3, H, W) -> (B, 1), as low as it goes: J = f(x).
+
+    Attributes:
+        start_score: (B,) scores of the starts.
+    """
+
+    start_score: Tensor
+
+    @property
+    def start_loss(self) -> Tensor:
+        """See `Problem`."""
+        return self.start_score
+
+    def error(self, latent: Tensor) -> Tensor:
+        """Ones: the score has no target, and its derivative by itself is 1."""
+        return torch.ones_like(latent)
+
+    def loss(self, latent: Tensor, error: Tensor) -> Tensor:  # noqa: ARG002 -- the score says it all
+        """See `Problem`."""
+        return latent[:, 0].to(self.start_score)
+
+    def cotangent(self, push: Tensor) -> Tensor:
+        """See `Problem`."""
+        return push
+
+    def judge(self, latent: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002 -- there is no target
+        """The score; no sample is ever finished."""
+        score = latent[:, 0].to(self.start_score)
+        return score, torch.zeros_like(score, dtype=torch.bool)
+
+    def mape(self, latent: Tensor) -> Tensor:
+        """See `Problem`."""
+        return torch.full_like(latent[:, 0], math.nan)
+
+    def part_mape(self, latent: Tensor) -> Tensor:
+        """See `Problem`."""
+        return torch.full_like(latent[:, :1], math.nan)
+
+    def notes(self) -> list[str]:
+        """See `Problem`."""
+        return [""] * len(self.start_score)
 
 
 def make_problem(
     start: Tensor,
     start_latent: Tensor,
-    target: Tensor,
+    target: Tensor | None,
     eps: Tensor,
-    parts: tuple[int, ...],
+    norm: float,
+    parts: Sequence[int] | None = None,
     *,
     below: bool = False,
-) -> Problem:
-    """Bring the arguments of an attack to one form.
+) -> Match | Lowest:
+    """Bring starts and targets to one form.
+
+    Args:
+        start: (B, 3, H, W) starts.
+        start_latent: (B, K) or (B,) what f gives for them.
+        target: the same shape; None lowers a score.
+        eps: (B,) radii.
+        norm: 1, 2 or infinity.
+        parts: lengths of the parts of the latent; None for one.
+        below: whether targets are upper bounds.
 
     Raises:
-        TypeError: if the target is not a tensor.
-        InputError: if the target does not fit, or is not finite.
+        InputError: if target or parts do not fit what f gives.
     """
-    if not isinstance(target, Tensor):
-        raise TypeError(f"expected target as a tensor, got {type(target).__name__}")
+    latent = as_matrix(start_latent)
+    # At least float32: squares of 16-bit errors would be zero long before the errors are.
+    wide = torch.promote_types(start_latent.dtype, torch.float32)
+    if target is None:
+        if latent.shape[1] != 1:
+            raise InputError(
+                f"expected f to give one score per image, (B,) or (B, 1), where target=None, got {latent.shape[1]}"
+                " numbers; give their target, or an f that returns the score to lower"
+            )
+        return Lowest(start, eps, norm, latent[:, 0].to(wide))
     if target.shape != start_latent.shape:
         raise InputError(
             f"expected target of shape {tuple(start_latent.shape)}, which f gives for start, got {tuple(target.shape)}"
         )
-    if not bool(target.isfinite().all()):
-        raise InputError("expected a finite target, got NaN or infinity; look at f(x_in)")
-    # At least float32: the squares of errors of 16 bits would be zero long before the errors are.
-    wide = torch.promote_types(start_latent.dtype, torch.float32)
+    lengths = part_lengths(parts, latent.shape[1])
     flat = as_matrix(target.detach().to(start_latent.device, wide))
-    latent = as_matrix(start_latent)
-    problem = Problem(start, flat, _weights(flat, latent, parts), eps, flat.new_zeros(len(flat)), parts, below)
+    problem = Match(start, eps, norm, flat, _weights(flat, latent, lengths), flat.new_zeros(len(flat)), lengths, below)
     return replace(problem, start_error=problem.error(latent).norm(dim=1))
-
-
-def sample_seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
-    """One seed per sample; a single one serves them all.
-
-    Raises:
-        InputError: if the number of seeds is not that of the samples.
-        TypeError: if they are no whole numbers.
-
-    >>> sample_seeds(7, 2), sample_seeds([1, 2], 2)
-    ((7, 7), (1, 2))
-    """
-    given: Any = getattr(seed, "tolist", lambda: seed)()  # numpy's and torch's too
-    try:
-        seeds = tuple(map(index, given)) if isinstance(given, Iterable) else (index(given),) * count
-    except TypeError as error:
-        raise TypeError(f"expected seed as a whole number, or one per sample, got {seed!r}") from error
-    if len(seeds) != count:
-        raise InputError(f"expected one seed, or one per sample ({count}), got {len(seeds)}")
-    return seeds
-
-
-def radii(eps: float | Sequence[float] | Tensor, start: Tensor) -> Tensor:
-    """Eps as one float64 radius per sample (float32 on devices without it).
-
-    Raises:
-        InputError: for a negative or undefined eps, or one whose length is not that of the batch.
-
-    >>> radii(0.5, torch.zeros(2, 3, 1, 1)).tolist()
-    [0.5, 0.5]
-    """
-    wide = torch.float32 if start.device.type == "mps" else torch.float64
-    values = torch.as_tensor(eps, dtype=wide, device=start.device).detach()
-    if values.ndim == 0:
-        values = values.expand(len(start))
-    if values.shape != (len(start),):
-        raise InputError(f"expected one eps, or one per sample ({len(start)}), got shape {tuple(values.shape)}")
-    if not bool((values >= 0).all()):
-        raise InputError(f"expected eps >= 0, got {values[~(values >= 0)][0].item():g}")
-    return values.contiguous()
 
 
 def part_lengths(parts: Sequence[int] | None, length: int) -> tuple[int, ...]:
@@ -168,35 +252,14 @@ def part_mape(latent: Tensor, target: Tensor, parts: Sequence[int]) -> Tensor:
     return torch.stack([mape(z, t) for z, t in pairs], dim=1)
 
 
-def check_count(name: str, value: int, least: int) -> None:
-    """Raise unless ``value`` is a whole number of at least ``least``.
-
-    Raises:
-        InputError: with the name and the value.
-
-    >>> check_count("steps", 100, least=1)
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"expected {name} as a whole number of at least {least}, got {value!r}")
-
-
-def is_number(value: object) -> bool:
-    """Whether something is one real number.
-
-    >>> is_number(0.1), is_number(torch.tensor([0.1, 0.2]))
-    (True, False)
-    """
-    return isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
-
-
 def _weights(target: Tensor, start_latent: Tensor, parts: Sequence[int]) -> Tensor:
     """Weights (B, K) that put every part on the scale of its own MAPE."""
     lengths = list(parts)
     columns = []
     for t, z in zip(torch.split(target, lengths, dim=1), torch.split(start_latent, lengths, dim=1), strict=True):
         scale, error = (values.abs().amax(1, keepdim=True) for values in (t, z - t))
-        # A part whose target is zero, or next to it, has no scale of its own: that of its first error serves.
-        scale = torch.where((scale > NEGLIGIBLE * error) | ~error.isfinite(), scale, error)
+        # A part whose target is zero, or close to it, has no scale of its own: the start's error gives it one.
+        scale = torch.where((scale > NEGLIGIBLE_TARGET * error) | ~error.isfinite(), scale, error)
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         columns.append((1 / (scale * math.sqrt(t.shape[1]))).expand_as(t))
     return torch.cat(columns, dim=1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from oodattack.core.checks import check_health
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import get_gradient
-from oodattack.core.methods.methods import get_method
+from oodattack.core.methods import get_method
 from oodattack.core.pixels import dequantize
 from oodattack.encoders import Encoder, load_encoder, pick_device
 from oodattack.engines.batch_size import measure_batch_size
@@ -114,7 +114,7 @@ def run_attack(
     begun = _begun(settings.out)
     with exact():
         half = bool(begun.get("half")) if begun else faster_in_16_bits(device)
-        rough = bool(begun.get("rough")) if begun else None if method.rough and derivative.passes else False
+        rough = bool(begun.get("rough")) if begun else None if method.uses_twin and derivative.passes else False
         fast = prepare(encoder, half=half, rough=rough)
         has_twin = isinstance(fast, Prepared) and fast.rough_twin is not None
         if rough and not has_twin:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oodattack.core.algorithm import attack
+from oodattack.core.attack import attack
 from oodattack.core.ball import distance
 from oodattack.core.checks import evaluation_mode
 from oodattack.core.errors import InputError

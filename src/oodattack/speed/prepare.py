@@ -70,7 +70,7 @@ def prepare(encoder: Encoder, *, half: bool | None = None, rough: bool | None = 
             fault = f"{type(error).__name__}: {error}".splitlines()[0]
         if fault is None:
             if rough is not False:
-                prepared.rough_twin = rough_twin(prepared, noise, measured=rough is None)
+                prepared.add_twin(rough_twin(prepared, noise, measured=rough is None))
             return prepared
     warnings.warn(f"the encoder is attacked as it is, without preparation for speed: {fault}", stacklevel=2)
     return encoder

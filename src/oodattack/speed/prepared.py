@@ -21,15 +21,22 @@ class Prepared(nn.Module):
             need not be exact. `attack` asks it while a sample is far from its target.
     """
 
-    rough_twin: Self | None
-
     def __init__(self, encoder: Encoder, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.encoder = encoder.to(memory_format=torch.channels_last)
         self.own_type = dtype is not None
         if dtype is not None:
             encoder.model.to(dtype)
-        self.rough_twin = None
+        self._twin: Self | None = None
+
+    @property
+    def rough_twin(self) -> Self | None:
+        """See `oodattack.core.gradient.HasTwin`."""
+        return self._twin
+
+    def add_twin(self, twin: Self | None) -> None:
+        """Let the copy offer another, in 16 bits, for what need not be exact."""
+        self._twin = twin
 
     def forward(self, x: Tensor) -> Tensor:
         """The encoder's z, (B, K), of images (B, 3, H, W)."""

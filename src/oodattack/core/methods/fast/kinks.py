@@ -1,8 +1,9 @@
-"""The slope of a network as a step sees it: its rectifiers' kinks softened in the backward pass.
+"""Softened kinks: the gradient of a ReLU network over the length of a step, not at a point.
 
-A gradient knows which units of a ReLU network are on *at* the image. A step of the attack switches thousands of them
-on and off: what the gradient told is old before the step is done, and a unit that is off tells nothing of what it would
-give. What a step needs is the slope in its neighbourhood, where a unit near its kink counts by how likely it is on.
+The gradient of a ReLU network depends on which units are active *at* the image. A step of the attack switches thousands
+of them on and off, so the gradient is out of date before the step is done, and an inactive unit contributes nothing
+even if the step would activate it. Within `SoftKinks`, a unit near its kink contributes according to how likely it is
+to be active in the neighbourhood of the image.
 """
 
 import math
@@ -16,29 +17,43 @@ from torch.overrides import TorchFunctionMode
 
 from oodattack.core.errors import InputError
 
-LARGEST = 3 * 2**16  # units a sample; larger layers keep their kinks: they cost most of the time and help least
-RENEWAL = 10  # passes after which r is measured anew: it hardly moves from one to the next
+MAX_UNITS = 3 * 2**16  # per sample; larger layers keep their kinks: softening them costs most and helps least
+REMEASURE_EVERY = 10  # passes: r hardly changes from one pass to the next
+
+
+ZONE = 0.8  # width at the first step, in units of r, of runs of up to 100 steps
+MIN_ZONE_SHARE = 0.625  # of it, from 400 steps on
+
+
+def zone(steps: int) -> float:
+    """Width of the softened zone at the first step of a run.
+
+    Long steps switch more units, short ones fewer: 400 steps, which are finer, need a narrower zone.
+
+    >>> zone(100), round(zone(200), 3), zone(400), zone(800)
+    (0.8, 0.7, 0.5, 0.5)
+    """
+    return ZONE * min(1.0, max(MIN_ZONE_SHARE, 1.125 - steps / 800))
 
 
 class SoftKinks(TorchFunctionMode):
-    """Within this context, rectifiers pass back a slope that rises from 0 to 1 about a kink instead of jumping.
+    """Within this context, the derivative of a rectifier rises linearly from 0 to 1 around its kink instead of jumping.
 
-    A unit at a, in a layer whose units have the root mean square r in that sample, has the slope
-    ``clamp(1/2 + a / (2 width r), 0, 1)``: the mean of its slopes at ``a + u``, with u uniform in
-    ``[-width r, width r]``. Outputs stay as they are, to the bit. ReLU, ReLU6 and Hardtanh are softened, as modules,
-    functions, methods or operators of an exported program; smooth activations need it not. TorchScript keeps its kinks,
-    and so do layers of more than `LARGEST` units a sample.
-    Networks that compute activations again in the backward pass (checkpoints) cannot be softened.
+    A unit at a, in a layer whose units have root mean square r in that sample, has the derivative
+    ``clamp(1/2 + a / (2 width r), 0, 1)``: the mean of its derivatives at ``a + u``, with u uniform in
+    ``[-width r, width r]``. Outputs are unchanged, to the bit. ReLU, ReLU6 and Hardtanh are softened, whether modules,
+    functions, methods or operators of an exported program; smooth activations do not need it. TorchScript keeps its
+    kinks, and so do layers of more than `MAX_UNITS` units per sample.
+    Networks that recompute activations in the backward pass (checkpointing) cannot be softened.
 
-    The context may be entered again and again, once for each pass of one network over the same samples (`keep` tells
-    which stay), with `width` set in between. r is measured in every tenth pass; a layer is known again by its place in
-    the pass and its shape. For a network that cuts batches into parts, or takes other ways from pass to pass, r may be
-    of another age, or that of another layer of the same shape; for one that keeps samples on another axis than the
-    first (transformers with the sequence first) it is that of all samples. Who passes a batch in parts says so by
-    `begin`.
+    Enter the context once for each pass of one network over the same samples (after `keep`, those that remain); set
+    `width` in between. r is measured in every tenth pass, and layers are recognised by their place in the pass and
+    their shape. If a network splits batches, or runs different layers from pass to pass, r may be outdated or that of
+    another layer of the same shape. If it keeps samples on an axis other than the first (transformers with the sequence
+    first), r is that of all samples. Callers that pass a batch in parts announce each part with `begin`.
 
-    A gradient that the network itself takes, while the context is open, is exact, as all that it returns (but not
-    within a compiled network). Within `torch.func` nothing is softened.
+    A gradient that the network itself takes while the context is open is exact, like all its outputs (except within a
+    compiled network). Within `torch.func` nothing is softened.
 
     Args:
         width: half of the zone about a kink, in units of r.
@@ -51,7 +66,7 @@ class SoftKinks(TorchFunctionMode):
     ...     out = torch.relu(a)
     >>> out.tolist()
     [[0.0, 0.0, 1.0, 3.0]]
-    >>> [round(slope, 2) for slope in torch.autograd.grad(out.sum(), a)[0][0].tolist()]
+    >>> [round(g, 2) for g in torch.autograd.grad(out.sum(), a)[0][0].tolist()]
     [0.0, 0.28, 0.72, 1.0]
     """
 
@@ -66,14 +81,14 @@ class SoftKinks(TorchFunctionMode):
         self.measured: dict[int, tuple[Tensor, torch.Size]] = {}
 
     def __enter__(self) -> Self:
-        self.renewing = self.passes % RENEWAL == 0
+        self.renewing = self.passes % REMEASURE_EVERY == 0
         if self.renewing:
             self.measured = {}
         self.passes += 1
         self.place, self.count = 0, 0
         self.rows: Tensor | None = None
         self.open = True
-        self.half_zone = torch.tensor(self.width)  # a number would be compiled into a compiled network
+        self.half_zone = torch.tensor(self.width)  # a Python number would become a constant in a compiled network
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -83,17 +98,17 @@ class SoftKinks(TorchFunctionMode):
         self._end()
 
     def begin(self, rows: Tensor | None, count: int) -> None:
-        """Say that the network is passed from its beginning, within the context.
+        """Announce that the network starts again from its first layer, within the context.
 
         Args:
-            rows: indices of the samples that it is passed by, or None for all.
-            count: how many there are in all.
+            rows: indices of the samples in this part of the batch, or None for all.
+            count: number of samples in the whole batch.
         """
         self._end()
         self.place, self.rows, self.count = 0, rows, count
 
     def _end(self) -> None:
-        if self.place and self.places and self.place != self.places:  # the pass went another way than the one before
+        if self.place and self.places and self.place != self.places:  # other layers ran than in the pass before
             self.measured = {}
         self.places = self.place or self.places
 
@@ -110,11 +125,11 @@ class SoftKinks(TorchFunctionMode):
         if rectifier is None:
             return func(*args, **kwargs)
         a, low, high, in_place = rectifier(*args, **kwargs)
-        if a.ndim < 2 or a.numel() > LARGEST * len(a) or not a.requires_grad:
+        if a.ndim < 2 or a.numel() > MAX_UNITS * len(a) or not a.requires_grad:
             return func(*args, **kwargs)
-        if torch._C._are_functorch_transforms_active():  # f's own gradient is to be exact; vmap cannot be told
+        if torch._C._are_functorch_transforms_active():  # f's own gradient must be exact, and vmap cannot be told apart
             return func(*args, **kwargs)
-        # For whatever changes from pass to pass it would be compiled anew; and its backward pass is compiled here, too.
+        # Anything that changes from pass to pass would trigger recompilation; the backward pass is compiled here too.
         if torch.compiler.is_compiling():
             return _SoftClamp.apply(a, low, high, in_place, 3 / self.half_zone * _inverse_r(a), None)
         self.place += 1
@@ -123,7 +138,7 @@ class SoftKinks(TorchFunctionMode):
     def keep(self, rows: Tensor) -> None:
         """Forget every sample but ``rows`` (indices into the present batch)."""
         last = int(rows.max()) if len(rows) else 0
-        # A network that cuts its batches into parts has other rows in its layers: then all is measured anew.
+        # A network that splits its batches has other rows in its layers: then everything is measured again.
         if all(last < len(inverse) for inverse, _ in self.measured.values()):
             for place, (inverse, kind) in self.measured.items():
                 self.measured[place] = inverse[rows.to(inverse.device)], kind
@@ -138,41 +153,41 @@ class SoftKinks(TorchFunctionMode):
             if len(inverse) == len(a):
                 return inverse.to(a.dtype)
         inverse = _inverse_r(a)
-        self.renewing = True  # a pass that goes another way than the one before: all that comes after is measured anew
+        self.renewing = True  # other layers ran than in the pass before: everything after is measured again
         if self.rows is None:
             self.measured[self.place] = inverse, a.shape[1:]
         elif len(inverse) == len(self.rows):
             if known is None or shape != a.shape[1:]:
-                known = inverse.new_zeros(self.count, *inverse.shape[1:])  # the other parts of this pass fill the rest
-            known = known.to(torch.promote_types(known.dtype, inverse.dtype))  # one part may be of 16 bits, one of 32
+                known = inverse.new_zeros(self.count, *inverse.shape[1:])  # other parts of this pass fill the rest
+            known = known.to(torch.promote_types(known.dtype, inverse.dtype))  # one part may have 16 bits, one 32
             known[self.rows] = inverse.to(known)
             self.measured[self.place] = known, a.shape[1:]
         return inverse
 
 
 def _inverse_r(a: Tensor) -> Tensor:
-    """1 / r, the root mean square of a layer's units in each sample: (B, 1, ...)."""
+    """1 / r, with r the root mean square of a layer's units in each sample: (B, 1, ...)."""
     length: Tensor = torch.linalg.vector_norm(a.detach(), dim=tuple(range(1, a.ndim)), keepdim=True)
-    length += math.sqrt(torch.finfo(a.dtype).tiny)  # a layer of zeros is at the kink
+    length += math.sqrt(torch.finfo(a.dtype).tiny)  # all units of a zero layer are at the kink
     return math.sqrt(a[0].numel()) / length
 
 
 class _SoftClamp(torch.autograd.Function):
-    """``clamp(a, low, high)`` with the slopes of `SoftKinks`; in place where the network asks for that."""
+    """``clamp(a, low, high)`` with the derivative of `SoftKinks`; in place where the network asks for it."""
 
     @staticmethod
     def forward(
         ctx: Any, a: Tensor, low: float, high: float, in_place: bool, rate: Tensor, context: SoftKinks | None
     ) -> Tensor:
-        # How far inside of its bounds a unit is: 3 at the end of the zone, where hardsigmoid has risen to 1.
+        # How far inside its bounds a unit is: 3 at the end of the zone, where hardsigmoid reaches 1.
         inside = a if low == 0 else a - low
         if high == math.inf:
             inside = inside * rate
         else:
             below = high - a
             inside = torch.minimum(inside, below, out=below).mul_(rate)
-        # Not saved for backward: a checkpoint would put its own there, without a word.
-        ctx.slope, ctx.context = F.hardsigmoid(inside, inplace=True), context
+        # Not `save_for_backward`: checkpointing would silently replace what is saved.
+        ctx.derivative, ctx.context = F.hardsigmoid(inside, inplace=True), context
         if not in_place:
             return a.clamp(low, high)
         ctx.mark_dirty(a)
@@ -180,17 +195,17 @@ class _SoftClamp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        # A gradient that is asked for within the context is the network's own, a part of its output.
+        # A gradient taken within the context is the network's own, a part of its output.
         inner = ctx.context is not None and ctx.context.open
-        slope = (ctx.slope > 0.5).to(grad) if inner else ctx.slope
-        return slope * grad, None, None, None, None, None  # not in place: graphs may be retained
+        derivative = (ctx.derivative > 0.5).to(grad) if inner else ctx.derivative
+        return derivative * grad, None, None, None, None, None  # not in place: graphs may be retained
 
 
-# What a call of a rectifier says: its input, its bounds, and whether it works in place.
+# A call of a rectifier: its input, its bounds, and whether it works in place.
 _Call = tuple[Tensor, float, float, bool]
 
 
-def _relu(input: Tensor, inplace: bool = False) -> _Call:  # noqa: A002 -- the names of torch
+def _relu(input: Tensor, inplace: bool = False) -> _Call:  # noqa: A002 -- torch's names
     return input, 0.0, math.inf, inplace
 
 

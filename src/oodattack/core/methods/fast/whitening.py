@@ -1,26 +1,27 @@
-"""Which errors to push on: those that have not been moving.
+"""Whitening: errors that have not been moving are weighted up.
 
 One backward pass gives J_f^T w for one weighting w of the latent's errors. With w = e, the error itself, it is steepest
-descent on ‖e‖^2, and a few directions of the latent that every pixel moves drown those that few pixels move: e is
-soon left in the slow ones. How fast a direction moves is known from the attack's own path, at no further evaluation.
-Where no direction is slow, as in networks of a few layers, e falls fast by itself, and is better left as it is.
+descent on ‖e‖^2, and the few directions of the latent that every pixel moves drown those that few pixels move: the
+error that remains soon lies in the slow directions. How fast a direction moves is known from the path of the attack, at
+no further evaluation. Where no direction is slow, as in networks of a few layers, the error falls fast by itself and is
+better left unweighted.
 """
 
 import torch
 from torch import Tensor
 
-MEMORY = 64  # differences in a covariance; the next would weigh 4 % of the first
-DECAY = 0.95  # of a difference's weight in the covariance, a step
-RENEWAL = 0.5  # of the differences that a root was made of: after so many more it is made anew
-ROWS = MEMORY + int(RENEWAL * MEMORY)  # differences kept: those of a root, and those that have come since
-FALLING, SLOW = 0.8, 0.9  # what a step leaves of an error: up to the first it is not weighted, from the second on it is
-FLOOR = 0.025  # of the covariance's mean eigenvalue: what directions that never moved are taken to have moved
+MEMORY = 64  # differences in a covariance; one more would weigh 4 % of the newest
+DECAY = 0.95  # of a difference's weight in the covariance, per step
+RENEWAL = 0.5  # a root is decomposed again once this share of the differences in it has arrived since
+RING_ROWS = MEMORY + int(RENEWAL * MEMORY)  # differences kept: those in a root, and those that have come since
+RAW_BELOW, WHITENED_ABOVE = 0.8, 0.9  # per-step error ratio: raw below the first, whitened above the second
+FLOOR = 0.025  # of the covariance's mean eigenvalue: how much directions that never moved are assumed to have moved
 
 
 def decompose(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (B, m) and eigenvectors (B, m, m) of Gram matrices (B, m, m), by LAPACK, on the CPU.
 
-    The matrix of a sample that is off the numbers counts as zero: it must not stop the others.
+    The matrix of a sample that is not finite counts as zero, so that it does not stop the others.
 
     >>> decompose(torch.tensor([[[25.0]]]))[0]
     tensor([[25.]])
@@ -31,7 +32,7 @@ def decompose(gram: Tensor) -> tuple[Tensor, Tensor]:
         sound = bool(values.isfinite().all() & vectors.isfinite().all())
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         sound = False
-    if not sound:  # LAPACK gives up on some float32 matrices of many magnitudes, those of a scalar that converges
+    if not sound:  # LAPACK fails on some float32 matrices with a wide range, such as those of a converging scalar
         values, vectors = (part.to(finite) for part in torch.linalg.eigh(finite.double()))
     return values, vectors
 
@@ -42,12 +43,12 @@ class Whitening:
     Of the differences y of successive latents, C = sum of ``DECAY^age * y y^T``, and the weighted error is ``S e``,
     with ``S = (I + C / floor)^(-1/2)`` and the floor ``FLOOR * tr C / K``. It has the form of full-matrix AdaGrad
     (Duchi et al. 2011) or Shampoo (Gupta et al. 2018), in the latent space and with differences instead of gradients.
-    C has the rank of the memory, so that only a matrix of that size is decomposed, whatever the length of the latent.
+    C has the rank of the memory, so only a matrix of that size is decomposed, however long the latent is.
 
-    S is made anew when half as many differences have come as it was made of. Until then each is taken in by a
-    correction: with S the root so far, ``S S^T = (I + C / floor)^-1``, and ``u = S^T y``, the next is
-    ``S (I + u u^T / floor)^(-1/2)``, a root of the matrix with y, though not the symmetric one. Meanwhile the floor
-    fades with the old differences, and rises only for one that is larger than all of them.
+    S is decomposed again once half as many differences have arrived as it was built from. Until then each new one is
+    a rank-one correction: with S the root so far, ``S S^T = (I + C / floor)^-1``, and ``u = S^T y``, the next root is
+    ``S (I + u u^T / floor)^(-1/2)``, which is a root of the matrix with y, though not the symmetric one. Meanwhile the
+    floor fades with the old differences, and rises only for a difference larger than all of them.
 
     >>> whitening = Whitening()
     >>> _ = whitening(torch.tensor([[10.0, 1.0]]))
@@ -60,16 +61,16 @@ class Whitening:
         self.calls = self.made_of = self.corrections = 0
 
     def __call__(self, error: Tensor) -> Tensor:
-        """Weighted errors (B, K) for the errors at the present images, (B, K)."""
+        """Whitened errors (B, K), given the errors (B, K) at the current images."""
         self.calls += 1
         if self.calls == 1:
             self.last = error
-            # y (B, ROWS, K), a ring: a row is written again when S is no longer made of it.
-            self.moves = error.new_zeros(len(error), ROWS, error.shape[1])
-            self.inner = error.new_zeros(len(error), ROWS, ROWS)  # S = I - y^T inner y
+            # y (B, RING_ROWS, K), a ring: a row is overwritten once S no longer uses it.
+            self.moves = error.new_zeros(len(error), RING_ROWS, error.shape[1])
+            self.inner = error.new_zeros(len(error), RING_ROWS, RING_ROWS)  # S = I - y^T inner y
             return error
         move, self.last = error - self.last, error
-        newest, filled = (self.calls - 2) % ROWS, min(self.calls - 1, ROWS)
+        newest, filled = (self.calls - 2) % RING_ROWS, min(self.calls - 1, RING_ROWS)
         self.moves[:, newest] = move
         self.corrections += 1
         moves, inner = self.moves[:, :filled], self.inner[:, :filled, :filled]
@@ -80,11 +81,11 @@ class Whitening:
         return error - _rows(_rows(_rows(error, moves.mT), inner.mT), moves)
 
     def _renew(self, moves: Tensor, inner: Tensor, newest: int) -> None:
-        """S from the last differences, by a decomposition."""
+        """S from the last differences, by eigendecomposition."""
         self.made_of, self.corrections = min(moves.shape[1], MEMORY), 0
-        ages = (newest - torch.arange(moves.shape[1], device=moves.device)) % ROWS
+        ages = (newest - torch.arange(moves.shape[1], device=moves.device)) % RING_ROWS
         fading = torch.where(ages < MEMORY, DECAY ** (ages.to(moves) / 2), 0)[:, None]
-        # Of y, the fading moves: with y y^T = E L E^T, the inverse root is I - y^T E diag(share) E^T y.
+        # With y the faded moves and y y^T = E L E^T, the inverse root is I - y^T E diag(share) E^T y.
         values, vectors = (part.to(moves) for part in decompose(fading * (moves @ moves.mT) * fading.mT))
         values = values.clamp_min(0)
         self.floor = (FLOOR / moves.shape[2] * values.sum(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
@@ -92,13 +93,13 @@ class Whitening:
         inner.copy_((vectors * self._share(values)[:, None]) @ vectors.mT)
 
     def _correct(self, moves: Tensor, inner: Tensor, newest: int) -> None:
-        """S with one difference more, which counts the more as the others have faded since S was made."""
+        """S with one more difference, which weighs more as the others have faded since S was decomposed."""
         scale = DECAY ** (-self.corrections / 2)
         y = scale * moves[:, newest]
         u = -_rows(_rows(y, moves.mT), inner)  # S^T y, as coefficients (B, M) of the moves
         u[:, newest] += scale
         u_latent = _rows(u, moves)
-        # With a floor far below y y^T, as after latents that stood still, rounding would be all that is left of it.
+        # With a floor far below y y^T, as after latents that stood still, only rounding errors would remain.
         self.floor = torch.maximum(self.floor, FLOOR / y.shape[1] * (y * y).sum(1, keepdim=True))
         share = self._share((u_latent * u_latent).sum(1, keepdim=True))
         s_u = u - _rows(_rows(u_latent, moves.mT), inner.mT)
@@ -117,33 +118,34 @@ class Whitening:
             self.floor = self.floor[rows]
 
 
-class Fall:
-    """How much of each error is not to be weighted: all of it, as long as it falls fast, and never more than before.
+class RawShare:
+    """How much of each error stays unwhitened: all of it while it falls fast, and never more than before.
 
-    What a step leaves of its length is averaged: half for the last step, half for those before.
+    The per-step ratio of error lengths is averaged: half for the last step, half for those before. The error is raw at
+    ratios below 0.8 and whitened above 0.9.
 
-    >>> fall = Fall()
-    >>> errors = [[8.0]], [[4.0]], [[3.4]], [[3.26]], [[0.1]]  # half is left, 85 %, 96 %
-    >>> [round(fall(torch.tensor(error)).item(), 2) for error in errors]
+    >>> raw = RawShare()
+    >>> errors = [[8.0]], [[4.0]], [[3.4]], [[3.26]], [[0.1]]  # ratios 0.5, 0.85, 0.96, ...
+    >>> [round(raw(torch.tensor(error)).item(), 2) for error in errors]
     [1.0, 1.0, 1.0, 0.83, 0.83]
     """
 
     length: Tensor
-    left: Tensor
+    ratio: Tensor
 
     def __init__(self) -> None:
         self.calls = 0
 
     def __call__(self, error: Tensor) -> Tensor:
-        """Shares (B,), from 0 to 1, for the errors at the present images, (B, K)."""
+        """Shares (B,) from 0 to 1, given the errors (B, K) at the current images."""
         self.calls += 1
         length = torch.linalg.vector_norm(error, dim=1)
         if self.calls == 1:
             self.share = torch.ones_like(length)
         else:
-            left = length / self.length.clamp_min(torch.finfo(length.dtype).tiny)
-            self.left = left if self.calls == 2 else (self.left + left) / 2
-            self.share = self.share.minimum((SLOW - self.left).div(SLOW - FALLING).clamp_min(0))
+            ratio = length / self.length.clamp_min(torch.finfo(length.dtype).tiny)
+            self.ratio = ratio if self.calls == 2 else (self.ratio + ratio) / 2
+            self.share = self.share.minimum((WHITENED_ABOVE - self.ratio).div(WHITENED_ABOVE - RAW_BELOW).clamp_min(0))
         self.length = length
         return self.share
 
@@ -152,10 +154,10 @@ class Fall:
         if self.calls:
             self.length, self.share = self.length[rows], self.share[rows]
         if self.calls > 1:
-            self.left = self.left[rows]
+            self.ratio = self.ratio[rows]
 
 
 def _rows(rows: Tensor, matrices: Tensor) -> Tensor:
-    """The product of each row (B, M) with its matrix (B, M, N): (B, N). The other way round bmm is slow on a CPU."""
+    """The product of each row (B, M) with its matrix (B, M, N): (B, N). In the other order bmm is slow on a CPU."""
     product: Tensor = (rows[:, None] @ matrices)[:, 0]
     return product

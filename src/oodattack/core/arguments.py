@@ -1,0 +1,165 @@
+"""The arguments of `attack`, checked in one place before f is called."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from operator import index
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oodattack.core.ball import check_norm
+from oodattack.core.checks import check_pixels
+from oodattack.core.errors import InputError
+from oodattack.core.gradient import Gradient, get_gradient
+from oodattack.core.methods import Method, get_method
+from oodattack.core.pixels import check_grid
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What `attack` works with, in one form.
+
+    Attributes:
+        start: (B, 3, H, W) contiguous, outside any graph.
+        eps: (B,) radii.
+        norm: 1.0, 2.0 or infinity.
+        method: the class.
+        gradient: the source.
+        step_size: (B,) alpha.
+        seeds: one per sample.
+        initial: (B, 3, H, W) or None.
+        grid_steps: gradient evaluations on the 8-bit grid; 0 without ``pixels=256``.
+    """
+
+    start: Tensor
+    eps: Tensor
+    norm: float
+    method: type[Method]
+    gradient: Gradient
+    step_size: Tensor
+    seeds: tuple[int, ...]
+    initial: Tensor | None
+    grid_steps: int
+
+
+def check_arguments(
+    start: Tensor,
+    target: Tensor | None,
+    *,
+    eps: float | Sequence[float] | Tensor,
+    norm: float,
+    steps: int,
+    method: str | type[Method],
+    step_size: float | None,
+    restarts: int,
+    tolerance: float,
+    seed: int | Sequence[int],
+    pixels: int | None,
+    grid_steps: int | None,
+    gradient: str | Gradient,
+    parts: Sequence[int] | None,
+    initial: Tensor | None,
+    below: bool,
+) -> Arguments:
+    """The arguments of `oodattack.attack`, which see, in one form.
+
+    Raises:
+        InputError: for a value that cannot be; the message names the remedy.
+        TypeError: for an argument of another type.
+    """
+    norm, chosen, source = check_norm(norm), get_method(method), get_gradient(gradient)
+    check_pixels(start, "start")
+    check_count("steps", steps, least=1)
+    check_count("restarts", restarts, least=1)
+    if grid_steps is not None:
+        check_count("grid_steps", grid_steps, least=0)
+        if pixels is None:
+            raise InputError("expected grid_steps with pixels=256, got pixels=None: floating point has no grid")
+        if grid_steps and not source.passes:
+            raise InputError(f"expected no grid_steps with gradient='spsa', which rounds, got {grid_steps}")
+    if not (is_number(tolerance) and tolerance >= 0):
+        raise InputError(f"expected a tolerance >= 0 (a MAPE: 0.001 is 0.1 %), got {tolerance!r}")
+    if pixels not in (None, 256):
+        raise InputError(f"expected pixels=256 (the 8-bit grid) or None (floating point), got {pixels!r}")
+    if step_size is not None and not (is_number(step_size) and 0 < step_size < math.inf):
+        raise InputError(f"expected a positive step_size, one for all samples, got {step_size!r}")
+    if target is None:
+        for name, given in (("tolerance", tolerance), ("parts", parts), ("below", below)):
+            if given:
+                raise InputError(f"expected no {name} with target=None, which lowers a score, got {given!r}")
+    elif not isinstance(target, Tensor):
+        raise TypeError(f"expected target as a tensor, or None to lower a score, got {type(target).__name__}")
+    elif not bool(target.isfinite().all()):
+        raise InputError("expected a finite target, got NaN or infinity; look at f(x_in)")
+    # A clone, because autograd refuses tensors made in inference mode. Contiguous, because the loop's arithmetic on
+    # flat images would copy others (those permuted from (H, W, 3)) in each step.
+    start, radii = start.detach().clone(memory_format=torch.contiguous_format), _radii(eps, start)
+    if initial is not None:
+        check_pixels(initial, "initial")
+        if initial.shape != start.shape:
+            raise InputError(f"expected initial of shape {tuple(start.shape)}, got {tuple(initial.shape)}")
+        initial = initial.detach().to(start).contiguous()
+    if pixels is not None:
+        check_grid(start, radii, norm)
+    alpha = chosen.default_step_size(radii, start[0].numel(), norm, steps)
+    if step_size is not None:
+        alpha = torch.full_like(alpha, float(step_size))
+    on_grid = 0 if pixels is None else chosen.default_grid_steps(steps) if grid_steps is None else grid_steps
+    return Arguments(start, radii, norm, chosen, source, alpha, sample_seeds(seed, len(start)), initial, on_grid)
+
+
+def sample_seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """One seed per sample; a single one is used for all.
+
+    Raises:
+        InputError: if the number of seeds is not the number of samples.
+        TypeError: if they are not whole numbers.
+
+    >>> sample_seeds(7, 2), sample_seeds([1, 2], 2)
+    ((7, 7), (1, 2))
+    """
+    given: Any = getattr(seed, "tolist", lambda: seed)()  # arrays of numpy and tensors too
+    try:
+        seeds = tuple(map(index, given)) if isinstance(given, Iterable) else (index(given),) * count
+    except TypeError as error:
+        raise TypeError(f"expected seed as a whole number, or one per sample, got {seed!r}") from error
+    if len(seeds) != count:
+        raise InputError(f"expected one seed, or one per sample ({count}), got {len(seeds)}")
+    return seeds
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Raise unless ``value`` is a whole number of at least ``least``.
+
+    Raises:
+        InputError: with the name and the value.
+
+    >>> check_count("steps", 100, least=1)
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"expected {name} as a whole number of at least {least}, got {value!r}")
+
+
+def is_number(value: object) -> bool:
+    """Whether something is one real number.
+
+    >>> is_number(0.1), is_number(torch.tensor([0.1, 0.2]))
+    (True, False)
+    """
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
+
+
+def _radii(eps: float | Sequence[float] | Tensor, start: Tensor) -> Tensor:
+    """Eps as one float64 radius per sample (float32 on devices without it)."""
+    wide = torch.float32 if start.device.type == "mps" else torch.float64
+    values = torch.as_tensor(eps, dtype=wide, device=start.device).detach()
+    if values.ndim == 0:
+        values = values.expand(len(start))
+    if values.shape != (len(start),):
+        raise InputError(f"expected one eps, or one per sample ({len(start)}), got shape {tuple(values.shape)}")
+    if not bool((values >= 0).all()):
+        raise InputError(f"expected eps >= 0, got {values[~(values >= 0)][0].item():g}")
+    return values.contiguous()

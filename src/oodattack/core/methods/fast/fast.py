@@ -1,0 +1,152 @@
+"""`fast`: what joins whitened errors, softened kinks, two precisions, Polyak's cut and the search on the 8-bit grid."""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from oodattack.core.ball import per_sample, steepest, tangent
+from oodattack.core.gradient import HasTwin, Pass
+from oodattack.core.methods.fast.grid import descend
+from oodattack.core.methods.fast.kinks import SoftKinks, zone
+from oodattack.core.methods.fast.nadam import CosineNadam, default_step_size, half_cosine, polyak_share
+from oodattack.core.methods.fast.passes import TwoPrecisions
+from oodattack.core.methods.fast.push import Push
+from oodattack.core.methods.method import Method, generator
+from oodattack.core.problem import Match, Problem
+from oodattack.core.tracker import Tracker
+
+APPROXIMATE_STEPS = 0.6  # share of the steps with softened kinks or the twin; from there on f is exact
+SQUARES_DECAY = 0.99  # of the squared directions, per step: those of about the last hundred steps count
+MAX_GRID_STEPS = 50  # by default, after up to 400 steps
+GRID_STREAM = 2**20  # random stream of the search on the grid; no attack has that many tries
+
+
+class Fast(Method):
+    """Nesterov's Adam on the normalised gradient of whitened errors along the ball, through softened kinks.
+
+    No step is longer than Polyak's, the first try sets out from the start itself, the best image is kept, and a search
+    on the 8-bit grid follows. What each part is for, and what was tried instead: docs/method.md. With estimated
+    gradients, whose path is mostly noise, whitening, Polyak's cut, the twin and the search are left out; without a
+    target, the first three.
+    """
+
+    uses_twin = True
+
+    softening: float
+    """Width of the softened zone at the first step (`SoftKinks`); 0 for none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.nadam = CosineNadam(self.step_size, self.steps)
+        self.softening = zone(self.steps)
+        informed = self.gradient.passes > 0 and isinstance(self.problem, Match)
+        self.pushes = Push(self.steps) if informed else None
+        self.kinks = SoftKinks(self.softening) if self.softening else None
+        self.passes: TwoPrecisions | None = None
+        if informed and isinstance(self.f, HasTwin) and self.f.rough_twin is not None:
+            start = self.problem.start
+            self.passes = TwoPrecisions(self.f, self.f.rough_twin, len(start), start.device, self.steps)
+        self.squares = DirectionSquares(self.problem.start) if self.grid_steps else None
+
+    @classmethod
+    def default_step_size(cls, eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:
+        """See `oodattack.core.methods.fast.nadam.default_step_size`."""
+        return default_step_size(eps, pixels, norm, steps)
+
+    @classmethod
+    def default_grid_steps(cls, steps: int) -> int:
+        """Half of N, at most 50; beyond 400 steps an eighth."""
+        return min(steps // 2, max(MAX_GRID_STEPS, steps // 8))
+
+    def look(self, x: Tensor, n: int) -> Pass:
+        """Through softened kinks, and the twin for samples far from their target, in the first 60 % of the steps."""
+        if n >= APPROXIMATE_STEPS * self.steps:
+            self.kinks = self.passes = None
+        elif self.passes is not None and bool(self.passes.left.all()):
+            self.passes = None
+        if self.kinks is not None:
+            self.kinks.width = self.softening * half_cosine(n, self.steps)
+        if self.passes is not None:
+            return self.passes.look(x, self.gradient, self.generators, self.kinks)
+        with self.kinks or nullcontext():
+            return super().look(x, n)
+
+    def push(self, x: Tensor, error: Tensor, n: int) -> Tensor:
+        """Whitened errors, where that helps (`Push`)."""
+        push = self.weigh(x, error, n)
+        self.linear_loss = (push * error).sum(1)
+        return push
+
+    def weigh(self, x: Tensor, error: Tensor, n: int) -> Tensor:
+        """The errors (B, K), weighted."""
+        if self.pushes is None or not isinstance(self.problem, Match):
+            return error
+        return self.pushes(x, error, n, self.problem)
+
+    def release(self, x: Tensor, error: Tensor, seen: Pass, finished: Tensor) -> Tensor:
+        """Those that an exact pass finds finished; after an approximate one, f itself decides in the next pass."""
+        if self.passes is None:
+            return finished
+        self.passes.settle(x, error, finished, self.problem)
+        return finished & seen.exact
+
+    def direction(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The normalised gradient, whatever the norm, without the component that only pushes against the ball."""
+        return tangent(steepest(gradient, 2), x, self.problem.start, self.problem.eps, self.problem.norm)
+
+    def step(self, x: Tensor, h: Tensor, gradient: Tensor) -> Tensor:
+        """Nadam's step, no longer than Polyak's."""
+        if self.squares is not None:
+            self.squares.add(h)
+        step = self.nadam.step(h)
+        if self.pushes is None:
+            return x - step
+        return torch.addcmul(x, step, per_sample(self.cut(step, gradient), x), value=-1)
+
+    def cut(self, step: Tensor, gradient: Tensor) -> Tensor:
+        """The share (B,) of each step to take."""
+        return polyak_share(step, self.linear_loss, gradient)
+
+    def keep(self, stay: Tensor) -> None:
+        """See `Method`."""
+        super().keep(stay)
+        self.nadam.keep(stay)
+        self.linear_loss = self.linear_loss[stay]
+        for memory in (self.squares, self.pushes, self.kinks, self.passes):
+            if memory is not None:
+                memory.keep(stay)
+
+    def search(self, levels: Tensor, images: Tensor, rows: Tensor, problem: Problem, tolerance: float) -> Tracker:
+        """The search on the grid (`descend`)."""
+        if self.squares is None or not self.gradient.passes:
+            return super().search(levels, images, rows, problem, tolerance)
+        generators = [generator(self.seeds[i], GRID_STREAM) for i in rows.tolist()]
+        squares = self.squares.all()[rows]
+        return descend(self.f, problem, levels, images, squares, self.grid_steps, tolerance, self.gradient, generators)
+
+
+class DirectionSquares:
+    """Fading sums of the squared directions: how much each pixel matters, for the search on the grid.
+
+    Args:
+        images: (B, 3, H, W) of the shape and type of the directions.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.now, self.kept = torch.zeros_like(images), torch.zeros_like(images)
+        self.rows = torch.arange(len(images), device=images.device)
+
+    def add(self, h: Tensor) -> None:
+        """Take in the directions (b, 3, H, W) of the samples that are still in the batch."""
+        self.now.mul_(SQUARES_DECAY).addcmul_(h, h)
+
+    def keep(self, stay: Tensor) -> None:
+        """Put the sums of every sample but those at ``stay`` aside."""
+        self.kept[self.rows] = self.now
+        self.rows, self.now = self.rows[stay], self.now[stay]
+
+    def all(self) -> Tensor:
+        """(B, 3, H, W) the sums of all samples, also of those that have left."""
+        self.kept[self.rows] = self.now
+        return self.kept

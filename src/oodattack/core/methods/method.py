@@ -1,0 +1,195 @@
+"""What every attack method has: the verbs that Algorithm 1 calls, each with a plain default.
+
+A method is a class, and an object of it is one try on one batch. A method of your own overrides what it does otherwise.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from oodattack.core.ball import per_sample, project, sample, steepest
+from oodattack.core.gradient import Function, Gradient, Pass, evaluate
+from oodattack.core.pixels import dequantize, quantize, to_grid
+from oodattack.core.problem import Problem
+from oodattack.core.tracker import Tracker
+
+
+@dataclass
+class Method:
+    """One try of Algorithm 1: from the start along the steepest direction, the best image kept.
+
+    Attributes:
+        f: what is attacked.
+        problem: of the samples that are still in the batch.
+        gradient: where gradients come from.
+        seeds: one per sample.
+        steps: N.
+        step_size: (B,) alpha, in pixels of [0, 1].
+        grid_steps: gradient evaluations on the 8-bit grid after the N steps.
+        attempt: number of the try; 0 is the first.
+        initial: (B, 3, H, W) images from which the first try sets out; None for the method's own.
+        generators: one per sample that is still in the batch, each with a stream of the sample's and the try's own.
+        whole: the problem of all samples, also of those that have left.
+
+    >>> class Momentum(Method):
+    ...     velocity: Tensor | float = 0.0
+    ...     def step(self, x, h, gradient):
+    ...         self.velocity = 0.9 * self.velocity + h
+    ...         return x - per_sample(self.step_size, x) * self.velocity
+    ...     def keep(self, stay):
+    ...         super().keep(stay)
+    ...         self.velocity = self.velocity[stay]
+    >>> from oodattack.core.attack import attack
+    >>> start, target = torch.zeros(1, 3, 4, 4), torch.full((1, 3), 0.1)
+    >>> attack(lambda x: x.mean((2, 3)), start, target, eps=2.0, steps=50, method=Momentum).mape.item() < 0.05
+    True
+    """
+
+    keeps_best: ClassVar[bool] = True
+    """Whether the best image of a try counts, or its last."""
+
+    uses_twin: ClassVar[bool] = False
+    """Whether it makes use of an f that has a twin (`oodattack.core.gradient.HasTwin`)."""
+
+    f: Function
+    problem: Problem
+    gradient: Gradient
+    seeds: Sequence[int]
+    steps: int
+    step_size: Tensor
+    grid_steps: int = 0
+    attempt: int = 0
+    initial: Tensor | None = None
+    generators: list[torch.Generator] = field(init=False)
+    whole: Problem = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.generators = [generator(seed, self.attempt) for seed in self.seeds]
+        self.whole = self.problem
+
+    @classmethod
+    def default_step_size(cls, eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:  # noqa: ARG003
+        """Alpha (B,), in pixels of [0, 1]: a twentieth of the radius.
+
+        Args:
+            eps: (B,) radii.
+            pixels: numbers in an image, 3 * H * W.
+            norm: 1, 2 or infinity.
+            steps: N.
+        """
+        return eps.clamp_max(box_diameter(pixels, norm)) / 20
+
+    @classmethod
+    def default_grid_steps(cls, steps: int) -> int:  # noqa: ARG003
+        """Number of gradient evaluations on the 8-bit grid after N steps: none, the image is rounded."""
+        return 0
+
+    def start(self) -> Tensor:
+        """Where the try sets out: the first from the start itself, later ones from a random point (lines 1 and 2)."""
+        if self.attempt > 0:
+            return self.clip(self.draw())
+        return self.problem.start if self.initial is None else self.clip(self.initial)
+
+    def draw(self) -> Tensor:
+        """x'_out + xi, with xi uniform in the ball (line 1)."""
+        return sample(self.problem.start, self.problem.eps, self.problem.norm, self.generators)
+
+    def look(self, x: Tensor, n: int) -> Pass:  # noqa: ARG002 -- for methods that change with time
+        """Evaluate f and its gradient at the images after n steps."""
+        latent, pullback = self.gradient(self.f, x, self.generators)
+        exact = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        return Pass(latent, exact, self.gradient.passes, self.gradient.forwards, pullback)
+
+    def push(self, x: Tensor, error: Tensor, n: int) -> Tensor:  # noqa: ARG002
+        """Which error (B, K) the step reduces: the error itself."""
+        return error
+
+    def release(self, x: Tensor, error: Tensor, seen: Pass, finished: Tensor) -> Tensor:  # noqa: ARG002
+        """Which samples (B,) leave the batch: all that have arrived or whose gradient is not finite."""
+        return finished
+
+    def direction(self, x: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG002
+        """h(J'), the direction of ascent: the paper's."""
+        return steepest(gradient, self.problem.norm)
+
+    def step(self, x: Tensor, h: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG002
+        """X - alpha * h."""
+        return x - per_sample(self.step_size, x) * h
+
+    def clip(self, x: Tensor) -> Tensor:
+        """The nearest image in ball and pixel box together."""
+        return project(x, self.problem.start, self.problem.eps, self.problem.norm)
+
+    def keep(self, stay: Tensor) -> None:
+        """Forget every sample but those at ``stay`` (indices into the present batch)."""
+        self.problem = self.problem.rows(stay)
+        self.step_size = self.step_size[stay]
+        self.generators = [self.generators[i] for i in stay.tolist()]
+
+    def to_grid(self, best: Tracker) -> Tracker:
+        """The best images of the try, brought to the 8-bit grid, inside their balls.
+
+        Args:
+            best: of the try in floating point.
+
+        Returns:
+            A tracker of the same samples, with images in [0, 1]; it has an infinite loss where ``best`` has one.
+        """
+        rows = (best.loss < math.inf).nonzero().flatten()
+        start = self.whole.start
+        merged = Tracker(start, best.measured, 0, best.tolerance)
+        if len(rows) == 0:
+            return merged
+        problem, images = self.whole.rows(rows), best.image[rows]
+        levels = to_grid(images, problem.start, problem.eps, problem.norm)
+        found = self.search(levels, images, rows, problem, best.tolerance)
+        saved, loss = dequantize(found.image, start.dtype), found.loss
+        if self.keeps_best:  # no worse than a start that is on the grid itself
+            on_grid = (dequantize(quantize(problem.start), start.dtype) == problem.start).flatten(1).all(1)
+            worse = on_grid & ~found.arrived & (problem.start_loss < loss)
+            saved = torch.where(worse[:, None, None, None], problem.start, saved)
+            loss = torch.where(worse, problem.start_loss, loss)
+        merged.put(rows, saved)
+        merged.loss[rows], merged.arrived[rows] = loss, found.arrived
+        merged.gradients[rows], merged.forwards[rows] = found.gradients, found.forwards
+        return merged
+
+    def search(self, levels: Tensor, images: Tensor, rows: Tensor, problem: Problem, tolerance: float) -> Tracker:  # noqa: ARG002
+        """A tracker of the best levels (b, 3, H, W) uint8 found from rounded images: those given, as they are.
+
+        Args:
+            levels: (b, 3, H, W) uint8, inside the balls.
+            images: (b, 3, H, W) pixels that were rounded to them.
+            rows: (b,) which samples of the try they are.
+            problem: of these samples.
+            tolerance: see `Problem.judge`.
+        """
+        seen = evaluate(self.f, dequantize(levels, images.dtype))
+        error = problem.error(seen.latent)
+        found = Tracker(levels, problem.start_loss, 1, tolerance)
+        found.see(torch.arange(len(levels), device=levels.device), 0, levels, seen, error, problem)
+        return found
+
+
+def generator(seed: int, stream: int) -> torch.Generator:
+    """A random generator for one sample and try; close seeds give unrelated streams.
+
+    >>> bool(torch.rand(1, generator=generator(0, 1)) == torch.rand(1, generator=generator(0, 1)))
+    True
+    """
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def box_diameter(pixels: int, norm: float) -> float:
+    """Distance between two opposite corners of the pixel box.
+
+    >>> box_diameter(48, 1)
+    48.0
+    """
+    return 1.0 if norm == math.inf else pixels ** (1 / norm)
