@@ -47,15 +47,17 @@ class _Net(nn.Module):
 
 
 class _WithTwin(_Net):
-    """The same, with a twin that computes in bfloat16, or what is passed."""
+    """The same, with a twin."""
 
-    rough_twin: Callable[[Tensor], Tensor]
+    rough_twin: Callable[[Tensor], Tensor] | None = None
 
 
-def _net() -> _Net:
+def _net() -> _WithTwin:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return _WithTwin().eval().requires_grad_(False)
+        net = _WithTwin()
+    net.eval().requires_grad_(False)
+    return net
 
 
 def _images(seed: int) -> Tensor:
@@ -77,12 +79,22 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Every case by name; calling it attacks and returns the fields of the result, and what the callback received."""
     net, rough = _net(), _net().bfloat16()
     twin, broken_twin = _net(), _net()
-    assert isinstance(twin, _WithTwin)  # noqa: S101
-    assert isinstance(broken_twin, _WithTwin)  # noqa: S101
-    twin.rough_twin = lambda x: rough(x.bfloat16()).float()
-    broken_twin.rough_twin = lambda x: twin.rough_twin(x) / (x.amax((1, 2, 3)) < 0.999).float()[:, None]
+
+    def in_bfloat16(x: Tensor) -> Tensor:
+        latent: Tensor = rough(x.bfloat16())
+        return latent.float()
+
+    def broken_twin_of(x: Tensor) -> Tensor:
+        return in_bfloat16(x) / (x.amax((1, 2, 3)) < 0.999).float()[:, None]
+
+    twin.rough_twin, broken_twin.rough_twin = in_bfloat16, broken_twin_of
     grey, x_in, start = (_images(2) * 255).round() / 255 * 0.2 + 0.4, _images(0), (_images(1) * 255).round() / 255
-    target, score = net(x_in), lambda x: net(x)[:, 30]
+    target: Tensor = net(x_in)
+
+    def score(x: Tensor) -> Tensor:
+        latent: Tensor = net(x)
+        return latent[:, 30]
+
     eps = torch.tensor([0.3, 0.7, 1.0, 1.5, 3.0], dtype=torch.float64)
     options: dict[str, dict[str, Any]] = {
         "": {},
@@ -109,7 +121,8 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         )
 
     def broken(x: Tensor) -> Tensor:
-        return net(x) + (x.mean((1, 2, 3)) - 0.5).abs().sqrt()[:, None].sub(0.05).sqrt().nan_to_num()
+        latent: Tensor = net(x) + (x.mean((1, 2, 3)) - 0.5).abs().sqrt()[:, None].sub(0.05).sqrt().nan_to_num()
+        return latent
 
     base: dict[str, Any] = {"f": net, "start": start, "target": target, "eps": 2.0, "steps": STEPS}
     special: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.optimize import brentq, minimize
 from torch import Tensor
 
-from oodattack.core.ball import check_norm, distance, dot, held, project, sample, steepest, tangent
+from oodattack.core.ball import binding, check_norm, distance, dot, project, sample, steepest, tangent
 from oodattack.core.errors import InputError
 
 NORMS = [1.0, 2.0, math.inf]
@@ -294,9 +294,9 @@ def test_held_are_points_on_the_surface(norm: float) -> None:
     eps = torch.tensor([0.5, 0.5, math.inf, 0.02], dtype=torch.float64)
     far = center + torch.randn(center.shape, generator=rng).sign() * torch.tensor([9.0, 0, 9, 9]).view(4, 1, 1, 1)
     x = project(far, center, eps, norm, box=None)
-    assert held(x, center, eps, norm).tolist() == [1, 0, 0, 1]
+    assert binding(x, center, eps, norm).tolist() == [1, 0, 0, 1]
     half = torch.cat([x[..., :4], center[..., 4:]], dim=3)
-    assert held(half, center, eps, norm).tolist() == ([0.5, 0, 0, 0.5] if norm == math.inf else [0, 0, 0, 0])
+    assert binding(half, center, eps, norm).tolist() == ([0.5, 0, 0, 0.5] if norm == math.inf else [0, 0, 0, 0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -306,8 +306,8 @@ def test_held_sees_beyond_rounding(norm: float, dtype: torch.dtype) -> None:
     center = (0.2 + 0.6 * torch.rand(2, 3, 16, 16, generator=rng)).to(dtype)
     eps = torch.tensor([8 / 255, 16 / 255], dtype=torch.float64)
     x = project((center + torch.randn(center.shape, generator=rng).sign().to(dtype)), center, eps, norm)
-    assert (held(x, center, eps, norm) > 0.99).all()
-    assert (held(center, center, eps, norm) == 0).all()
+    assert (binding(x, center, eps, norm) > 0.99).all()
+    assert (binding(center, center, eps, norm) == 0).all()
 
 
 def test_tangent_of_l2_is_orthogonal_to_the_radius_and_no_longer() -> None:

@@ -438,8 +438,8 @@ def test_every_part_is_taken_out_alone() -> None:
         )
         for method in (Fast, ablation.PARTS["the schedule"])
     ]
-    for method, last in zip(made, (0.0, 0.05), strict=True):
-        steps = [float(method.nadam.step(torch.ones(1, 1))) for _ in range(100)]
+    for attempt, last in zip(made, (0.0, 0.05), strict=True):
+        steps = [float(attempt.nadam.step(torch.ones(1, 1))) for _ in range(100)]
         assert steps[-1] == pytest.approx(last, abs=1e-3)
 
 
