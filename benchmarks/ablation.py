@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.compare import parse_budgets
 from benchmarks.inputs import Case, latents, load_case, start_program
 from oodattack import attack
-from oodattack.core.ball import steepest
+from oodattack.core.directions import steepest
 from oodattack.core.errors import InputError
 from oodattack.core.methods import Fast, Method
 from oodattack.core.methods.fast.nadam import BETAS, CosineNadam

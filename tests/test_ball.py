@@ -12,7 +12,8 @@ from scipy import stats
 from scipy.optimize import brentq, minimize
 from torch import Tensor
 
-from oodattack.core.ball import binding, check_norm, distance, dot, project, sample, steepest, tangent
+from oodattack.core.ball import check_norm, distance, dot, project, sample
+from oodattack.core.directions import binding, steepest, tangent
 from oodattack.core.errors import InputError
 
 NORMS = [1.0, 2.0, math.inf]

@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from oodattack.core.ball import per_sample, project, sample, steepest
+from oodattack.core.ball import per_sample, project, sample
+from oodattack.core.directions import steepest
 from oodattack.core.gradient import Function, Gradient, Pass, evaluate
 from oodattack.core.pixels import dequantize, quantize, to_grid
 from oodattack.core.problem import Problem

@@ -5,7 +5,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from oodattack.core.ball import per_sample, steepest, tangent
+from oodattack.core.ball import per_sample
+from oodattack.core.directions import steepest, tangent
 from oodattack.core.gradient import HasTwin, Pass
 from oodattack.core.methods.fast.grid import descend
 from oodattack.core.methods.fast.kinks import SoftKinks, zone
@@ -63,8 +64,6 @@ class Fast(Method):
         """Through softened kinks, and the twin for samples far from their target, in the first 60 % of the steps."""
         if n >= APPROXIMATE_STEPS * self.steps:
             self.kinks = self.passes = None
-        elif self.passes is not None and bool(self.passes.left.all()):
-            self.passes = None
         if self.kinks is not None:
             self.kinks.width = self.softening * half_cosine(n, self.steps)
         if self.passes is not None:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from oodattack.core.ball import binding
+from oodattack.core.directions import binding
 from oodattack.core.methods.fast.whitening import RawShare, Whitening
 from oodattack.core.problem import Match
 
