@@ -449,7 +449,7 @@ def test_what_the_parts_are_worth_becomes_lines(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("program", [ablation, precision])
 def test_batches_of_nothing_are_refused(program: Any) -> None:
-    with pytest.raises(InputError, match="expected batch_size as a whole number of at least 1, got 0"):
+    with pytest.raises(InputError, match="expected batch_size >= 1, got 0"):
         program.main(TINY["encoder"], TINY["images"], "noise", "5", batch_size=0)
 
 
