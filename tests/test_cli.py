@@ -37,7 +37,7 @@ def command(photos: Path, out: Path, *more: object) -> list[object]:
     ]
 
 
-def test_attack_writes_run_pictures_and_table(photos: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_attack_writes_run_figures_and_table(photos: Path, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
     (photos / "note.jpg").write_text("no image")
     done = oodattack(capsys, *command(photos, run, "--eps", "0.5,3", "--png", tmp_path / "png"))
@@ -48,8 +48,8 @@ def test_attack_writes_run_pictures_and_table(photos: Path, tmp_path: Path, caps
     assert "z = input of fc, 128 numbers" in done.err
     assert "127.5 in 0–255" in done.err
     assert open_run(run).read(["row"]).num_rows == 6
-    for picture in ("grid", "histogram", "convergence", "eps"):
-        with Image.open(run / "figures" / f"{picture}.png") as image:
+    for figure in ("grid", "histogram", "convergence", "eps"):
+        with Image.open(run / "figures" / f"{figure}.png") as image:
             assert min(image.size) > 300
     assert len(list((tmp_path / "png").glob("*.png"))) == 6
 

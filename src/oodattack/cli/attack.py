@@ -13,7 +13,7 @@ EXAMPLES = r"""[bold]Examples[/bold]
 
   oodattack attack --encoder python:mymodels:net,weights=w.pth,size=224 \
       --images 'val/**/*.png' --start scans/ --norm linf --eps 8/255 \
-      --restarts 3 --tolerance 0.001 --out run --png pictures
+      --restarts 3 --tolerance 0.001 --out run --png images
 
   oodattack attack --config attack.toml --eps 20"""
 

@@ -1,4 +1,4 @@
-"""What all settings classes share: conversion and checks on construction, and filling from files and flags."""
+"""What all settings classes share: conversion and checks on construction, and merging of files and options."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,9 +53,10 @@ class Settings:
         values: dict[str, Any] = {}
         for source in sources:
             values |= _by_field(cls, source)
-        missing = [field.option for field in fields(cls) if field.required and values.get(field.name) in (None, "", ())]
+        required = [field for field in fields(cls) if field.required]
+        missing = [field.option for field in required if values.get(field.name) in (None, "", (), [])]
         if missing:
-            raise InputError(f"missing {', '.join(missing)}; add to the command line or to the --config file")
+            raise InputError(f"missing {', '.join(missing)}: expected on the command line or in the --config file")
         return cls(**values)
 
 

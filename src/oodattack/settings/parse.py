@@ -79,14 +79,14 @@ def _convert_one(field: Field, value: Any) -> Any:
         return value
     if isinstance(value, str):
         value = _parse(field, value)
-    is_number = field.kind is not bool and isinstance(value, bool)  # Python counts True as an integer
-    if is_number or not isinstance(value, _ACCEPTED[field.kind]):
+    misplaced_bool = isinstance(value, bool) and field.kind is not bool  # isinstance(True, int) holds
+    if misplaced_bool or not isinstance(value, _ACCEPTED[field.kind]):
         raise InputError(f"expected {field.name} to be {_DESCRIPTIONS[field.kind]}, got {value!r}")
     return field.kind(value)
 
 
 def _parse(field: Field, text: str) -> Any:
-    """The number in a text, where the field is one: lists and fractions come as text."""
+    """Parse the text of a number: items of a comma-separated list and fractions arrive as text."""
     if field.kind is float:
         return parse_number(field.name, text)
     if field.kind is int and text.removeprefix("-").isdecimal():
