@@ -25,8 +25,8 @@ from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier, Detector
 from oodattack.engines.memory import Fitting
 from oodattack.pipelines.batch import sample_seed
-from oodattack.settings.attack import NORMS
 from oodattack.settings.audit import AuditSettings
+from oodattack.settings.ball import NORMS
 
 Z = "features"
 Tell = Callable[[str, int, int], None]

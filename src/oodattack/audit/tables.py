@@ -15,8 +15,8 @@ from oodattack.audit.data import ImageSet
 from oodattack.audit.measures import Measure, measure, verdict
 from oodattack.audit.store import Audit
 from oodattack.detectors import Detector
-from oodattack.settings.attack import plain
 from oodattack.settings.audit import AuditSettings
+from oodattack.settings.saved import plain
 
 ORDER = ("held", "bent", "broken", "blind", "unfinished")  # what survived comes first
 WORST = "worst"  # of the attacks in one ball, image by image

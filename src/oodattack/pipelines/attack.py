@@ -1,6 +1,5 @@
 """The attack in this process, batch by batch, from disk to disk."""
 
-import math
 import signal
 import threading
 import warnings
@@ -27,6 +26,7 @@ from oodattack.images import StartSource, evenly, open_images, open_starts
 from oodattack.pipelines.batch import Plan, attack_rows
 from oodattack.runs import Run, export_pngs, open_run, start_run
 from oodattack.settings.attack import AttackSettings
+from oodattack.settings.saved import identity
 from oodattack.speed import prepare
 from oodattack.speed.prepared import Prepared
 from oodattack.speed.timing import faster_in_16_bits
@@ -128,7 +128,7 @@ def run_attack(
             steps = settings.steps * settings.restarts
             batch_size = measure_batch_size(fast, derivative, pair[:1], samples=len(plan), steps=steps)
     header = {
-        "settings": _identity(settings),
+        "settings": identity(settings),
         "inputs": {
             "encoder": encoder.digest(),
             "layer": encoder.layer,
@@ -228,30 +228,6 @@ def _finish_first() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, usual)
-
-
-def _identity(settings: AttackSettings) -> dict[str, Any]:
-    """The settings that decide a run's rows, as JSON holds them."""
-    names = (
-        "encoder",
-        "images",
-        "start",
-        "eps",
-        "norm",
-        "steps",
-        "method",
-        "step_size",
-        "restarts",
-        "tolerance",
-        "grid_steps",
-        "gradient",
-        "seed",
-        "limit",
-        "start_order",
-    )
-    values = {name: getattr(settings, name) for name in names}
-    values["eps"] = ["inf" if math.isinf(eps) else eps for eps in settings.eps]
-    return {**values, "start": list(settings.start)}
 
 
 def _begun(out: Path) -> Mapping[str, Any]:

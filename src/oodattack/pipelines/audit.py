@@ -24,14 +24,11 @@ from oodattack.encoders import load_encoder
 from oodattack.engines.batch_size import MOST_PIXELS_ON_CPU, measure_batch_size
 from oodattack.engines.machine import environment, exact
 from oodattack.engines.memory import keep_freed_memory
-from oodattack.settings.attack import plain
 from oodattack.settings.audit import AuditSettings
+from oodattack.settings.saved import identity, saved
 from oodattack.storage.directory import claim
 
 MOST = 64  # samples at once: what is finished is kept after each batch
-
-# What fits and attacked images depend on; the rest may change from one command to the next.
-_DECISIVE = ("encoder", "train", "test", "start", "norm", "limit", "fit_limit", "layers", "seed")
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def run_audit(settings: AuditSettings, *, on_progress: Callable[[Stage], None] |
     batch_size = _batch_size(settings, classifier, inputs)
     header = {
         "format": FORMAT,
-        "settings": {name: plain(getattr(settings, name)) for name in _DECISIVE},
+        "settings": identity(settings),
         "batch_size": batch_size,
         "inputs": {**inputs.digests, "encoder": encoder.digest()},
         "environment": {**environment(device), "pytorch-ood": version("pytorch-ood")},
@@ -122,7 +119,7 @@ def run_audit(settings: AuditSettings, *, on_progress: Callable[[Stage], None] |
         tell("measuring", 0, 1)
         done = [attack for attack in attacks if attack.key not in failures]
         results = {
-            "settings": {name: plain(value) for name, value in asdict(settings).items()},
+            "settings": saved(settings),
             "environment": header["environment"],
             "classifier": _describe(classifier, inputs),
             "sets": {name: len(images.names) for name, images in scores.sets.items()}

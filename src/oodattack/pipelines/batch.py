@@ -19,7 +19,8 @@ from oodattack.core.problem import part_mape
 from oodattack.encoders import Encoder
 from oodattack.images import ImageSource, StartSource, decode, encode_png, fit
 from oodattack.runs.rows import image_cell, png_name
-from oodattack.settings.attack import NORMS, AttackSettings
+from oodattack.settings.attack import AttackSettings
+from oodattack.settings.ball import NORMS
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from oodattack.encoders import Encoder
 from oodattack.images import ImageSource, evenly
 from oodattack.networks import MEAN, STD
 from oodattack.pipelines.batch import sample_seed
+from oodattack.settings.saved import identity
 from oodattack.settings.train import TrainSettings
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_text, write_torch, write_weights
@@ -61,11 +62,7 @@ def run_rounds(
         and by score (``MaxSoftmax``, ``EnergyBased``) the measures of ``natural``, ``old``, ``new``, ``longer``,
         ``larger`` and ``direct``.
     """
-    decisive = ("eps", "round_epochs", "round_images")
-    told = {
-        "settings": {name: str(getattr(settings, name)) for name in decisive},
-        "inputs": {"test": test.source.digest()},
-    }
+    told = {"settings": identity(settings, "rounds"), "inputs": {"test": test.source.digest()}}
     with claim(settings.out / "rounds", "rounds.json", told, is_begun=lambda path: any(path.glob("*/state.pt"))):
         rows: list[dict[str, Any]] = []
         images = _images(settings, session.images.source, test, outliers)
@@ -127,7 +124,7 @@ def _round(
     tell: Tell,
 ) -> tuple[dict[str, Any], Session]:
     """Attack and train on, but for the first; then measure."""
-    eps, count = settings.eps[0], len(images.x_test)
+    eps, count = settings.eps, len(images.x_test)
     found: Tensor | None = None
     if number:
         # Other training images in each round.
@@ -197,7 +194,7 @@ class _Attacker:
         batches = list(self._samples(x_in, starts))
         scores = torch.cat([detector.score(samples.x_in).cpu() for samples in batches])
         way = find_way(detector, torch.cat([batches[0].x_in[:2], batches[0].start[:2]]), scores)
-        ball = Ball(self.settings.eps[0], 2, STEPS)
+        ball = Ball(self.settings.eps, 2, STEPS)
         before = torch.split(dequantize(latent).to(self.device), AT_ONCE)
         found = [lower(way, detector, s, ball, b) for s, b in zip(batches, before, strict=True)]
         return torch.cat([f.images for f in found])
