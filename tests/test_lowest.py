@@ -31,7 +31,8 @@ def starts(low: float = 0.4, high: float = 0.6) -> Tensor:
 def least(start: Tensor, eps: float, norm: float) -> Tensor:
     """The minimum of <a, x> over the ball alone, by the dual norm: <a, x0> - eps * ‖a‖_q."""
     dual = {1: math.inf, 2: 2, math.inf: 1}[norm]
-    return linear(start) - eps * torch.linalg.vector_norm(weights().flatten(), dual)
+    slope: Tensor = torch.linalg.vector_norm(weights().flatten(), dual)
+    return linear(start) - eps * slope
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(1, 0.3), (2, 0.3), (math.inf, 0.05)])

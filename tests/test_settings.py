@@ -16,7 +16,7 @@ from oodattack.cli.app import app
 from oodattack.cli.options import with_settings
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import get_gradient
-from oodattack.core.methods.methods import get_method
+from oodattack.core.methods import get_method
 from oodattack.settings import VERBS, AttackSettings, Settings, identity
 from oodattack.settings.audit import ATTACKS
 from oodattack.settings.ball import NORM_NAMES, NORMS
