@@ -47,3 +47,9 @@ def digits(shared: Shared) -> tuple[Path, Path]:
     """Folders of digits to train on, and to test with."""
     folder = shared("digits", write_digits)
     return folder / "train", folder / "test"
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For runs whose figures are not what the test is about: they take longer to draw than the run takes."""
+    monkeypatch.setattr("oodattack.report.draw_run", lambda *_arguments, **_options: [])
