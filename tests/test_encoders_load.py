@@ -118,7 +118,7 @@ def test_a_users_module_is_found_where_the_user_stands(tmp_path: Path, monkeypat
     assert sys.path == path
 
 
-def test_torchvision_tells_its_preprocessing_without_a_download() -> None:
+def test_torchvision_knows_its_preprocessing_without_a_download() -> None:
     with pytest.warns(UserWarning, match="random weights") as caught:
         f = load_encoder("torchvision:squeezenet1_1,weights=none", device="cpu")
     assert Path(caught[0].filename) == Path(__file__)  # it points at the caller
@@ -129,7 +129,7 @@ def test_torchvision_tells_its_preprocessing_without_a_download() -> None:
     assert len(f.classes) == 1000
 
 
-def test_timm_tells_its_preprocessing() -> None:
+def test_timm_knows_its_preprocessing() -> None:
     pytest.importorskip("timm", reason="needs the timm extra")
     with pytest.warns(UserWarning, match="random weights"):
         f = load_encoder("timm:vit_tiny_patch16_224,weights=none", device="cpu")

@@ -197,7 +197,7 @@ def test_broken_empty_and_mixed_tables_are_refused(tmp_path: Path) -> None:
         open_images(write(tmp_path / "empty" / "a.parquet", image=structs()))
 
 
-def test_images_beside_tables_must_be_told_apart(tmp_path: Path) -> None:
+def test_images_beside_tables_must_be_distinguished(tmp_path: Path) -> None:
     write(tmp_path / "shard.parquet", image=structs(1))
     (tmp_path / "figure.png").write_bytes(png(2))
     with pytest.raises(InputError, match=r"images or tables in .*, got both; open .*\*\.png or .*\*\.parquet"):
@@ -206,7 +206,7 @@ def test_images_beside_tables_must_be_told_apart(tmp_path: Path) -> None:
     assert values_of(open_images(f"{tmp_path}/**/*.png")) == [2]
 
 
-def test_a_damaged_arrow_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_arrow_file_is_refused(tmp_path: Path) -> None:
     """What pyarrow follows blindly: offsets that go backwards, names that are no text."""
     path = tmp_path / "a.arrow"
     offsets = pa.array([0, 8, 4, 8], pa.int32()).buffers()[1]
