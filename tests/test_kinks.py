@@ -182,7 +182,7 @@ def test_samples_may_leave_an_f_that_cuts_its_batches(part: int) -> None:
         return torch.cat([net(rows) for rows in torch.split(x, part)])
 
     found = attack(f, start, target, eps=9.0, steps=60, tolerance=0.01)
-    assert (found.mape <= 0.01).all()
+    assert (found.mape <= 0.01 * (1 + 1e-9)).all()  # measured again, in another batch
     assert len(set(found.gradient_evaluations.tolist())) > 1  # some have left before the others
     if part == 8:
         alone = [attack(f, start[[i]], target[[i]], eps=9.0, steps=60, tolerance=0.01).image for i in range(5)]
