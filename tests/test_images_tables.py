@@ -89,8 +89,8 @@ def test_a_rewritten_file_is_read_again(tmp_path: Path) -> None:
 
 def test_memory_holds_row_groups_not_the_file(tmp_path: Path) -> None:
     """40 row groups of 1 MB each; a row of each is read, and two of them stay."""
-    noise = [torch.randint(0, 256, (3, 600, 600), dtype=torch.uint8) for _ in range(2)]
-    images = [{"bytes": encode_png(noise[row % 2]), "path": None} for row in range(40)]
+    noise = [encode_png(torch.randint(0, 256, (3, 600, 600), dtype=torch.uint8)) for _ in range(2)]
+    images = [{"bytes": noise[row % 2], "path": None} for row in range(40)]
     path = write(tmp_path / "big.parquet", row_group_size=1, image=pa.array(images, IMAGE))
     del images
     source = open_images(path)

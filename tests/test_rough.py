@@ -175,10 +175,9 @@ def test_an_attack_with_a_twin_ends_near() -> None:
         torch.testing.assert_close(found.latent, prepared(found.image))
 
 
-@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("stride", [1, 2, (2, 1), 3])
 @pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (5, 0), ((5, 2), (4, 0))])
-@pytest.mark.parametrize("size", [(12, 12), (13, 15)])
+@pytest.mark.parametrize(("size", "bias"), [((12, 12), False), ((13, 15), True)])
 def test_a_depthwise_convolution_is_the_same(
     kernel: int | tuple[int, int],
     padding: int | tuple[int, int],
