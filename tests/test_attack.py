@@ -16,6 +16,7 @@ from oodattack.core.algorithm import _generator
 from oodattack.core.ball import distance
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import Spsa
+from oodattack.core.methods.fast.whitening import Fall, Whitening
 from oodattack.core.methods.methods import FAST, PAPER, PLAIN, get_method
 
 LATENT = 5
@@ -790,23 +791,29 @@ def test_grid_steps_without_a_grid_are_refused() -> None:
 def test_the_last_steps_push_on_the_error_itself() -> None:
     """And the first, as long as it falls fast. What goes into the backward pass is seen by a hook on the latent."""
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
-    alike: list[float] = []
+    weights, fall = Whitening(), Fall()
+    alike: list[float] = []  # the push and the error
+    expected: list[float] = []  # the push and what it should be: the error by a share, and else the weighted one
 
     def watched(x: Tensor) -> Tensor:
         z = f(x)
         if z.requires_grad:
             error = z.detach() - target
-            z.register_hook(  # type: ignore[no-untyped-call]
-                lambda push: alike.append(float(torch.cosine_similarity(push, error, dim=1).min()))
-            )
+            share = fall(error).clamp_min(min(1, max(0, (len(alike) - 32) / 6) ** 2))
+            wanted = torch.lerp(weights(error), error, share[:, None])
+
+            def hear(push: Tensor) -> None:
+                alike.append(float(torch.cosine_similarity(push, error, dim=1).min()))
+                expected.append(float(torch.cosine_similarity(push, wanted, dim=1).min()))
+
+            z.register_hook(hear)  # type: ignore[no-untyped-call]
         return z
 
     attack(watched, start, target, eps=math.inf, steps=40, check=False)
+    assert len(expected) == 40
+    assert min(expected) > 1 - 1e-6
     assert min(alike[:5]) > 1 - 1e-6
     assert max(alike[8:30]) < 0.99
-    assert all(a < 1 - 1e-6 for a in alike[32:37])
-    # The weights fade: of a push that is the error itself by a share s, and else no longer, the cosine is at least s.
-    assert all(alike[n] >= ((n - 32) / 6) ** 2 - 1e-6 for n in range(32, 38))
     assert min(alike[38:]) > 1 - 1e-6
 
 
