@@ -51,13 +51,13 @@ def test_channels_may_come_first_or_be_one(tmp_path: Path, pixels: np.ndarray) -
         (np.array([{}, {}]), "cannot read .* as a NumPy array"),  # would execute code
     ],
 )
-def test_arrays_of_something_else_are_told(tmp_path: Path, array: np.ndarray, message: str) -> None:
+def test_arrays_of_something_else_are_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     with pytest.raises(InputError, match=message):
         open_images(tmp_path / "a.npy")
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", PIXELS)
     whole = (tmp_path / "a.npy").read_bytes()
     np.savez(tmp_path / "b.npz", PIXELS)

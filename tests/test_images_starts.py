@@ -82,7 +82,7 @@ def test_spiral_is_coloured_unless_gray() -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 2), (8, 8), (1, 3), (5, 2)])
 @pytest.mark.parametrize("size", [(64, 64), (37, 50)])
-def test_checkerboard_has_so_many_squares(rows: int, columns: int, size: tuple[int, int]) -> None:
+def test_checkerboard_has_the_given_number_of_squares(rows: int, columns: int, size: tuple[int, int]) -> None:
     image = start(f"checkerboard:{rows}x{columns}", size)
     assert image[0, 0, 0] == 0
     assert set(image.flatten().tolist()) <= {0, 255}
@@ -148,7 +148,7 @@ def test_lots_do_not_depend_on_the_order_of_calls_and_are_even(tmp_path: Path) -
     assert 60 < sum(other.get(index)[0] == name for index, name in enumerate(names)) < 140  # a quarter by chance
 
 
-def test_digest_tells_what_would_change_the_starts(tmp_path: Path) -> None:
+def test_digest_changes_with_whatever_changes_the_starts(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 3)
 
     def digest(**changes: Any) -> str:

@@ -89,8 +89,8 @@ def test_a_rewritten_file_is_read_again(tmp_path: Path) -> None:
 
 def test_memory_holds_row_groups_not_the_file(tmp_path: Path) -> None:
     """40 row groups of 1 MB each; a row of each is read, and two of them stay."""
-    noise = [torch.randint(0, 256, (3, 600, 600), dtype=torch.uint8) for _ in range(2)]
-    images = [{"bytes": encode_png(noise[row % 2]), "path": None} for row in range(40)]
+    noise = [encode_png(torch.randint(0, 256, (3, 600, 600), dtype=torch.uint8)) for _ in range(2)]
+    images = [{"bytes": noise[row % 2], "path": None} for row in range(40)]
     path = write(tmp_path / "big.parquet", row_group_size=1, image=pa.array(images, IMAGE))
     del images
     source = open_images(path)
@@ -197,7 +197,7 @@ def test_broken_empty_and_mixed_tables_are_refused(tmp_path: Path) -> None:
         open_images(write(tmp_path / "empty" / "a.parquet", image=structs()))
 
 
-def test_images_beside_tables_must_be_told_apart(tmp_path: Path) -> None:
+def test_images_beside_tables_must_be_distinguished(tmp_path: Path) -> None:
     write(tmp_path / "shard.parquet", image=structs(1))
     (tmp_path / "figure.png").write_bytes(png(2))
     with pytest.raises(InputError, match=r"images or tables in .*, got both; open .*\*\.png or .*\*\.parquet"):
@@ -206,7 +206,7 @@ def test_images_beside_tables_must_be_told_apart(tmp_path: Path) -> None:
     assert values_of(open_images(f"{tmp_path}/**/*.png")) == [2]
 
 
-def test_a_damaged_arrow_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_arrow_file_is_refused(tmp_path: Path) -> None:
     """What pyarrow follows blindly: offsets that go backwards, names that are no text."""
     path = tmp_path / "a.arrow"
     offsets = pa.array([0, 8, 4, 8], pa.int32()).buffers()[1]
