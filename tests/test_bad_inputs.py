@@ -132,7 +132,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (
         "an empty list",
         {"images": write("list.txt", "# nothing\n")},
-        "expected a path of an image in each line",
+        "expected one image path per line",
     ),
     ("a table without images", {"images": write("a.parquet", b"PAR1nonsensePAR1")}, "a.parquet"),
     ("misspelt data set", {"images": "torchvision:CIFAR01"}, "CIFAR10"),

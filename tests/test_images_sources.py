@@ -141,11 +141,11 @@ def test_file_with_pattern_signs_in_its_name(tmp_path: Path) -> None:
     [
         ("imgz", r"expected a folder, file, pattern or torchvision:NAME, got .*imgz'; did you mean .*imgs\?"),
         ("q/w/e", "got .*q/w/e'; it does not exist"),
-        ("void", r"expected images in .*void, got no files at all; read are \.png \.jpg .* \.parquet"),
-        ("texts", r"expected images in .*texts, got 1 other files; read are \.png"),
+        ("void", r"expected images in .*void, got no files at all; supported are \.png \.jpg .* \.parquet"),
+        ("texts", r"expected images in .*texts, got 1 other files; supported are \.png"),
         ("imgs/*.gif", r"expected images in .*\*\.gif, got no files at all"),
         ("imgs/**x/*.png", "cannot use pattern|no files at all"),
-        ("empty.txt", r"expected a path of an image in each line of .*empty\.txt, got none"),
+        ("empty.txt", r"expected one image path per line in .*empty\.txt, got none"),
         ("binary.lst", r"cannot read .*binary\.lst as a list of image paths"),
     ],
 )
@@ -258,12 +258,12 @@ def test_fake_data() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("torchvision:CIFAR", r"expected a data set of torchvision, got 'CIFAR'; did you mean .*CIFAR10"),
+        ("torchvision:CIFAR", r"expected a torchvision data set, got 'CIFAR'; did you mean .*CIFAR10"),
         ("torchvision:mnist", "did you mean MNIST"),
         ("torchvision:Zzyzx", "see torchvision.datasets for the names"),
         ("torchvision:", "got ''"),
-        ("torchvision:MNIST:val", "expected split train or test of MNIST, got 'val'"),
-        ("torchvision:FakeData:test", "this data set has none"),
+        ("torchvision:MNIST:val", "expected split train or test for MNIST, got 'val'"),
+        ("torchvision:FakeData:test", "this data set has no splits"),
         ("torchvision:CocoDetection", "cannot open torchvision:CocoDetection: .*annFile"),
         ("torchvision:MNIST", r"MNIST was not found in .*; pass --download or --data-root"),
         ("torchvision:CIFAR10:train", r"was not found in .*; pass --download or --data-root"),
