@@ -66,8 +66,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("limit of zero", {"limit": "0"}, "expected limit as a whole number of at least 1"),
     ("batch of zero", {"batch-size": "0"}, "expected batch_size as a whole number of at least 1"),
     ("unknown order", {"start-order": "random"}, "expected start_order to be one of cycle, sample"),
-    ("unknown device", {"device": "gpu"}, "expected a device usable here"),
-    ("a device that is not there", {"device": "cuda:77"}, "expected a device usable here"),
+    ("unknown device", {"device": "gpu"}, "expected a device available"),
+    ("a device that is not there", {"device": "cuda:77"}, "expected a device available"),
     ("the same start twice", {"start": ["noise", "noise"]}, "expected each start once"),
     # configuration
     ("no such config", {"config": MISSING}, "cannot read the settings in /no/such/place"),
@@ -361,5 +361,5 @@ def test_show_names_a_row_that_is_not_there(tmp_path: Path, capsys: pytest.Captu
     assert oodattack(capsys, "attack", *arguments, "--quiet").code == 0
     done = oodattack(capsys, "show", run, "--sample", 5)
     assert done.code == 2
-    assert "expected rows that" in done.err
+    assert "expected rows of" in done.err
     assert "(0 to 0), got 5" in done.err

@@ -292,5 +292,5 @@ def test_the_number_of_class_names_must_fit(net: nn.Module) -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "meta", "cuda:99", "cpu:x"])
 def test_a_device_that_cannot_be_used_is_refused(device: str) -> None:
-    with pytest.raises(InputError, match=rf"expected a device usable here .* got '{device}'"):
+    with pytest.raises(InputError, match=rf"expected a device available .* got '{device}'"):
         pick_device(device)

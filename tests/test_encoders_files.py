@@ -107,7 +107,7 @@ def test_a_torchscript_file_comes_back_by_its_output(net: nn.Module, images: Ten
     assert f.layer == "output"
     torch.testing.assert_close(f(images), z_and_logits(net, images)[1])
     assert f.digest() == load_encoder(f"file:{path},size=32", trust=True, device="cpu").digest()
-    with pytest.raises(InputError, match=r"expected layer=output, got 'fc': .*TorchScript allows no hooks"):
+    with pytest.raises(InputError, match=r"expected layer=output, got 'fc'; .*TorchScript allows no hooks"):
         load_encoder(f"file:{path},size=32,layer=fc", trust=True, device="cpu")
 
 
@@ -143,7 +143,7 @@ class Touch:
 def test_a_malicious_pickle_runs_nothing(tmp_path: Path, save: Callable[[object, Path], None], spec: str) -> None:
     harm, path = tmp_path / "harm", tmp_path / "a.pth"
     save({"weight": Touch(harm)}, path)
-    with pytest.raises(InputError, match=r"loading it can execute code: .* pass --trust"):
+    with pytest.raises(InputError, match=r"loading it can execute code; .* pass --trust"):
         load_encoder(spec.format(path), device="cpu")
     assert not harm.exists()
     with pytest.raises(InputError):
@@ -179,7 +179,7 @@ def test_weights_that_do_not_fit_are_named(net: nn.Module, tmp_path: Path) -> No
     torch.save(state, path)
     message = (
         r"to fit _Tiny, got missing: fc\.weight; unexpected: head\.weight; "
-        r"of another shape: fc\.bias \(7,\) instead of \(5,\)$"
+        r"of a different shape: fc\.bias \(7,\) instead of \(5,\)$"
     )
     with pytest.raises(InputError, match=message):
         load_encoder(TINY, weights=str(path), device="cpu")
@@ -233,7 +233,7 @@ def test_what_a_file_holds_is_said(net: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected a model file, got '.*a\.pth': no such file"):
         load_encoder(f"file:{path}", device="cpu")
     torch.save(net.state_dict(), path)
-    with pytest.raises(InputError, match=r"weights alone\): name the function .* factory=MODULE:FACTORY"):
+    with pytest.raises(InputError, match=r"weights only\); name the function .* factory=MODULE:FACTORY"):
         load_encoder(f"file:{path}", device="cpu")
     torch.save({"net": net.state_dict(), "epoch": 3}, path)
     with pytest.raises(InputError, match=r"expected a state dict .* got the keys net, epoch"):

@@ -51,10 +51,10 @@ def test_options_stand_in_the_string_or_beside_it(given: dict[str, str], tmp_pat
     [
         ("resnet18", "expected an encoder as one of embedded, torchvision:NAME, .* got 'resnet18'"),
         ("", "expected an encoder as one of"),
-        ("torchvision:resnt18", "expected a model of torchvision, got 'resnt18'; nearest: resnet18, "),
-        ("timm:resnt18", "expected a model of timm, got 'resnt18'; nearest: resnet18, "),
+        ("torchvision:resnt18", "expected a torchvision model, got 'resnt18'; nearest: resnet18, "),
+        ("timm:resnt18", "expected a timm model, got 'resnt18'; nearest: resnet18, "),
         ("timm:resnet18.a9_in1k", r"got 'resnet18\.a9_in1k'; nearest: .*resnet18\.a1_in1k"),
-        (TINY + ",wieghts=none", "got 'wieghts': did you mean weights"),
+        (TINY + ",wieghts=none", "got 'wieghts'; did you mean weights"),
         (TINY + ",trust=yes", "expected one of the options layer, .* got 'trust'"),
         (TINY + ",size=32,size=64", "expected size= once, got it twice"),
         (TINY + ",size=0", "expected size as 224 or 32x48 .* got '0'"),
@@ -74,7 +74,7 @@ def test_options_stand_in_the_string_or_beside_it(given: dict[str, str], tmp_pat
         ("python:factories:tyni", "expected a function in 'factories', got 'tyni'; nearest: tiny"),
         ("python:math:sqrt", r"expected math:sqrt\(\) to build a model, got TypeError"),
         ("python:time:time", r"expected time:time\(\) to return a torch.nn.Module, got float"),
-        ("python:torch.nn:Identity", "expected the input size of .* give size="),
+        ("python:torch.nn:Identity", "expected the input size of .* pass size="),
         (TINY + ",size=1x1,layer=layer4", "expected a layer of the model, got 'layer4'"),
     ],
 )
@@ -154,7 +154,7 @@ def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(sp
 @pytest.mark.parametrize("spec", ["torchvision:squeezenet1_0", "timm:resnet10t"])
 def test_a_failed_download_is_one_sentence_and_soon(spec: str) -> None:
     start = time.monotonic()
-    message = rf"expected to download the weights of {spec}, got .*; give weights=PATH .* or weights=none"
+    message = rf"expected to download the weights of {spec}, got .*; pass weights=PATH .* or weights=none"
     with pytest.raises(InputError, match=message):
         load_encoder(spec, device="cpu")
     assert time.monotonic() - start < 10

@@ -183,7 +183,7 @@ def test_a_file_called_noise_is_meant_by_its_path(tmp_path: Path, monkeypatch: p
         ("spiral:blue", "got 'spiral:blue'"),
         ("checkerboard", "such as checkerboard:8x8, got 'checkerboard:'"),
         ("checkerboard:2x", "got 'checkerboard:2x'"),
-        ("checkerboard:0x2", "R from 1 to 64 and C from 1 to 64 .* got 'checkerboard:0x2'"),
+        ("checkerboard:0x2", "R from 1 to 64 and C from 1 to 64, .* got 'checkerboard:0x2'"),
         ("checkerboard:65x2", "R from 1 to 64"),
         ("solid:grurple", "expected a colour such as solid:gray or solid:#ff8000, got 'solid:grurple'"),
         ("solid:", "expected a colour"),

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.speed import prepare
-from oodattack.speed.half_gradient import HalfGradient, gains
-from oodattack.speed.padding import plain
+from oodattack.speed.half_gradient import HalfGradient, worth_halving
+from oodattack.speed.padding import plain_convolution
 from oodattack.speed.prepared import Prepared
 from oodattack.speed.stem import Stem, is_stem
 from oodattack.speed.timing import faster_in_16_bits
@@ -238,7 +238,7 @@ def test_half_a_gradient_has_a_gradient_and_works_with_torch_func() -> None:
     ],
 )
 def test_half_a_gradient_is_not_for_other_layers(module: nn.Module) -> None:
-    assert not gains(module)
+    assert not worth_halving(module)
 
 
 def halved(module: nn.Module) -> int:
@@ -286,7 +286,7 @@ def test_padding_of_its_own_is_taken_into_the_convolution(
     x = torch.rand(2, 4, *size, dtype=torch.float64, requires_grad=True)
     expected = own(x)
     with torch.no_grad():
-        twin = plain(own, x.shape, expected.shape)
+        twin = plain_convolution(own, x.shape, expected.shape)
     assert twin is not None
     assert type(twin) is nn.Conv2d
     torch.testing.assert_close(twin(x), expected, rtol=1e-12, atol=1e-12)

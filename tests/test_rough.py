@@ -12,8 +12,8 @@ from oodattack.speed import prepare
 from oodattack.speed.depthwise import Depthwise, is_depthwise
 from oodattack.speed.prepared import Prepared
 from oodattack.speed.probe import probe
-from oodattack.speed.rough import GAIN, LEAST_WORK, _work
-from oodattack.speed.timing import in_turn
+from oodattack.speed.rough import MIN_FLOPS, MIN_SPEEDUP, _flops_per_image
+from oodattack.speed.timing import interleaved_times
 
 
 def twins(encoder: Encoder) -> tuple[Prepared, Prepared | None]:
@@ -133,8 +133,8 @@ def test_by_default_large_networks_have_one_where_it_is_faster(
     encoder = load_encoder("python:tests.factories:resnet20", device="cpu")
     images = torch.rand(2, 3, 32, 32)
     monkeypatch.setattr(rough_module, "faster_in_16_bits", lambda _device: True)
-    monkeypatch.setattr(rough_module, "in_turn", lambda *_calls, seconds: [GAIN * gain, 1.0])
-    monkeypatch.setattr(rough_module, "LEAST_WORK", _work(encoder, images) / work - 1)
+    monkeypatch.setattr(rough_module, "interleaved_times", lambda *_calls, seconds: ([MIN_SPEEDUP * gain], [1.0]))
+    monkeypatch.setattr(rough_module, "MIN_FLOPS", _flops_per_image(encoder, images) / work - 1)
     prepared = prepare(encoder)
     assert isinstance(prepared, Prepared)
     assert (prepared.rough_twin is not None) == twin
@@ -142,12 +142,13 @@ def test_by_default_large_networks_have_one_where_it_is_faster(
 
 def test_work_is_products_and_sums() -> None:
     small = Encoder(nn.Conv2d(3, 4, 3), name="small", input_size=(8, 8), layer="output")
-    assert _work(small, torch.rand(2, 3, 8, 8)) == 2 * 3 * 4 * 9 * 36 < LEAST_WORK
+    assert _flops_per_image(small, torch.rand(2, 3, 8, 8)) == 2 * 3 * 4 * 9 * 36 < MIN_FLOPS
 
 
 def test_the_faster_of_two_is_told() -> None:
-    slow, fast = in_turn(lambda: torch.rand(2000, 500), lambda: torch.rand(10, 5), seconds=0)
-    assert 0 < fast < slow
+    slow, fast = interleaved_times(lambda: torch.rand(2000, 500), lambda: torch.rand(10, 5))
+    assert len(slow) == len(fast) == 2
+    assert 0 < min(fast) < min(slow)
 
 
 def test_an_attack_with_a_twin_ends_as_near() -> None:

@@ -259,7 +259,7 @@ def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_
     with pytest.raises(InputError, match=r"settings\.eps"):
         train(settings(pictures, tmp_path / "net", **{**changes, "eps": (1.0,)}))
     (tmp_path / "net" / "rounds" / "001" / "state.pt").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"cannot go on from .*state\.pt"):
+    with pytest.raises(InputError, match=r"cannot resume from .*state\.pt"):
         train(more)
 
 
@@ -279,7 +279,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("an unknown method", {"method": "outlier_exposure"}, "did you mean 'outlier-exposure'"),
     ("no outliers", {"method": "outlier-exposure", "outliers": ()}, "missing --outliers"),
     ("rounds without a test set", {"rounds": 1}, "expected --rounds with --test"),
-    ("no network", {"network": "resnet19"}, "expected network as resnet8"),
+    ("no network", {"network": "resnet19"}, "expected network to be resnet8"),
     ("no epochs", {"epochs": 0}, "expected epochs as a whole number of at least 1"),
     ("a rate of nothing", {"rate": 0.0}, "expected a learning rate above 0 and below 100, got 0"),
     ("a rate beyond measure", {"rate": 1000.0}, "expected a learning rate above 0 and below 100, got 1000"),
@@ -299,11 +299,13 @@ def test_bad_settings_are_told(
 
 
 def test_bad_folders_are_told(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected images of two classes or more in .*, got them in no folder"):
+    with pytest.raises(InputError, match=r"expected at least two classes in .*, got images without class folders"):
         train(settings(pictures, tmp_path / "a", train=str(pictures[2])))
-    with pytest.raises(InputError, match=r"expected the classes of the training images in .*, got images in no folder"):
+    with pytest.raises(
+        InputError, match=r"expected the classes of the training images in .*, got images without class folders"
+    ):
         train(settings(pictures, tmp_path / "b", test=str(pictures[2])))
-    with pytest.raises(InputError, match="expected the directory of a training"):
+    with pytest.raises(InputError, match="expected a training directory"):
         load_encoder(f"trained:{tmp_path}")
     train(settings(pictures, tmp_path / "net", epochs=1))
     (tmp_path / "net" / "model.safetensors").unlink()
@@ -315,8 +317,8 @@ def test_bad_folders_are_told(pictures: tuple[Path, Path, Path], tmp_path: Path)
     state = torch.load(checkpoint, weights_only=True)
     state["model"]["linear.bias"].fill_(torch.nan)
     torch.save({**state, "history": []}, checkpoint)
-    with pytest.raises(InputError, match="the loss is no number in epoch 1 of 1, step 1"):
+    with pytest.raises(InputError, match="the loss became non-finite in epoch 1 of 1, step 1"):
         train(settings(pictures, tmp_path / "net", epochs=1))
     checkpoint.write_bytes(b"broken")
-    with pytest.raises(InputError, match="cannot go on from"):
+    with pytest.raises(InputError, match="cannot resume from"):
         train(settings(pictures, tmp_path / "net", epochs=1))
