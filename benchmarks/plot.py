@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.table import Row
-from oodattack.report.style import SMALL, eps_label
+from oodattack.report.style import SMALL_MAPE, eps_label
 from oodattack.settings.attack import NORM_NAMES
 from oodattack.storage.files import write_whole
 
@@ -51,7 +51,7 @@ def draw(rows: Sequence[Row], header: dict[str, Any]) -> Figure:
                     axes.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.axhline(SMALL, color="black", linestyle=":", linewidth=1)
+        axes.axhline(SMALL_MAPE, color="black", linestyle=":", linewidth=1)
         axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         for scale in (axes.xaxis, axes.yaxis):

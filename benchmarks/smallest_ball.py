@@ -17,7 +17,7 @@ from benchmarks.attackers import attackers
 from benchmarks.inputs import Case, load_case, start_program
 from benchmarks.measure import measure
 from oodattack.core.errors import InputError, did_you_mean
-from oodattack.report.style import SMALL
+from oodattack.report.style import SMALL_MAPE
 from oodattack.settings.attack import AttackSettings
 
 FACTOR = 1.1
@@ -86,12 +86,11 @@ def main(
         def succeeds(k: int, label: str = label) -> bool:
             median = median_of_png(replace(case, eps=FACTOR**k), label, steps, batch_size)
             typer.echo(f"{label}: eps {FACTOR**k:.3g}, median {median:.3g} %")
-            return median < SMALL
+            return median < SMALL_MAPE
 
         needed[label] = first_success(succeeds, low, high)
-    typer.echo(
-        f"\nSmallest L2 ball with a median below {SMALL:g} % (decoded PNG, {steps} steps, {len(case.start)} images)"
-    )
+    conditions = f"decoded PNG, {steps} steps, {len(case.start)} images"
+    typer.echo(f"\nSmallest L2 ball with a median below {SMALL_MAPE:g} % ({conditions})")
     for label, k in needed.items():
         typer.echo(f"{label}: " + (f"none up to {FACTOR**high:.3g}" if k is None else f"{FACTOR**k:.3g}"))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.attackers import Attacker
 from benchmarks.measure import Results
-from oodattack.report.style import SMALL, eps_label
+from oodattack.report.style import SMALL_MAPE, eps_label
 from oodattack.settings.attack import NORM_NAMES
 
 
@@ -41,7 +41,7 @@ class Side:
     @property
     def small(self) -> float:
         """Share of MAPE below 0.1 %, in per cent."""
-        return float(100 * np.mean(self.percent < SMALL))
+        return float(100 * np.mean(self.percent < SMALL_MAPE))
 
 
 @dataclass(frozen=True)
