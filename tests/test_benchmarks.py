@@ -399,7 +399,7 @@ def test_ratios_of_the_families() -> None:
 
 
 def test_families_that_need_weights_ask_for_them(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected --data, a folder whose weights/ holds what resnet20 needs"):
+    with pytest.raises(InputError, match=r"expected --data, a folder whose weights/ contains the weights of resnet20"):
         families.main(TINY["images"], "noise", tmp_path, family=["resnet20"])
     with pytest.raises(InputError, match=r"did you mean 'glow'"):
         families.main(TINY["images"], "noise", tmp_path, family=["glw"])
@@ -463,7 +463,7 @@ def test_errors_are_compared_image_by_image() -> None:
     logs = np.log([3.0, 2.0, 1.0])  # two zeros are alike
     margin = 1.96 * logs.std(ddof=1) / math.sqrt(3)
     middle, low, high = np.exp([logs.mean(), logs.mean() - margin, logs.mean() + margin])
-    assert ablation.times_as_far(errors, reference) == f"{middle:.3g} ({low:.3g}–{high:.3g})"
+    assert ablation.error_ratio(errors, reference) == f"{middle:.3g} ({low:.3g}–{high:.3g})"
 
 
 def test_the_glow_learns_and_loads(tmp_path: Path) -> None:
