@@ -5,6 +5,9 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 BENCHMARK ?= --encoder embedded --start noise --eps 20 --steps 10,30,100 --out runs/benchmark
+# A process for each core, and tests that share something expensive in the same one (see CONTRIBUTING.md). Each loads
+# torch, about 1 GB.
+PARALLEL ?= -n auto --maxprocesses 8 --dist loadgroup
 
 .PHONY: demo test benchmark clean
 
@@ -15,7 +18,7 @@ test: $(VENV)/.dev
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	$(RUN)/pytest
+	$(RUN)/pytest $(PARALLEL)
 
 benchmark: $(VENV)/.benchmark
 	$(RUN)/python -m benchmarks.compare $(BENCHMARK)

@@ -152,9 +152,10 @@ def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(sp
 
 @pytest.mark.usefixtures("_no_network")
 @pytest.mark.parametrize("spec", ["torchvision:squeezenet1_0", "timm:resnet10t"])
-def test_a_failed_download_is_one_sentence_and_soon(spec: str) -> None:
-    start = time.monotonic()
+def test_a_failed_download_is_one_sentence_and_soon(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
     message = rf"expected to download the weights of {spec}, got .*; pass weights=PATH .* or weights=none"
     with pytest.raises(InputError, match=message):
         load_encoder(spec, device="cpu")
-    assert time.monotonic() - start < 10
+    assert waited == []  # the hub's client would retry for a minute
