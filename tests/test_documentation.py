@@ -1,4 +1,4 @@
-"""What the documentation promises is there."""
+"""Examples run, links resolve, and tables match the code."""
 
 import importlib
 import inspect
@@ -21,7 +21,7 @@ def test_every_public_function_has_an_example_that_runs(package: str) -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *sorted(str(p) for p in ROOT.glob("docs/*.md"))])
-def test_links_and_pictures_exist(page: str) -> None:
+def test_links_and_images_exist(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if not target.startswith("http"):
