@@ -73,7 +73,7 @@ class TableSource:
         if path is not None:
             file = (chunk.path.parent / path).resolve()
             if not file.is_relative_to(chunk.path.parent.resolve()) or not file.is_file():
-                raise InputError(f"cannot decode {name}: expected a file beside the table, got {path!r}")
+                raise InputError(f"cannot decode {name}: expected a file next to the table, got {path!r}")
             return decode(file, name=name)
         raise InputError(f"cannot decode {name}: the row has no image")
 
