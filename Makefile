@@ -9,7 +9,7 @@ BENCHMARK ?= --encoder embedded --start noise --eps 20 --steps 10,30,100 --out r
 # torch, about 1 GB.
 PARALLEL ?= -n auto --maxprocesses 8 --dist loadgroup
 
-.PHONY: demo test benchmark clean
+.PHONY: demo test test-emulated benchmark clean
 
 demo: $(VENV)/.demo
 	$(RUN)/oodattack demo
@@ -19,6 +19,13 @@ test: $(VENV)/.dev
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/pytest $(PARALLEL)
+
+# As on other processors: torch, oneDNN and MKL with the kernels of older instruction sets; then with more threads.
+test-emulated: $(VENV)/.dev
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(RUN)/pytest $(PARALLEL)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE $(RUN)/pytest $(PARALLEL)
+	OMP_NUM_THREADS=2 $(RUN)/pytest $(PARALLEL)
+	OMP_NUM_THREADS=4 $(RUN)/pytest $(PARALLEL)
 
 benchmark: $(VENV)/.benchmark
 	$(RUN)/python -m benchmarks.compare $(BENCHMARK)

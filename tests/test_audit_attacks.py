@@ -157,7 +157,7 @@ def test_differences_along_few_directions_never_point_uphill() -> None:
     assert (found @ gradient > 0).all()
 
 
-def test_ranks_are_the_shares_below_and_go_on_beyond() -> None:
+def test_ranks_are_the_shares_below_and_continue_beyond() -> None:
     scores = torch.tensor([5.0, 1.0, 1.0, 2.0])
     ranks = Ranks(scores)
     given = torch.tensor([1.0, 1.5, 2.0, 5.0], dtype=torch.float64)
@@ -169,7 +169,7 @@ def test_ranks_are_the_shares_below_and_go_on_beyond() -> None:
 
 
 @pytest.mark.parametrize("scores", [torch.ones(5), torch.full((3,), 1e30), torch.tensor([0.0, 1e-30, 1.0])])
-def test_ranks_of_constant_huge_and_crowded_scores_are_numbers_with_a_slope(scores: Tensor) -> None:
+def test_ranks_of_constant_huge_and_crowded_scores_are_finite_with_a_slope(scores: Tensor) -> None:
     x = (scores + scores.abs().max() * 0.1).clone().requires_grad_(True)
     ranks = Ranks(scores)(x)
     (slope,) = torch.autograd.grad(ranks.sum(), x)

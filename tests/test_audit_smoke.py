@@ -93,7 +93,8 @@ def _errors_are_those_of_the_images(out: Path, attacks: dict[str, Any], network:
     encoder = load_encoder(network, device="cpu")
 
     def latents(images: Any) -> torch.Tensor:
-        return encoder(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255).detach()
+        found: torch.Tensor = encoder(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+        return found.detach()
 
     z_in = latents(_images(out / "samples.parquet", "x_in"))
     for key in ("latent-features-8-3", "latent-features-8-8"):

@@ -82,7 +82,7 @@ def test_spiral_is_coloured_unless_gray() -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 2), (8, 8), (1, 3), (5, 2)])
 @pytest.mark.parametrize("size", [(64, 64), (37, 50)])
-def test_checkerboard_has_the_given_numbers_of_squares(rows: int, columns: int, size: tuple[int, int]) -> None:
+def test_checkerboard_has_the_given_number_of_squares(rows: int, columns: int, size: tuple[int, int]) -> None:
     image = start(f"checkerboard:{rows}x{columns}", size)
     assert image[0, 0, 0] == 0
     assert set(image.flatten().tolist()) <= {0, 255}
