@@ -15,7 +15,7 @@ from oodattack.core.ball import distance
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import Pass, Spsa
 from oodattack.core.methods import Fast, Paper, Plain, get_method
-from oodattack.core.methods.fast.whitening import Whitening
+from oodattack.core.methods.fast.whitening import RawShare, Whitening
 from oodattack.core.methods.method import generator
 from tests.methods import Uncut
 

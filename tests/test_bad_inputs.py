@@ -68,8 +68,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("limit of zero", {"limit": "0"}, "expected limit >= 1, got 0"),
     ("batch of zero", {"batch-size": "0"}, "expected batch_size >= 1, got 0"),
     ("unknown order", {"start-order": "random"}, "expected start_order to be one of cycle, sample"),
-    ("unknown device", {"device": "gpu"}, "expected a device usable here"),
-    ("a device that is not there", {"device": "cuda:77"}, "expected a device usable here"),
+    ("unknown device", {"device": "gpu"}, "expected a device available"),
+    ("a device that is not there", {"device": "cuda:77"}, "expected a device available"),
     ("the same start twice", {"start": ["noise", "noise"]}, "expected each start once"),
     # configuration
     ("no such config", {"config": MISSING}, "cannot read the settings in /no/such/place"),
@@ -145,7 +145,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (
         "an empty list",
         {"images": write("list.txt", "# nothing\n")},
-        "expected a path of an image in each line",
+        "expected one image path per line",
     ),
     ("a table without images", {"images": write("a.parquet", b"PAR1nonsensePAR1")}, "a.parquet"),
     ("misspelt data set", {"images": "torchvision:CIFAR01"}, "CIFAR10"),
@@ -368,5 +368,5 @@ def test_show_names_a_row_that_is_not_there(tmp_path: Path, capsys: pytest.Captu
     run_attack(AttackSettings(encoder=TINY, images=str(tmp_path / "photos"), start=("noise",), steps=2, out=run))
     done = oodattack(capsys, "show", run, "--sample", 5)
     assert done.code == 2
-    assert "expected rows that" in done.err
+    assert "expected rows of" in done.err
     assert "(0 to 0), got 5" in done.err

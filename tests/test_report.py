@@ -1,4 +1,4 @@
-"""The pictures: what is drawn is what the run holds."""
+"""The figures show what the run contains."""
 
 import shutil
 import subprocess
@@ -102,7 +102,7 @@ def test_the_median_of_each_eps_is_drawn_against_it(run: Run) -> None:
 
 
 def test_titles_and_marks_are_within_the_figures(tmp_path: Path) -> None:
-    """A long name of an encoder is shortened and broken; the MAPE is written above the points; panels are wrapped."""
+    """Long encoder names are shortened and wrapped, the MAPE is written above the points, and panels wrap."""
     folder = tmp_path / ("long" * 20)
     folder.mkdir()
     torch.save(tiny().state_dict(), folder / f"{'weights' * 8}.pth")
@@ -135,13 +135,13 @@ def test_titles_and_marks_are_within_the_figures(tmp_path: Path) -> None:
             assert text.get_window_extent().y0 > axes.transData.transform(points)[:, 1].max()
 
 
-def test_figures_appear_whole(run: Run, tmp_path: Path) -> None:
+def test_figures_are_written_atomically(run: Run, tmp_path: Path) -> None:
     drawn = draw_run(run, tmp_path / "pictures")
     assert sorted(path.name for path in drawn) == ["convergence.png", "eps.png", "grid.png", "histogram.png"]
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted(path.name for path in drawn)
 
 
-def test_zero_and_infinite_eps_stand_side_by_side(tmp_path: Path) -> None:
+def test_zero_and_infinite_eps_are_drawn_as_categories(tmp_path: Path) -> None:
     run = run_attack(
         AttackSettings(
             encoder="python:tests.factories:tiny",
@@ -163,7 +163,7 @@ def test_zero_and_infinite_eps_stand_side_by_side(tmp_path: Path) -> None:
 
 
 def test_the_figures_of_a_run_need_nothing_that_only_an_audit_needs() -> None:
-    """In a process of its own: here other tests have imported everything."""
+    """In a separate process, because other tests have already imported everything here."""
     code = (
         "import sys, oodattack.engines, oodattack.report;"
         "print(sorted({'pytorch_ood', 'sklearn', 'torchmetrics'} & set(sys.modules)))"

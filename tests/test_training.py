@@ -1,4 +1,4 @@
-"""Training: what is minimised, what is kept, and that a stop changes nothing."""
+"""Training: what is minimised and kept, and that an interruption changes nothing."""
 
 import json
 import struct
@@ -48,7 +48,7 @@ def pictures(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 
 
 def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> TrainSettings:
-    _, test, photographs = pictures  # the smaller part, to be quick
+    _, test, photographs = pictures  # the smaller part, for speed
     values: dict[str, Any] = {
         "train": str(test),
         "outliers": (str(photographs),),
@@ -125,9 +125,7 @@ def test_a_training_step_descends_on_the_loss_of_its_images(pictures: tuple[Path
     assert torch.cosine_similarity(way, -slope, dim=0) > 0.9
 
 
-def test_a_table_with_labels_trains_as_its_images_in_folders_do(
-    pictures: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
+def test_a_labelled_table_trains_like_its_images_in_folders(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     folders = open_images(pictures[1])
     rows = [{"image": (pictures[1] / name).read_bytes(), "label": Path(name).parent.name} for name in folders.names]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "digits.parquet")
@@ -139,7 +137,7 @@ def test_a_table_with_labels_trains_as_its_images_in_folders_do(
     assert all(torch.equal(value, weights[name]) for name, value in one.model.state_dict().items())
 
 
-def test_a_public_set_is_trained_on_by_its_numbers(tmp_path: Path) -> None:
+def test_a_public_data_set_is_trained_on_by_its_class_numbers(tmp_path: Path) -> None:
     raw = tmp_path / "data" / "KMNIST" / "raw"
     raw.mkdir(parents=True)
     pixels, labels = load_digits(return_X_y=True)
@@ -218,14 +216,14 @@ def test_the_losses_are_those_of_the_papers() -> None:
     assert torch.allclose(rate(torch.cat([mean, log_variance], dim=1)), nats, rtol=1e-4)
 
 
-def test_outliers_are_half_attacked_ones_once_there_are_any(pictures: tuple[Path, Path, Path]) -> None:
+def test_half_of_the_outliers_are_attacked_ones_once_some_exist(pictures: tuple[Path, Path, Path]) -> None:
     natural_ones = [open_images(pictures[2])]
     outliers = Outliers(natural_ones, SIDE)
     held = Outliers(natural_ones, SIDE, hold_out=True)
     drawn = held.draw(200, torch.Generator().manual_seed(0))
     natural = torch.stack([dequantize(held.get(i)) for i in range(12)])
     which = torch.cdist(drawn.flatten(1), natural.flatten(1)).argmin(1).tolist()
-    assert set(which) == {0, 2, 4, 6, 8, 10}  # what is measured with is never trained on
+    assert set(which) == {0, 2, 4, 6, 8, 10}  # held-out images are never trained on
     assert list(held.held_out) == [1, 3, 5, 7, 9, 11]
     white = torch.full((3, 3, SIDE, SIDE), 255, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
@@ -335,11 +333,11 @@ def test_rounds_attack_what_they_trained(
     with pytest.raises(InputError, match=r"settings\.eps"):
         train(settings(pictures, tmp_path / "net", **{**changes, "eps": 1.0}))
     (tmp_path / "net" / "rounds" / "001" / "state.pt").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"cannot go on from .*state\.pt"):
+    with pytest.raises(InputError, match=r"cannot resume from .*state\.pt"):
         train(more)
 
 
-def test_rate_is_a_detector_of_a_bottleneck_alone(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_the_rate_detector_requires_a_bottleneck(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     train(settings(pictures, tmp_path / "net", method="bottleneck", epochs=1))
     encoder = load_encoder(f"trained:{tmp_path / 'net'}", device="cpu")
     detectors, _ = make_detectors(Classifier(encoder), ["Rate"])
@@ -355,7 +353,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("an unknown method", {"method": "outlier_exposure"}, "did you mean 'outlier-exposure'"),
     ("no outliers", {"method": "outlier-exposure", "outliers": ()}, "missing --outliers"),
     ("rounds without a test set", {"rounds": 1}, "expected --rounds with --test"),
-    ("no network", {"network": "resnet19"}, "expected network as resnet8"),
+    ("no network", {"network": "resnet19"}, "expected network to be resnet8"),
     ("no epochs", {"epochs": 0}, "expected epochs >= 1, got 0"),
     ("a rate of nothing", {"rate": 0.0}, "expected rate above 0 and below 100, got 0"),
     ("a rate beyond measure", {"rate": 1000.0}, "expected rate above 0 and below 100, got 1000"),
@@ -375,11 +373,13 @@ def test_bad_settings_are_refused(
 
 
 def test_bad_folders_are_refused(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected images of two classes or more in .*, got them in no folder"):
+    with pytest.raises(InputError, match=r"expected at least two classes in .*, got images without class folders"):
         train(settings(pictures, tmp_path / "a", train=str(pictures[2])))
-    with pytest.raises(InputError, match=r"expected the classes of the training images in .*, got images in no folder"):
+    with pytest.raises(
+        InputError, match=r"expected the classes of the training images in .*, got images without class folders"
+    ):
         train(settings(pictures, tmp_path / "b", test=str(pictures[2])))
-    with pytest.raises(InputError, match="expected the directory of a training"):
+    with pytest.raises(InputError, match="expected a training directory"):
         load_encoder(f"trained:{tmp_path}")
     train(settings(pictures, tmp_path / "net", epochs=1))
     (tmp_path / "net" / "model.safetensors").unlink()
@@ -391,8 +391,8 @@ def test_bad_folders_are_refused(pictures: tuple[Path, Path, Path], tmp_path: Pa
     state = torch.load(checkpoint, weights_only=True)
     state["model"]["linear.bias"].fill_(torch.nan)
     torch.save({**state, "history": []}, checkpoint)
-    with pytest.raises(InputError, match="the loss is no number in epoch 1 of 1, step 1"):
+    with pytest.raises(InputError, match="the loss became non-finite in epoch 1 of 1, step 1"):
         train(settings(pictures, tmp_path / "net", epochs=1))
     checkpoint.write_bytes(b"broken")
-    with pytest.raises(InputError, match="cannot go on from"):
+    with pytest.raises(InputError, match="cannot resume from"):
         train(settings(pictures, tmp_path / "net", epochs=1))
