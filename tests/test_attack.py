@@ -563,7 +563,8 @@ def test_default_step_sizes_are_finite_for_every_ball() -> None:
     assert Paper.default_step_size(torch.tensor([10.0]), 150528, 2.0, 100).item() == pytest.approx(0.1)
     longer, shorter = Fast.default_step_size(eps, 48, 2.0, 400), Fast.default_step_size(eps, 48, 2.0, 100)
     torch.testing.assert_close(longer[3], shorter[3] / 4)  # the same way in all
-    assert longer[1] == shorter[1]  # a small ball holds steps of any length
+    # A small ball holds steps of any length: 2.4 times what it allows a pixel when all move alike.
+    assert longer[1] == shorter[1] == pytest.approx(2.4e-3 / math.sqrt(48))
     # In a run of few steps each is so long that the start's surroundings are left.
     widest = [Fast.default_step_size(eps, 48, 2.0, steps)[3].item() for steps in (1, 5, 10, 20, 50, 100, 400, 1600)]
     assert widest == pytest.approx([0.3, 0.3, 0.3, 0.3, 0.12, 0.06, 0.015, 0.0075])
