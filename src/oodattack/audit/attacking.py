@@ -23,8 +23,8 @@ from oodattack.audit.inputs import Inputs
 from oodattack.audit.store import Audit
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier, Detector
-from oodattack.engines.memory import Fitting
-from oodattack.pipelines.batch import sample_seed
+from oodattack.engines.memory import in_batches
+from oodattack.engines.seeds import sample_seed
 from oodattack.settings.attack import NORMS
 from oodattack.settings.audit import AuditSettings
 
@@ -98,13 +98,11 @@ class Attacker:
         count = len(self.inputs.x_in.names)
         done = self.audit.attack_rows(attack)
         label = f"attacking: {attack.kind} {attack.target}, eps {attack.eps:g}, {attack.steps} steps"
-        fitting = Fitting(self.batch_size)
         while todo := [row for row in range(count) if row not in done]:
             tell(label, len(done), count)
             stop = next((row for row in range(todo[0], count) if row in done), count)
-            for rows, found in fitting.batches(
-                range(todo[0], min(stop, todo[0] + self.batch_size)), self._work(attack)
-            ):
+            chunk = range(todo[0], min(stop, todo[0] + self.batch_size))
+            for rows, found in in_batches(chunk, self.batch_size, self._work(attack)):
                 self.audit.write_attack(attack, list(rows), found)
                 done.update(rows)
         tell(label, count, count)

@@ -27,8 +27,8 @@ from oodattack.attacks.attacks import Attack, Found
 from oodattack.audit.data import ImageSet, from_pngs
 from oodattack.core.errors import InputError
 from oodattack.images import encode_png
-from oodattack.runs.rows import IMAGE, image_cell
-from oodattack.storage.files import read_table, write_text, write_torch, write_whole
+from oodattack.storage.files import write_text, write_torch, write_whole
+from oodattack.storage.tables import IMAGE, image_cell, read_table
 
 NAME = "audit.json"
 FORMAT = 1

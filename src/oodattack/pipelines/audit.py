@@ -21,7 +21,7 @@ from oodattack.core.gradient import Autograd
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier
 from oodattack.encoders import load_encoder
-from oodattack.engines.batch_size import MOST_PIXELS_ON_CPU, measure_batch_size
+from oodattack.engines.batch_size import measure_batch_size, rows_that_fit
 from oodattack.engines.machine import environment, exact
 from oodattack.engines.memory import keep_freed_memory
 from oodattack.settings.attack import plain
@@ -165,8 +165,7 @@ def _attack(attacker: Attacker, attacks: Sequence[Attack], tell: Callable[[str, 
 
 def _fitting(most: int, classifier: Classifier) -> int:
     """As many images as a CPU's memory bears, at most so many."""
-    height, width = classifier.encoder.input_size
-    return min(most, max(1, MOST_PIXELS_ON_CPU // (height * width)))
+    return rows_that_fit(most, classifier.encoder.input_size)
 
 
 def _batch_size(settings: AuditSettings, classifier: Classifier, inputs: Inputs) -> int:

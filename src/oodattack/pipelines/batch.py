@@ -1,9 +1,7 @@
 """One batch: from rows of the plan to rows of a shard."""
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,32 +15,12 @@ from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.core.problem import part_mape
 from oodattack.encoders import Encoder
-from oodattack.images import ImageSource, StartSource, decode, encode_png, fit
-from oodattack.runs.rows import image_cell, png_name
-from oodattack.settings.attack import NORMS, AttackSettings
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All samples of a run: every chosen image with every start and every eps, image by image."""
-
-    settings: AttackSettings
-    images: ImageSource
-    starts: Sequence[StartSource]
-    chosen: Sequence[int]  # indices of the images
-
-    def __len__(self) -> int:
-        return len(self.chosen) * len(self.starts) * len(self.settings.eps)
-
-    def sample(self, row: int) -> tuple[int, StartSource, float]:
-        """Place in `chosen`, start source and eps of a row."""
-        rest, eps = divmod(row, len(self.settings.eps))
-        image, start = divmod(rest, len(self.starts))
-        return image, self.starts[start], self.settings.eps[eps]
-
-    def label(self, source: StartSource) -> str:
-        """A source's short name, or all that the user wrote where two short names are the same."""
-        return source.name if [s.name for s in self.starts].count(source.name) == 1 else source.spec
+from oodattack.engines.seeds import sample_seed
+from oodattack.images import decode, encode_png, fit
+from oodattack.pipelines.plan import Plan
+from oodattack.runs import png_name
+from oodattack.settings.attack import NORMS
+from oodattack.storage.tables import image_cell
 
 
 def attack_rows(
@@ -172,15 +150,6 @@ def _read(
         x_in.append(read[index])
         starts.append(start)
     return samples, x_in, starts, skipped
-
-
-def sample_seed(*parts: object) -> int:
-    """A seed of a sample's own: the same whatever else is in the run.
-
-    >>> sample_seed(0, "a.png") != sample_seed(0, "b.png")
-    True
-    """
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
 def _or_none(value: float) -> float | None:

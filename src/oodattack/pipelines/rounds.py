@@ -22,9 +22,9 @@ from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import Encoder
+from oodattack.engines.seeds import sample_seed
 from oodattack.images import ImageSource, evenly
 from oodattack.networks import MEAN, STD
-from oodattack.pipelines.batch import sample_seed
 from oodattack.settings.train import TrainSettings
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_text, write_torch, write_weights
