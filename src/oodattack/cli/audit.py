@@ -127,8 +127,8 @@ def audit(
 def _tell(results: Mapping[str, Any], settings: AuditSettings, written: list[Path]) -> None:
     console = output_console()
     console.print(_table(results), LEGEND, soft_wrap=False)
-    classifier = results["classifier"]
-    for what, value in (("training", classifier["train_accuracy"]), ("test", classifier["test_accuracy"])):
+    subject = results["subject"]
+    for what, value in (("training", subject["train_accuracy"]), ("test", subject["test_accuracy"])):
         if value is not None:
             console.print(f"accuracy  {percent(value)} of the {what} images")
     for key, found in results["outside"].items():

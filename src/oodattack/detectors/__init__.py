@@ -1,6 +1,6 @@
 """Out-of-distribution detectors, pytorch-ood's and your own, and the subjects that they are fitted on."""
 
-from oodattack.detectors.base import Detector, Loader, NotApplicable
+from oodattack.detectors.base import Detector, Loader, NotApplicableError
 from oodattack.detectors.catalogue import Absent, make_detectors
 from oodattack.detectors.own import Own, own_detector, own_name
 from oodattack.detectors.subjects import SHARED_VIEWS, BareEncoder, Classifier, ImageModel, Subject, make_subject
@@ -13,7 +13,7 @@ __all__ = [
     "Detector",
     "ImageModel",
     "Loader",
-    "NotApplicable",
+    "NotApplicableError",
     "Own",
     "Subject",
     "make_detectors",

@@ -8,7 +8,7 @@ from pytorch_ood import api
 from pytorch_ood.detector import EnergyBased
 from torch import Tensor
 
-from oodattack.detectors.base import Loader, NotApplicable
+from oodattack.detectors.base import Loader, NotApplicableError
 from oodattack.detectors.subjects import Subject, View
 from oodattack.detectors.wrapped import Wrapped, differentiable
 
@@ -119,18 +119,19 @@ def consecutive(labels: Tensor) -> Tensor:
     >>> consecutive(torch.tensor([2, 7, 2]))
     tensor([0, 1, 0])
     """
-    return torch.unique(labels, return_inverse=True)[1]
+    numbers: Tensor = torch.unique(labels, return_inverse=True)[1]
+    return numbers
 
 
 def several(labels: Tensor) -> Tensor:
     """The same, for detectors that compare classes.
 
     Raises:
-        NotApplicable: if there is only one class.
+        NotApplicableError: if there is only one class.
     """
     numbers = consecutive(labels)
     if int(numbers.max()) == 0:
-        raise NotApplicable(
+        raise NotApplicableError(
             "expected training images of at least 2 classes, got 1: it compares classes with their union"
         )
     return numbers
@@ -142,13 +143,13 @@ def every(count: int) -> Relabel:
     >>> every(3)(torch.tensor([0, 1, 1]))
     Traceback (most recent call last):
         ...
-    oodattack.detectors.base.NotApplicable: expected training images of all 3 classes, got 2 of them
+    oodattack.detectors.base.NotApplicableError: expected training images of all 3 classes, got 2 of them
     """
 
     def check(labels: Tensor) -> Tensor:
         found = len(torch.unique(labels))
         if found < count:
-            raise NotApplicable(f"expected training images of all {count} classes, got {found} of them")
+            raise NotApplicableError(f"expected training images of all {count} classes, got {found} of them")
         return labels
 
     return check

@@ -12,7 +12,7 @@ Judge = Callable[[Tensor], Tensor]
 """From what a detector reads, (B, K), to its scores, (B,)."""
 
 
-class NotApplicable(InputError):
+class NotApplicableError(InputError):
     """A detector needs something that the subject does not have, or data that the training images do not provide."""
 
 
@@ -34,7 +34,7 @@ class Detector(ABC):
     wrapped (see `own_detector`), and the optional attributes below are used where it has them.
 
     A detector states what it needs of its subject by asking for it when it is constructed: ``subject.logits`` or
-    ``subject.head`` raise `NotApplicable` where there are none, and the detector is listed with that reason.
+    ``subject.head`` raise `NotApplicableError` where there are none, and the detector is listed with that reason.
 
     Attributes:
         reading: name of what `reads` returns. Detectors with the same name are attacked together by the informed

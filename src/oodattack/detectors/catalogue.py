@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oodattack.core.errors import InputError, did_you_mean
-from oodattack.detectors.base import Detector, NotApplicable
+from oodattack.detectors.base import Detector, NotApplicableError
 from oodattack.detectors.features import feature_detectors
 from oodattack.detectors.layers import layer_detectors
 from oodattack.detectors.logits import logit_detectors
@@ -69,6 +69,6 @@ def make_detectors(subject: Subject, names: Sequence[str] = ("all",)) -> tuple[d
         if name in makers:
             try:
                 found[name] = makers[name](subject)
-            except NotApplicable as error:
+            except NotApplicableError as error:
                 absent.append(Absent(name, str(error)))
     return found, absent

@@ -1,7 +1,6 @@
 """Detectors that read several layers: they see more than z."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from pytorch_ood.detector import NACUE, Gram, MultiMahalanobis

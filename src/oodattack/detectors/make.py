@@ -6,4 +6,4 @@ from oodattack.detectors.base import Detector
 from oodattack.detectors.subjects import Subject
 
 Make = Callable[[Subject], Detector]
-"""Makes a detector for a subject; raises `NotApplicable` where the subject lacks what it needs."""
+"""Makes a detector for a subject; raises `NotApplicableError` where the subject lacks what it needs."""

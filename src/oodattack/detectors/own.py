@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from oodattack.core.errors import InputError
-from oodattack.detectors.base import Detector, Loader, NotApplicable
+from oodattack.detectors.base import Detector, Loader, NotApplicableError
 from oodattack.detectors.subjects import Subject
 from oodattack.encoders.own import here_importable, import_function
 
@@ -58,33 +58,33 @@ class Own(Detector):
         return values
 
 
-def own_detector(spec: str, subject: Subject) -> tuple[str, Detector]:
-    """The detector that ``MODULE:FACTORY`` makes for a subject, and its name, the factory's.
+def own_detector(spec: str, subject: Subject) -> Detector:
+    """The detector that ``MODULE:FACTORY`` makes for a subject.
 
     Raises:
-        NotApplicable: if it needs something that the subject lacks.
+        NotApplicableError: if it needs something that the subject lacks.
         InputError: if there is no such function, if it fails, or if what it returns is no detector.
 
     >>> from oodattack.encoders import load_encoder
     >>> from oodattack.detectors import make_subject
     >>> subject = make_subject(load_encoder("python:tests.factories:tiny"))
-    >>> name, detector = own_detector("tests.factories:Norm", subject)
-    >>> name, detector.judge, len(detector.source)
-    ('Norm', None, 64)
+    >>> detector = own_detector("tests.factories:Norm", subject)
+    >>> detector.judge, len(detector.source)
+    (None, 64)
     """
     factory = import_function(spec)
     try:
         with here_importable():
             inner = factory(subject)
-    except NotApplicable:
+    except NotApplicableError:
         raise
     except Exception as error:
         raise InputError(f"expected {spec}(subject) to build a detector, got {error!r}") from error
-    return own_name(spec), Own(inner, _digest(factory))
+    return Own(inner, _digest(factory))
 
 
 def own_name(spec: str) -> str:
-    """What tables and files call the detector of ``MODULE:FACTORY``.
+    """The name of the detector of ``MODULE:FACTORY`` in tables and files.
 
     >>> own_name("my.detectors:Centroid")
     'Centroid'

@@ -10,7 +10,7 @@ from torch.nn.functional import dropout
 from torch.nn.modules.dropout import _DropoutNd
 
 from oodattack.detectors.adapted import consecutive
-from oodattack.detectors.base import Detector, Loader, NotApplicable
+from oodattack.detectors.base import Detector, Loader, NotApplicableError
 from oodattack.detectors.make import Make
 from oodattack.detectors.subjects import Subject, View
 from oodattack.detectors.wrapped import Wrapped, differentiable
@@ -97,7 +97,7 @@ class Dropout(Detector):
     followed.
 
     Raises:
-        NotApplicable: if the network has no active dropout.
+        NotApplicableError: if the network has no active dropout.
     """
 
     unfollowed = "its draws act within the network: each score takes 30 passes, too many for a direct attack"
@@ -106,7 +106,7 @@ class Dropout(Detector):
         active = [m.p for m in subject.encoder.modules() if isinstance(m, _DropoutNd) and m.p > 0]
         self.logits, self.features = subject.logits, subject.features
         if not active:
-            raise NotApplicable("the network has no dropout")
+            raise NotApplicableError("the network has no dropout")
         self.head, self.p = subject.head, active[0]
         self.inner = MCD(self.logits.exact)
         size = subject.encoder.input_size

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from oodattack.detectors.base import Detector, NotApplicable
+from oodattack.detectors.base import Detector, NotApplicableError
 from oodattack.detectors.make import Make
 from oodattack.detectors.subjects import Subject, View
 from oodattack.networks import Bottleneck
@@ -23,13 +23,13 @@ class Rate(Detector):
     """KL(q(z|x) || r(z)) in nats: how many the network needs to encode an image.
 
     Raises:
-        NotApplicable: if the network is no `Bottleneck`.
+        NotApplicableError: if the network is no `Bottleneck`.
     """
 
     def __init__(self, subject: Subject) -> None:
         network = subject.encoder.model
         if not isinstance(network, Bottleneck):
-            raise NotApplicable("the network is no variational information bottleneck")
+            raise NotApplicableError("the network is no variational information bottleneck")
         self.view = View(subject.encoder, ["stats"], [torch.Size([network.stats.out_features])])
 
     def score(self, images: Tensor) -> Tensor:

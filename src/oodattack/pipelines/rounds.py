@@ -15,8 +15,7 @@ import torch
 from pytorch_ood.detector import EnergyBased, MaxSoftmax
 from torch import Tensor
 
-from oodattack.attacks.attacks import Ball, Samples, lower, match
-from oodattack.attacks.ways import find_way
+from oodattack.attacks import Ball, Samples, direct, follow, latent
 from oodattack.audit.measures import measure
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize, quantize
@@ -186,7 +185,7 @@ class _Attacker:
     def latent(self, x_in: Tensor, starts: Tensor, eps: float, steps: int) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W) uint8 near the starts with the latents of x_in, and their MAPE."""
         found = [
-            match(self.classifier.features, samples, Ball(eps, 2, steps), parts=None, tolerance=0)
+            latent(self.classifier.features, samples, Ball(eps, 2, steps))
             for samples in self._samples(x_in, starts)
         ]
         return torch.cat([f.images for f in found]), torch.cat([f.mape for f in found])
@@ -196,10 +195,10 @@ class _Attacker:
         detector = make_detectors(self.classifier, [SCORE])[0][SCORE]
         batches = list(self._samples(x_in, starts))
         scores = torch.cat([detector.score(samples.x_in).cpu() for samples in batches])
-        way = find_way(detector, torch.cat([batches[0].x_in[:2], batches[0].start[:2]]), scores)
+        followed = follow(detector, torch.cat([batches[0].x_in[:2], batches[0].start[:2]]), scores)
         ball = Ball(self.settings.eps[0], 2, STEPS)
         before = torch.split(dequantize(latent).to(self.device), AT_ONCE)
-        found = [lower(way, detector, s, ball, b) for s, b in zip(batches, before, strict=True)]
+        found = [direct(followed, detector, s, ball, b) for s, b in zip(batches, before, strict=True)]
         return torch.cat([f.images for f in found])
 
     def _samples(self, x_in: Tensor, starts: Tensor) -> Iterator[Samples]:

@@ -61,19 +61,19 @@ def audit_markdown(results: Row) -> str:
     ...     audit_markdown(audit.read_results()).count("| MaxLogit |")
     2
     """
-    settings, classifier = results["settings"], results["classifier"]
+    settings, subject = results["settings"], results["subject"]
     largest = max(map(float, settings["eps"]))
     natural = [name for name in results["detectors"][0]["clean"] if name != "starts"]
     accuracy = "".join(
         f", {100 * value:.1f} % of the {what} images right"
-        for what, value in (("training", classifier["train_accuracy"]), ("test", classifier["test_accuracy"]))
+        for what, value in (("training", subject["train_accuracy"]), ("test", subject["test_accuracy"]))
         if value is not None
     )
     lines = [
         "# Audit",
         "",
-        f"Classifier: {_cell(classifier['encoder'])}, {classifier['classes']} classes, z of {classifier['latent_dim']}"
-        f" numbers, layers {_cell(', '.join(classifier['layers']))}{accuracy}. Fitted on {classifier['train_images']}"
+        f"Classifier: {_cell(subject['encoder'])}, {subject['classes']} classes, z of {subject['latent_dim']}"
+        f" numbers, layers {_cell(', '.join(subject['layers']))}{accuracy}. Fitted on {subject['train_images']}"
         f" training images. {results['sets']['in']} x_in, {results['distinct_starts']} starts:"
         f" {_cell(', '.join(settings['start']))}.",
         "",

@@ -32,7 +32,7 @@ class BareEncoder(Subject):
     >>> subject.logits
     Traceback (most recent call last):
         ...
-    oodattack.detectors.base.NotApplicable: it needs logits, and the encoder has no classification head
+    oodattack.detectors.base.NotApplicableError: it needs logits, and the encoder has no classification head
     """
 
     kind = "bare encoder"

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from oodattack.detectors.base import Detector, Loader, NotApplicable
+from oodattack.detectors.base import Detector, Loader, NotApplicableError
 from oodattack.detectors.subjects.view import View
 from oodattack.encoders import Encoder
 from oodattack.images.labels import Labels
@@ -21,8 +21,8 @@ SHARED_VIEWS = ("features", "logits")  # readings that belong to the subject; no
 class Subject(ABC):
     """What detectors are fitted on and attacked through.
 
-    Every subject has features. Asking for anything else that it lacks raises `NotApplicable`, so that a detector states
-    its needs by using them.
+    Every subject has features. Asking for anything else that it lacks raises `NotApplicableError`, so a detector states
+    what it needs by using it.
 
     Args:
         encoder: the network.
@@ -56,17 +56,17 @@ class Subject(ABC):
     @property
     def logits(self) -> View:
         """View of what the classification head returns, (B, C)."""
-        raise NotApplicable("it needs logits, and the encoder has no classification head")
+        raise NotApplicableError("it needs logits, and the encoder has no classification head")
 
     @property
     def head(self) -> nn.Linear:
         """The last linear layer, as a module of its own."""
-        raise NotApplicable("it needs the classification head, and the encoder has none")
+        raise NotApplicableError("it needs the classification head, and the encoder has none")
 
     @property
     def maps(self) -> View:
         """View of the activations (B, D, h, w) whose mean over space are the features."""
-        raise NotApplicable("the network has no feature maps whose mean is z")
+        raise NotApplicableError("the network has no feature maps whose mean is z")
 
     @property
     def layers(self) -> View:
@@ -121,11 +121,11 @@ def present(value: T | None, reason: str) -> T:
     """The value, unless it is None.
 
     Raises:
-        NotApplicable: with the reason.
+        NotApplicableError: with the reason.
 
     >>> present(3, "")
     3
     """
     if value is None:
-        raise NotApplicable(reason)
+        raise NotApplicableError(reason)
     return value
