@@ -51,9 +51,7 @@ class Attack:
 
     def concerns(self, name: str, detector: Detector) -> bool:
         """Whether its images are scored by a detector: those of a latent attack by all."""
-        return self.kind == "latent" or self.target == (
-            name if self.kind == "direct" else reading(name, detector)
-        )
+        return self.kind == "latent" or self.target == (name if self.kind == "direct" else reading(name, detector))
 
 
 @dataclass(frozen=True)

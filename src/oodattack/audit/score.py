@@ -148,4 +148,3 @@ def score_attacked(
         if scored.unreadable is not None:
             failures[attack.key] = scored.unreadable
     return scores, failures
-
