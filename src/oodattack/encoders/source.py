@@ -7,10 +7,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Source:
-    """A model, and what its origin says of it; `size` is None where it says nothing."""
+    """A model, and what its origin says of it; `size` is None where it says nothing.
+
+    `headless`: the model was built without a classification head, as asked.
+    """
 
     model: nn.Module
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     classes: tuple[str, ...] | None = None
+    headless: bool = False

@@ -66,7 +66,7 @@ class Subject(ABC):
     @property
     def maps(self) -> View:
         """View of the activations (B, D, h, w) whose mean over space are the features."""
-        raise NotApplicableError("the network has no feature maps whose mean is z")
+        raise NotApplicableError("it needs feature maps that a classification head pools, and the encoder has no head")
 
     @property
     def layers(self) -> View:
