@@ -133,10 +133,10 @@ def test_the_interval_of_the_share_that_passes_draws_the_threshold_too() -> None
 @pytest.mark.parametrize(
     ("inside", "outside", "paired", "message"),
     [
-        (torch.zeros(0), torch.zeros(3), False, "expected scores of both kinds, got 0 inside"),
+        (torch.zeros(0), torch.zeros(3), False, "expected in-distribution and OOD scores, got 0 and 3"),
         (torch.zeros(3), torch.zeros(0), False, "and 0 outside"),
         (torch.tensor([0.0, torch.nan]), torch.zeros(3), False, "got NaN"),
-        (torch.zeros(3), torch.zeros(2), True, "expected as many scores outside as inside"),
+        (torch.zeros(3), torch.zeros(2), True, "expected an OOD score for each in-distribution score"),
     ],
 )
 def test_what_cannot_be_measured_is_told(inside: Tensor, outside: Tensor, paired: bool, message: str) -> None:

@@ -139,9 +139,7 @@ def test_a_score_has_the_gradient_of_its_formula(fitted: Callable[[str], Detecto
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_restored_fit_gives_the_same_scores(
-    fitted: Callable[[str], Detector], name: str, tmp_path: Path
-) -> None:
+def test_a_restored_fit_gives_the_same_scores(fitted: Callable[[str], Detector], name: str, tmp_path: Path) -> None:
     detector, again = fitted(name), make(name)
     fit = detector.state_dict()
     if fit is None:

@@ -7,10 +7,10 @@ from typing import Any
 from oodattack.core.errors import InputError
 from oodattack.encoders.device import pick_device
 from oodattack.encoders.encoder import Encoder
-from oodattack.encoders.own import from_file, from_python
-from oodattack.encoders.source import Source
 from oodattack.encoders.headless import without_head
 from oodattack.encoders.layers import OUTPUT
+from oodattack.encoders.own import from_file, from_python
+from oodattack.encoders.source import Source
 from oodattack.encoders.spec import (
     KINDS,
     Options,
@@ -91,7 +91,9 @@ def load_encoder(
     place = pick_device(device)
     source = _source(kind, target, options, spec, trust=trust)
     if isinstance(source.model, Encoder):
-        options.refuse(f"{spec!r}, which is an Encoder already", "layer", "size", "mean", "std", "classes", "num_classes")
+        options.refuse(
+            f"{spec!r}, which is an Encoder already", "layer", "size", "mean", "std", "classes", "num_classes"
+        )
         encoder = source.model.eval()
         encoder.name = spec
     else:
