@@ -309,7 +309,7 @@ def test_bad_folders_are_told(pictures: tuple[Path, Path, Path], tmp_path: Path)
     (tmp_path / "net" / "model.safetensors").unlink()
     with pytest.raises(InputError, match="expected a finished training"):
         load_encoder(f"trained:{tmp_path / 'net'}")
-    with pytest.raises(InputError, match=r"settings\.epochs: the run has 1, you ask for 2"):
+    with pytest.raises(InputError, match=r"settings\.epochs: the run has 1, this command has 2"):
         train(settings(pictures, tmp_path / "net", epochs=2))
     checkpoint = tmp_path / "net" / "checkpoint.pt"
     state = torch.load(checkpoint, weights_only=True)

@@ -14,8 +14,8 @@ from oodattack.core.methods.methods import get_method
 from oodattack.encoders import Encoder
 from oodattack.engines import Engine, LocalEngine, PerProcess, Step, finish_first, keep_freed_memory, run_one
 from oodattack.pipelines.inputs import open_in_worker, open_inputs
+from oodattack.pipelines.measure import Measure
 from oodattack.pipelines.shard import AttackShard
-from oodattack.pipelines.speed import Measure
 from oodattack.runs import Run, export_pngs, find_run, start_run
 from oodattack.settings.attack import AttackSettings
 

@@ -14,6 +14,7 @@ NAME = "run.json"
 FORMAT = 3
 READABLE = (2, FORMAT)
 _SECTIONS = ("settings", "inputs", "environment")
+_SINCE_FORMAT_3 = ("rows_per_shard", "half", "rough")
 
 
 def open_run(path: Path) -> Run:
@@ -98,9 +99,11 @@ def _has_shards(path: Path) -> bool:
 
 
 def _check(header: Mapping[str, Any]) -> None:
-    if not (header["rows"] > 0 and header["batch_size"] > 0):
+    missing = [key for key in _SINCE_FORMAT_3 if header["format"] == FORMAT and key not in header]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    sizes = [header["rows"], header["batch_size"], header.get("rows_per_shard", header["batch_size"])]
+    if not all(size > 0 for size in sizes):
         raise ValueError("it has no rows")
-    if header["format"] == FORMAT and not header["rows_per_shard"] > 0:
-        raise ValueError("its shards have no rows")
     if not all(isinstance(header[key], dict) for key in _SECTIONS):
         raise ValueError("its settings are missing")
