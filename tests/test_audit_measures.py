@@ -58,7 +58,7 @@ def test_the_share_that_passes_is_counted_at_the_threshold(name: str) -> None:
     assert found.fpr95_in_positive == pytest.approx(float((outside <= found.threshold).double().mean()), abs=1e-9)
 
 
-def test_a_map_that_goes_up_changes_nothing() -> None:
+def test_a_monotone_map_changes_nothing() -> None:
     inside, outside = CASES["apart"]
     plain = measure(inside, outside)
     mapped = measure((3 * inside).exp(), (3 * outside).exp())
@@ -99,7 +99,7 @@ def test_pairs_that_move_together_have_a_narrow_interval() -> None:
     assert paired.auroc_low <= paired.auroc <= paired.auroc_high
 
 
-def test_images_of_one_start_do_not_count_as_many() -> None:
+def test_images_of_one_start_are_not_independent() -> None:
     """Where starts differ more than x_in do, the interval is that of so few starts."""
     rng = torch.Generator().manual_seed(5)
     covered = []
@@ -118,7 +118,7 @@ def test_images_of_one_start_do_not_count_as_many() -> None:
     assert measure(inside, outside, paired=True, groups=few, seed=1) == measure(inside, outside, paired=True, seed=1)
 
 
-def test_the_interval_of_the_share_that_passes_draws_the_threshold_too() -> None:
+def test_the_interval_of_the_pass_rate_resamples_the_threshold_too() -> None:
     inside, outside = normal(100, 40), normal(400, 41) + 1.6
     found = measure(inside, outside)
     rng = np.random.default_rng(3)
@@ -134,12 +134,12 @@ def test_the_interval_of_the_share_that_passes_draws_the_threshold_too() -> None
     ("inside", "outside", "paired", "message"),
     [
         (torch.zeros(0), torch.zeros(3), False, "expected in-distribution and OOD scores, got 0 and 3"),
-        (torch.zeros(3), torch.zeros(0), False, "and 0 outside"),
+        (torch.zeros(3), torch.zeros(0), False, "got 3 and 0 of them"),
         (torch.tensor([0.0, torch.nan]), torch.zeros(3), False, "got NaN"),
-        (torch.zeros(3), torch.zeros(2), True, "expected an OOD score for each in-distribution score"),
+        (torch.zeros(3), torch.zeros(2), True, "expected as many OOD as in-distribution scores"),
     ],
 )
-def test_what_cannot_be_measured_is_told(inside: Tensor, outside: Tensor, paired: bool, message: str) -> None:
+def test_bad_scores_are_rejected(inside: Tensor, outside: Tensor, paired: bool, message: str) -> None:
     with pytest.raises(InputError, match=message):
         measure(inside, outside, paired=paired)
 

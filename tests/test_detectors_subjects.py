@@ -21,6 +21,7 @@ from oodattack.detectors import (
     make_subject,
     own_detector,
 )
+from oodattack.detectors.subjects import ModelOfImages
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.images.labels import Labels
 
@@ -122,7 +123,7 @@ def test_a_model_of_images_brings_its_own_score() -> None:
     subject = make_subject(encoder)
     detector = make_detectors(subject, ["ModelScore"])[0]["ModelScore"]
     assert isinstance(encoder.model, ImageModel)
-    assert tuple(make_detectors(subject)[0])[0] == "ModelScore"
+    assert next(iter(make_detectors(subject)[0])) == "ModelScore"
     images = torch.rand(5, 3, *encoder.input_size)
     with torch.no_grad():
         expected = encoder.model.judge(encoder.model.reads(encoder.normalise(images)))
@@ -132,7 +133,7 @@ def test_a_model_of_images_brings_its_own_score() -> None:
     (gradient,) = torch.autograd.grad(detector.judge(detector.reads(x)).sum(), x)
     assert (gradient.flatten(1).abs().amax(1) > 0).all()
     with pytest.raises(InputError, match="expected a model with reads"):
-        type(subject)(load_encoder(CLASSIFIER))
+        ModelOfImages(load_encoder(CLASSIFIER))
 
 
 def test_a_head_can_be_removed_once_and_only_with_zero_classes() -> None:

@@ -79,7 +79,7 @@ def measure(
         raise InputError("expected numbers as scores, got NaN; check the detector on these images")
     if paired and len(inside) != len(outside):
         raise InputError(
-            f"expected an OOD score for each in-distribution score of the pairs, got {len(outside)} and {len(inside)}"
+            f"expected as many OOD as in-distribution scores for pairs, got {len(outside)} and {len(inside)}"
         )
     scores = torch.cat([inside, outside])
     labels = torch.cat([torch.zeros(len(inside)), -torch.ones(len(outside))])  # below 0 is OOD to pytorch-ood
@@ -119,9 +119,10 @@ def _draw(rng: np.random.Generator, inside: int, outside: int, paired: bool, gro
         return _multiplicities(rng, inside), _multiplicities(rng, outside)
     names, member = np.unique(groups if groups is not None else [], return_inverse=True)
     # Attacked images from the same start are not independent.
-    weight = (
-        _multiplicities(rng, len(names))[member] if MIN_GROUPS <= len(names) < inside else _multiplicities(rng, inside)
-    )
+    if MIN_GROUPS <= len(names) < inside:
+        weight = _multiplicities(rng, len(names))[member]
+    else:
+        weight = _multiplicities(rng, inside)
     return weight, weight
 
 

@@ -91,9 +91,8 @@ def load_encoder(
     place = pick_device(device)
     source = _source(kind, target, options, spec, trust=trust)
     if isinstance(source.model, Encoder):
-        options.refuse(
-            f"{spec!r}, which is an Encoder already", "layer", "size", "mean", "std", "classes", "num_classes"
-        )
+        given = ("layer", "size", "mean", "std", "classes", "num_classes")
+        options.refuse(f"{spec!r}, which is an Encoder already", *given)
         encoder = source.model.eval()
         encoder.name = spec
     else:
