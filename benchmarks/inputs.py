@@ -19,7 +19,8 @@ from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.images import evenly, fit, open_images, open_starts
-from oodattack.settings.attack import NORMS, AttackSettings
+from oodattack.settings.attack import AttackSettings
+from oodattack.settings.ball import NORMS
 from oodattack.speed import prepare
 from oodattack.speed.half_gradient import HalfGradient
 

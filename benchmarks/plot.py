@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.table import Row
 from oodattack.report.style import SMALL, eps_label
-from oodattack.settings.attack import NORM_NAMES
+from oodattack.settings.ball import NORM_NAMES
 from oodattack.storage.files import write_whole
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and a marker each.

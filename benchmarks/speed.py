@@ -29,7 +29,7 @@ from oodattack.core.pixels import dequantize
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.engines.memory import keep_freed_memory
 from oodattack.images import fit, open_images
-from oodattack.settings.attack import at_least
+from oodattack.settings.checks import at_least
 from oodattack.speed import prepare
 from oodattack.speed.prepared import Prepared
 
@@ -59,7 +59,7 @@ def main(
 ) -> None:
     """How fast the prepared encoder is, and what the attack's loop adds to it: three tables."""
     for name, value in (("batch_size", batch_size), ("rounds", rounds)):
-        at_least(name, value, 1)
+        at_least(1)(name, value)
     if not give_back:
         keep_freed_memory()  # as a run does; "as loaded" gains from it too
     warnings.filterwarnings("ignore", message=".*random weights")

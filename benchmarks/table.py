@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.attackers import Attacker
 from benchmarks.measure import Results
 from oodattack.report.style import SMALL, eps_label
-from oodattack.settings.attack import NORM_NAMES
+from oodattack.settings.ball import NORM_NAMES
 
 
 @dataclass(frozen=True)

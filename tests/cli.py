@@ -1,4 +1,4 @@
-"""The program as a person calls it, in this process."""
+"""The program as a user calls it, run in this process."""
 
 import sys
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Outcome(NamedTuple):
 
 
 def oodattack(capsys: pytest.CaptureFixture[str], *arguments: object) -> Outcome:
-    """Run `oodattack ARGUMENTS` and return its exit code and what it printed."""
+    """Run `oodattack ARGUMENTS` and return its exit code and output."""
     usual = sys.argv
     sys.argv = ["oodattack", *map(str, arguments)]
     try:

@@ -1,4 +1,4 @@
-"""What the documentation promises is there."""
+"""The documentation keeps its promises."""
 
 import importlib
 import inspect
@@ -7,21 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from oodattack.settings import VERBS
+from oodattack.settings.table import markdown_table
+
 ROOT = Path(__file__).parents[1]
-PARTS = ("encoders", "images", "engines", "runs", "report", "detectors", "audit", "training", "networks")
-PACKAGES = ["oodattack", *(f"oodattack.{name}" for name in PARTS)]
+SOURCE = ROOT / "src"
+FOLDERS = [path.parent.relative_to(SOURCE) for path in sorted(SOURCE.glob("oodattack/**/__init__.py"))]
+PACKAGES = [".".join(folder.parts) for folder in FOLDERS if folder.name != "cli"]  # cli exports the program alone
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_public_function_has_an_example_that_runs(package: str) -> None:
+def test_every_exported_function_has_an_example_that_runs(package: str) -> None:
     module = importlib.import_module(package)
-    functions = [getattr(module, name) for name in module.__all__ if inspect.isfunction(getattr(module, name))]
-    assert functions
+    exported = [getattr(module, name) for name in vars(module).get("__all__", [])]
+    functions = [function for function in exported if inspect.isfunction(function)]
     assert [function.__name__ for function in functions if ">>>" not in (function.__doc__ or "")] == []
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *sorted(str(p) for p in ROOT.glob("docs/*.md"))])
-def test_links_and_pictures_exist(page: str) -> None:
+def test_links_and_figures_exist(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if not target.startswith("http"):
@@ -36,3 +40,9 @@ def test_columns_of_the_usage_page_are_those_of_a_run() -> None:
     named = set(re.findall(r"`([a-z_]+)`", table))
     for column in SCHEMA.names:
         assert column in named or column.startswith("probability_"), column
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_tables_of_settings_of_the_usage_page_are_current(verb: str) -> None:
+    section = f"### `oodattack {verb}`\n\n{markdown_table(VERBS[verb])}\n"
+    assert section in (ROOT / "docs" / "usage.md").read_text(), "paste the output of python -m oodattack.settings"

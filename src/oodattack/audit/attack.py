@@ -15,7 +15,7 @@ from oodattack.audit.store import Audit, Scores
 from oodattack.core.errors import WriteError
 from oodattack.core.pixels import dequantize
 from oodattack.engines import Engine, PerProcess, Report, Step, in_batches, machine, sample_seed
-from oodattack.settings.attack import NORMS
+from oodattack.settings.ball import NORMS
 
 Tell = Callable[[str, int, int], None]
 BatchAttack = Callable[[Samples, Ball, Tensor | None], Found]

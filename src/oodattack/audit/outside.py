@@ -19,8 +19,8 @@ from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.images import fit
-from oodattack.settings.attack import NORMS
 from oodattack.settings.audit import AuditSettings
+from oodattack.settings.ball import NORMS
 
 NEIGHBOUR = 50  # whose distance the witness judges by (Sun et al. 2022, for CIFAR)
 SSIM_WINDOW = 11  # pixels (Wang et al. 2004)

@@ -13,8 +13,8 @@ from oodattack.audit.measures import Measure, measure, verdict
 from oodattack.audit.plan import Attack, Z, reading
 from oodattack.audit.store import Audit, Scores
 from oodattack.detectors import Detector
-from oodattack.settings.attack import plain
 from oodattack.settings.audit import AuditSettings
+from oodattack.settings.saved import plain
 
 ORDER = ("held", "bent", "broken", "blind", "unfinished")  # of the rows: what survived comes first
 WORST = "worst"  # prefix of a set: the strongest attack on each image in one ball

@@ -1,4 +1,4 @@
-"""The command line: one file a verb. Heavy imports are made where they are used, so that `--help` answers at once."""
+"""The command line: one file per verb. Heavy imports are deferred to where they are used, so `--help` is instant."""
 
 from oodattack.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The program: its verbs, its exit codes, and what becomes of errors."""
+"""The program: its verbs, exit codes and error messages."""
 
 import sys
 from typing import Annotated
@@ -7,10 +7,8 @@ import typer
 
 from oodattack._version import __version__
 from oodattack.cli import attack, audit, demo, show, train
-from oodattack.cli.terminal import printable
+from oodattack.cli.terminal import BAD_INPUT, printable
 from oodattack.core.errors import InputError
-
-BAD_INPUT = 2
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,17 +26,17 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Exit codes: 0 done; 2 bad input, nothing computed is lost; 3 an audit with attacks that failed; 130"
-    " stopped by Ctrl-C, the same command goes on; 1 an error in the program itself."
+    epilog="Exit codes: 0 success; 2 bad input, finished work is kept; 3 an audit in which an attack failed; 130"
+    " interrupted by Ctrl-C, repeat the command to resume; 1 an error in the program itself."
 )
 def program(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Does an out-of-distribution image detector hold when someone tries to fool it?
+    """Does an out-of-distribution image detector hold up when someone tries to fool it?
 
-    Start with [bold]oodattack demo[/bold]: it needs no files, no network and about a minute.
+    Start with [bold]oodattack demo[/bold]: it needs no files and no network, and takes about a minute.
     """
 
 
@@ -50,7 +48,7 @@ app.command("show", epilog=show.EXAMPLES)(show.show)
 
 
 def main() -> None:
-    """Run the program; a person's mistake ends in one sentence, not in a traceback."""
+    """Run the program; bad input ends in one sentence instead of a traceback."""
     try:
         app()
     except InputError as error:

@@ -1,32 +1,33 @@
-"""`oodattack demo`: the main job on photographs that ship with packages."""
+"""`oodattack demo`: the attack on photographs that ship with Python packages."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from oodattack.cli.running import run_and_tell
+from oodattack.cli.options import Json, Quiet
+from oodattack.cli.running import run_and_report
 from oodattack.settings.attack import AttackSettings
 
-SHOWN = """
-What they show
-  {out}/x_out/ holds the images x_out. Each looks like its start: noise, a CT slice,
-  a fundus photograph. Each has the latent vector of a photograph: in
-  {figures}/grid.png the red circles sit on the blue dots.
-  histogram.png is the MAPE before and after for each start; convergence.png, how
-  fast it gets there. Any OOD detector that looks at this latent vector scores x_out
-  like the photograph. Next: oodattack attack --help"""
+EXPLANATION = """
+What the figures show
+  {out}/x_out/ holds the images x_out. Each looks like its start: noise, a CT slice
+  or a fundus photograph. Each has the latent vector of a photograph: in
+  {figures}/grid.png the red circles lie on the blue dots.
+  histogram.png shows the MAPE of each start before and after the attack,
+  convergence.png how fast it falls. Any OOD detector that reads this latent vector
+  scores x_out like the photograph. Next: oodattack attack --help"""
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="directory to write to")] = Path("oodattack-demo"),
+    out: Annotated[Path, typer.Option(help="output directory")] = Path("oodattack-demo"),
     steps: Annotated[int, typer.Option(help="gradient evaluations per sample")] = 100,
-    json: Annotated[bool, typer.Option("--json", help="print the summary as JSON on standard output")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    r"""Attack an ImageNet encoder: six photographs, from noise, a CT slice and a fundus photograph.
+    r"""Attack an ImageNet encoder: six photographs as x_in; noise, a CT slice and a fundus photograph as starts.
 
-    Needs no files and no network; about a minute on two cores. The packages come with
+    Needs no files and no network, and takes about a minute on two cores. The packages come with
     [bold]pip install 'oodattack\[demo]'[/bold].
     """
     from oodattack.cli.photographs import copy_photographs
@@ -41,6 +42,6 @@ def demo(
         out=out / "run",
         png=out / "x_out",
     )
-    run_and_tell(settings, as_json=json, quiet=quiet)
+    run_and_report(settings, as_json=json, quiet=quiet)
     if not (quiet or json):
-        typer.echo(SHOWN.format(out=out, figures=settings.out / "figures"))
+        typer.echo(EXPLANATION.format(out=out, figures=settings.out / "figures"))

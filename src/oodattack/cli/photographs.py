@@ -21,13 +21,13 @@ STARTS = {
 
 
 def copy_photographs(out: Path) -> tuple[Path, list[Path]]:
-    """Copy the images to ``out/x_in`` and ``out/starts``, where a person can look at them.
+    """Copy the images to ``out/x_in`` and ``out/starts``, where the user can look at them.
 
     Returns:
-        The folder of photographs, and the files of the starts.
+        The folder of the photographs, and the files of the starts.
 
     Raises:
-        InputError: if a package is missing, or the folder cannot be written.
+        InputError: if a package is missing or the folder is not writable.
     """
     for folder, images in (("x_in", PHOTOGRAPHS), ("starts", STARTS)):
         for name, (package, path) in images.items():
@@ -43,7 +43,7 @@ def copy_photographs(out: Path) -> tuple[Path, list[Path]]:
 
 
 def _home(package: str) -> Path:
-    """Folder of an installed package, without importing it."""
+    """The folder of an installed package, found without importing it."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         raise InputError(f"the demo needs the package {package}; install it with pip install 'oodattack[demo]'")

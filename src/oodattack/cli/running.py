@@ -1,30 +1,30 @@
-"""A run seen from the terminal: what is announced, the progress, the table at the end."""
+"""A run on the terminal: the announcement, the progress bar and the final table."""
 
 import dataclasses
-import json
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from oodattack.cli.terminal import (
-    INTERRUPTED,
     bars,
     error_console,
     json_number,
     output_console,
     percent,
     plain_warnings,
+    print_json,
     printable,
+    resumable,
 )
-from oodattack.settings.attack import NORM_NAMES, AttackSettings
+from oodattack.settings.attack import AttackSettings
+from oodattack.settings.ball import NORM_NAMES
 
 if TYPE_CHECKING:
     from oodattack.encoders import Encoder
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from oodattack.runs import Group, Run
 
 LEGEND = """\
-n samples; medians of the MAPE in per cent before the attack, after it (float),
-and of the decoded 8-bit PNG, the figure that counts; per cent of PNGs below
-0.1 %; median distance to the start; mean gradient evaluations per sample;
-class: per cent of x_out whose top-1 class is that of x_in; worst layer: the
-largest MAPE of one.
+n: number of samples; median MAPE in percent before the attack, after it in
+floating point, and of the decoded 8-bit PNG, the figure that counts; <0.1 %:
+percentage of PNGs below; distance: median, from the start; evals: mean number
+of gradient evaluations per sample; worst layer: the largest MAPE among the
+layers; class: percentage of x_out whose top-1 class is that of x_in.
 """
 
 
-def run_and_tell(settings: AttackSettings, *, as_json: bool, quiet: bool) -> "Run":
-    """Run an attack, make its pictures, and print what came of it.
+def run_and_report(settings: AttackSettings, *, as_json: bool, quiet: bool) -> None:
+    """Run an attack, draw its figures and print a summary.
 
-    Progress and remarks go to standard error, the table or the JSON to standard output.
+    Progress and messages go to standard error, the table or the JSON to standard output.
     """
     console = error_console(quiet=quiet)
     with plain_warnings(console):
@@ -51,36 +51,26 @@ def run_and_tell(settings: AttackSettings, *, as_json: bool, quiet: bool) -> "Ru
         from oodattack.pipelines.attack import run_attack
         from oodattack.report import draw_run
 
-        with _progress(console) as bar:
-
-            def ready(encoder: "Encoder", run: "Run") -> None:
-                _announce(console, settings, encoder, run)
-
-            try:
-                run = run_attack(settings, on_progress=bar, on_ready=ready)
-            except KeyboardInterrupt:
-                sys.stderr.write(
-                    f"stopped; what is finished is in {settings.out}. Give the same command again to go on\n"
-                )
-                raise typer.Exit(INTERRUPTED) from None
-        pictures = draw_run(run, settings.out / "figures")
-    tell(run, pictures, as_json=as_json, quiet=quiet)
-    return run
+        with resumable(settings.out), _progress(console) as bar:
+            run = run_attack(settings, on_progress=bar, on_ready=partial(_announce, console, settings))
+        figures = draw_run(run, settings.out / "figures")
+    print_summary(run, figures, as_json=as_json, quiet=quiet)
 
 
-def tell(run: "Run", pictures: list[Path], *, as_json: bool, quiet: bool) -> None:
-    """Print a run's summary: a table for people, or JSON."""
+def print_summary(run: "Run", figures: list[Path], *, as_json: bool, quiet: bool) -> None:
+    """Print the summary of a run as a table or as JSON."""
     from oodattack.runs import summarize
 
     groups, skipped = summarize(run), run.skipped()
     if as_json:
-        told = {
-            "run": str(run.path),
-            "groups": [{k: json_number(v) for k, v in dataclasses.asdict(group).items()} for group in groups],
-            "skipped": skipped,
-            "pictures": [str(picture) for picture in pictures],
-        }
-        sys.stdout.write(json.dumps(told, indent=2) + "\n")
+        print_json(
+            {
+                "run": str(run.path),
+                "groups": [{k: json_number(v) for k, v in dataclasses.asdict(group).items()} for group in groups],
+                "skipped": skipped,
+                "pictures": [str(figure) for figure in figures],
+            }
+        )
         return
     if quiet:
         return
@@ -88,7 +78,7 @@ def tell(run: "Run", pictures: list[Path], *, as_json: bool, quiet: bool) -> Non
     console.print(_table(run, groups), LEGEND, soft_wrap=False)
     undefined = sum(group.undefined for group in groups)
     if undefined:
-        console.print(f"{undefined} samples have no MAPE (z_in is all zeros) and are in no figure above.")
+        console.print(f"{undefined} samples have no MAPE (z_in is all zeros) and are not counted above.")
     if skipped:
         console.print(f"{len(skipped)} images could not be decoded and were skipped:")
         for reason in list(skipped.values())[:10]:
@@ -96,15 +86,15 @@ def tell(run: "Run", pictures: list[Path], *, as_json: bool, quiet: bool) -> Non
         if len(skipped) > 10:
             console.print(f"  … and {len(skipped) - 10} more")
     console.print(f"run       {run.path}/run.json, {run.path}/shards/*.parquet (pandas, datasets, DuckDB read them)")
-    for picture in pictures:
-        console.print(f"picture   {picture}")
+    for figure in figures:
+        console.print(f"figure    {figure}")
 
 
 def _table(run: "Run", groups: "list[Group]") -> Table:
-    """A table that fits 80 columns."""
+    """A table that fits into 80 columns."""
     settings = run.header["settings"]
     title = (
-        f"MAPE of z_out against z_in, per cent: {settings['method']}, {settings['steps']} steps,"
+        f"MAPE of z_out against z_in, in percent: {settings['method']}, {settings['steps']} steps,"
         f" {NORM_NAMES[settings['norm']]} ball"
     )
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -120,22 +110,22 @@ def _table(run: "Run", groups: "list[Group]") -> Table:
         cells = [
             *(printable(group.start), f"{group.eps:.4g}", str(group.count)),
             *(
-                _hundredths(group.before),
-                _hundredths(group.float_median),
-                _hundredths(group.median),
-                _hundredths(group.below),
+                _percentage(group.before),
+                _percentage(group.float_median),
+                _percentage(group.median),
+                _percentage(group.below),
             ),
             *(f"{group.distance:.4g}", f"{group.gradient_evaluations:.4g}"),
         ]
         if with_layers:
-            cells.append(_hundredths(group.worst_part))
+            cells.append(_percentage(group.worst_part))
         if with_classes:
-            cells.append("–" if group.class_taken is None else _hundredths(group.class_taken))
+            cells.append("–" if group.class_taken is None else _percentage(group.class_taken))
         table.add_row(*cells)
     return table
 
 
-def _hundredths(fraction: float) -> str:
+def _percentage(fraction: float) -> str:
     return percent(fraction).removesuffix(" %")
 
 
@@ -153,18 +143,18 @@ def _announce(console: Console, settings: AttackSettings, encoder: "Encoder", ru
     )
     done = len(run.done())
     if done:
-        console.print(f"resuming  {done} of {run.shard_count} shards are there already in {run.path}")
+        console.print(f"resuming  {done} of {run.shard_count} shards already exist in {run.path}")
 
 
 @contextmanager
 def _progress(console: Console) -> "Iterator[Callable[[RunProgress], None]]":
-    """A progress bar on standard error, only on a terminal; yields what the engine calls."""
+    """Show a progress bar on standard error, if that is a terminal; yields the function to update it."""
     with bars(console, "samples") as progress:
         task = progress.add_task("attacking", total=None)
 
         def update(now: "RunProgress") -> None:
             done = now.rows_done + min(now.share, 1) * now.running
-            what = "finishing this batch (Ctrl-C again stops at once)" if now.stopping else "attacking"
-            progress.update(task, total=now.rows, completed=int(done), description=what)
+            task_name = "finishing this batch (Ctrl-C again stops immediately)" if now.stopping else "attacking"
+            progress.update(task, total=now.rows, completed=int(done), description=task_name)
 
         yield update

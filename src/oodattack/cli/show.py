@@ -1,37 +1,38 @@
-"""`oodattack show`: the pictures of a run, made again."""
+"""`oodattack show`: draw the figures of a run again."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from oodattack.cli.running import tell
+from oodattack.cli.options import Json, Quiet
+from oodattack.cli.running import print_summary
 
 EXAMPLES = """[bold]Examples[/bold]
 
   oodattack show run
 
-  oodattack show run --sample 0 --sample 7 --out pictures"""
+  oodattack show run --sample 0 --sample 7 --out figures"""
 
 
 def show(
     run: Annotated[Path, typer.Argument(help="directory of a run")],
     sample: Annotated[
         list[int] | None,
-        typer.Option(help="rows to draw in the grid; give it again for more (default: a few)"),
+        typer.Option(help="row to draw in the grid; repeat for several (default: a few)"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for the pictures (default: RUN/figures)")] = None,
-    json: Annotated[bool, typer.Option("--json", help="print the summary as JSON on standard output")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="print nothing but errors")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder for the figures (default: RUN/figures)")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Draw the pictures of a run and print its table, finished or not.
+    """Draw the figures of a run, finished or not, and print its table.
 
-    grid.png: x_in, start and x_out over the scatter of their latents (Figs. 1-3 of the paper); histogram.png: MAPE per
-    start (Fig. 4); eps.png: MAPE against eps; convergence.png: MAPE against gradient evaluations.
+    grid.png: x_in, start and x_out over the scatter of their latents (Figs. 1-3 of the paper); histogram.png: MAPE for
+    each start (Fig. 4); eps.png: MAPE against eps; convergence.png: MAPE against gradient evaluations.
     """
     from oodattack.report import draw_run
     from oodattack.runs import open_run
 
     opened = open_run(run)
-    pictures = draw_run(opened, out or run / "figures", samples=sample or None)
-    tell(opened, pictures, as_json=json, quiet=quiet)
+    figures = draw_run(opened, out or run / "figures", samples=sample or None)
+    print_summary(opened, figures, as_json=json, quiet=quiet)

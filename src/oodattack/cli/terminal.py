@@ -1,12 +1,16 @@
-"""What the verbs share on a terminal: warnings, progress, numbers, and text from outside."""
+"""Terminal output that the verbs share: exit codes, warnings, progress, JSON, numbers, and untrusted text."""
 
+import json
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,12 +21,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-UNFINISHED = 3  # the exit code of an audit in which an attack failed
+# Exit codes.
+BAD_INPUT = 2
+UNFINISHED = 3  # an audit in which an attack failed
 INTERRUPTED = 130
 
 
 def printable(text: str) -> str:
-    r"""Text from outside (file names, messages) without the control characters that a terminal would obey.
+    r"""Replace the control characters in text from outside (file names, messages), which a terminal would obey.
 
     >>> printable("a\x1b[2Jb")
     'a?[2Jb'
@@ -31,7 +37,7 @@ def printable(text: str) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A fraction as a percentage with three significant digits.
+    """Format a fraction as a percentage with three significant digits.
 
     >>> percent(0.000123), percent(0.2), percent(float("nan"))
     ('0.0123 %', '20 %', '–')
@@ -40,7 +46,7 @@ def percent(fraction: float) -> str:
 
 
 def json_number(value: Any) -> Any:
-    """A value as JSON has it: NaN and infinity are none.
+    """Replace NaN and infinity, which JSON lacks, by None.
 
     >>> json_number(float("nan")), json_number(2)
     (None, 2)
@@ -48,8 +54,13 @@ def json_number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
 def output_console() -> Console:
-    """Standard output, for results; in a file or a pipe a line has room for a table."""
+    """Standard output, for results; files and pipes get lines wide enough for a table."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120
@@ -57,13 +68,13 @@ def output_console() -> Console:
 
 
 def error_console(*, quiet: bool) -> Console:
-    """Standard error, for progress and remarks."""
+    """Standard error, for progress and messages."""
     return Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def bars(console: Console, unit: str) -> Iterator[Progress]:
-    """Progress bars on standard error, only on a terminal."""
+    """Show progress bars on standard error, if that is a terminal."""
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -80,7 +91,7 @@ def bars(console: Console, unit: str) -> Iterator[Progress]:
 
 @contextmanager
 def stages(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """One bar, of the stage at hand; without a terminal a line for each stage. Yields what to call as it goes on."""
+    """Show a bar for the current stage, or without a terminal a line per stage; yields the function to update it."""
     with bars(console, "") as progress:
         task = progress.add_task("", total=None)
         last = ""
@@ -100,10 +111,20 @@ def stages(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def plain_warnings(console: Console) -> Iterator[None]:
-    """Warnings as one line each, without the file and line of code that no user knows."""
+    """Print each warning on one line, without the source location, which means nothing to a user."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_args, **_kw: console.print(
             f"warning: {message}", style="bold yellow", markup=False
         )
         yield
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """On Ctrl-C, say where the finished work is and how to resume, and exit."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted; finished work is saved in {out}. Repeat the command to resume\n")
+        raise typer.Exit(INTERRUPTED) from None

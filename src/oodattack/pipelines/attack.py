@@ -1,10 +1,8 @@
 """The attack on a collection of images, from disk to disk."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -18,6 +16,7 @@ from oodattack.pipelines.measure import Measure
 from oodattack.pipelines.shard import AttackShard
 from oodattack.runs import Run, export_pngs, find_run, start_run
 from oodattack.settings.attack import AttackSettings
+from oodattack.settings.saved import identity
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def run_attack(
     inputs = PerProcess(worker, here=opened)
     speed = run_one(engine, Measure(inputs), begun)
     header = {
-        "settings": _identity(settings),
+        "settings": identity(settings),
         "inputs": facts,
         "rows": len(opened.plan),
         "rows_per_shard": speed.batch_size,
@@ -138,27 +137,3 @@ def _refuse_empty(run: Run, settings: AttackSettings) -> None:
     for number in run.done():
         run.shard(number).unlink()
     raise InputError(f"expected images in {settings.images}, got none that can be decoded; the first: {first}")
-
-
-def _identity(settings: AttackSettings) -> dict[str, Any]:
-    """The settings that decide a run's rows, as JSON holds them."""
-    names = (
-        "encoder",
-        "images",
-        "start",
-        "eps",
-        "norm",
-        "steps",
-        "method",
-        "step_size",
-        "restarts",
-        "tolerance",
-        "grid_steps",
-        "gradient",
-        "seed",
-        "limit",
-        "start_order",
-    )
-    values = {name: getattr(settings, name) for name in names}
-    values["eps"] = ["inf" if math.isinf(eps) else eps for eps in settings.eps]
-    return {**values, "start": list(settings.start)}

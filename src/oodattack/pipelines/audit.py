@@ -25,12 +25,10 @@ from oodattack.engines import (
     measure_batch_size,
     rows_that_fit,
 )
-from oodattack.settings.attack import plain
 from oodattack.settings.audit import AuditSettings
+from oodattack.settings.saved import identity, saved
 from oodattack.storage.directory import claim
 
-# What fits and attacked images depend on; the rest may change from one command to the next.
-_DECISIVE = ("encoder", "train", "test", "start", "norm", "limit", "fit_limit", "layers", "seed")
 EVALUATIONS_PER_STEP = 10  # of each sample over all attacks, roughly: what the batch size is measured for
 
 
@@ -115,7 +113,7 @@ def run_audit(
         audit.write_scores(scores, {images: names.get(images, starts) for _, images in scores})
         audit.write_results(
             {
-                "settings": {name: plain(value) for name, value in asdict(settings).items()},
+                "settings": saved(settings),
                 "environment": header["environment"],
                 "subject": describe(bench),
                 "sets": {name: len(of) for name, of in names.items()} | {a.key: len(starts) for a in done},
@@ -136,7 +134,7 @@ def _header(bench: Bench, batch_size: int) -> dict[str, Any]:
     """What the directory's header records; see `claim`."""
     return {
         "format": FORMAT,
-        "settings": {name: plain(getattr(bench.settings, name)) for name in _DECISIVE},
+        "settings": identity(bench.settings),
         "batch_size": batch_size,
         "inputs": {**bench.inputs.digests, "encoder": bench.subject.encoder.digest()},
         "environment": {**environment(bench.subject.device), "pytorch-ood": version("pytorch-ood")},

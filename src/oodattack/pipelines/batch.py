@@ -21,7 +21,8 @@ from oodattack.engines import sample_seed
 from oodattack.images import decode, encode_png, fit
 from oodattack.pipelines.plan import Plan
 from oodattack.runs import png_name
-from oodattack.settings.attack import NORMS, AttackSettings
+from oodattack.settings.attack import AttackSettings
+from oodattack.settings.ball import NORMS
 from oodattack.storage.tables import image_cell
 
 

@@ -10,6 +10,7 @@ score itself.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from oodattack.encoders import Encoder
 from oodattack.engines import in_batches, sample_seed
 from oodattack.images import ImageSource, evenly
 from oodattack.networks import MEAN, STD
+from oodattack.settings.saved import identity
 from oodattack.settings.train import TrainSettings
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_text, write_torch, write_weights
@@ -64,14 +66,8 @@ def run_rounds(
     Raises:
         InputError: if there are fewer than 2 outliers, or the directory holds rounds of other settings.
     """
-    decisive = ("eps", "round_epochs", "round_images")
-    rounds_header = {
-        "settings": {name: str(getattr(settings, name)) for name in decisive},
-        "inputs": {"test": test.source.digest()},
-    }
-    with claim(
-        settings.out / "rounds", "rounds.json", rounds_header, is_begun=lambda path: any(path.glob("*/state.pt"))
-    ):
+    header_of_rounds = {"settings": identity(settings, "rounds"), "inputs": {"test": test.source.digest()}}
+    with claim(settings.out / "rounds", "rounds.json", header_of_rounds, is_begun=_has_rounds):
         rows: list[dict[str, Any]] = []
         images = _images(settings, session.images.source, test, outliers)
         old: Tensor | None = None
@@ -91,6 +87,10 @@ def run_rounds(
             old = state["fresh"].cpu()
             rows.append(state["row"])
     return rows
+
+
+def _has_rounds(path: Path) -> bool:
+    return any(path.glob("*/state.pt"))
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _round(
     tell: Tell,
 ) -> tuple[dict[str, Any], Session]:
     """Attack and continue the training, except in round 0; then measure."""
-    eps, count = settings.eps[0], len(images.x_test)
+    eps, count = settings.eps, len(images.x_test)
     found: Tensor | None = None
     if number:
         # Each round draws its own training images.
@@ -213,7 +213,7 @@ class _Attacker:
         batches = [dequantize(images).to(self.device) for images in torch.split(x_in, BATCH_SIZE)]
         inside = torch.cat([detector.score(images).cpu() for images in batches])
         few = torch.cat([dequantize(images[:2]).to(self.device) for images in (x_in, starts)])
-        followed, ball = follow(detector, few, inside), Ball(self.settings.eps[0], 2, STEPS)
+        followed, ball = follow(detector, few, inside), Ball(self.settings.eps, 2, STEPS)
 
         def lower(samples: Samples, rows: slice) -> Found:
             return direct(followed, detector, samples, ball, dequantize(initial[rows]).to(self.device))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from oodattack.engines.machine import environment
 from oodattack.images import open_images
 from oodattack.networks import build_network
 from oodattack.pipelines.rounds import run_rounds
-from oodattack.settings.attack import plain
+from oodattack.settings.saved import identity
 from oodattack.settings.train import TrainSettings
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_text, write_weights
@@ -24,10 +24,6 @@ from oodattack.training.session import Session, seeded
 
 FORMAT = 1
 NAME, CHECKPOINT, WEIGHTS, RESULTS = "train.json", "checkpoint.pt", "model.safetensors", "results.json"
-_ELSEWHERE = (
-    *("out", "test", "device", "data_root", "download", "tensorboard"),
-    *("rounds", "round_epochs", "round_images", "eps"),
-)
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
         _writer(settings.tensorboard).close()
     header = {
         "format": FORMAT,
-        "settings": {name: plain(value) for name, value in asdict(settings).items() if name not in _ELSEWHERE},
+        "settings": identity(settings),
         "inputs": {
             "train": images.source.digest(),
             "outliers": [] if outliers is None else [source.digest() for source in outliers.sources],

@@ -16,8 +16,8 @@ from oodattack.audit.store import Audit
 from oodattack.report.audit_table import at, made
 from oodattack.report.draw import save
 from oodattack.report.style import BEFORE, COLOURS, IN, OUT, entitle, eps_label
-from oodattack.settings.attack import NORM_NAMES
 from oodattack.settings.audit import ATTACKS
+from oodattack.settings.ball import NORM_NAMES
 
 Row = Mapping[str, Any]
 Scores = Mapping[tuple[str, str], Tensor]

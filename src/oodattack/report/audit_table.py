@@ -7,8 +7,8 @@ from typing import Any
 from oodattack.audit.measures import VERDICTS
 from oodattack.audit.store import Audit
 from oodattack.report.style import eps_label
-from oodattack.settings.attack import NORM_NAMES
 from oodattack.settings.audit import ATTACKS
+from oodattack.settings.ball import NORM_NAMES
 from oodattack.storage.files import write_text
 
 Row = Mapping[str, Any]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from oodattack.report.style import IN, OUT, describe, entitle, eps_label, percent_label
 from oodattack.runs import Run
-from oodattack.settings.attack import NORM_NAMES
+from oodattack.settings.ball import NORM_NAMES
 
 COLUMNS = [
     *("row", "x_in_name", "start_name", "eps", "norm", "x_in", "start", "image", "z_in", "z_start", "z_out"),

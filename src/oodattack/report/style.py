@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from oodattack.runs.summary import SMALL_MAPE
-from oodattack.settings.attack import NORM_NAMES
+from oodattack.settings.ball import NORM_NAMES
 
 IN, OUT, BEFORE = "#1f5fb4", "#d62728", "#8a8a8a"
 COLOURS = ("#d62728", "#1f5fb4", "#2a9d4a", "#8e44ad", "#e08e0b", "#148f9c", "#7f4f24", "#c2185b")

@@ -1,89 +1,81 @@
-"""What `oodattack train` is told."""
+"""Settings of `oodattack train`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 from oodattack.core.errors import InputError
-from oodattack.settings.attack import at_least, build, check_ball, check_seed, one_of, tidy
-
-METHODS = ("plain", "outlier-exposure", "confidence", "bottleneck")
-AUGMENTS = ("none", "crop", "flip")
+from oodattack.settings.ball import check_ball
+from oodattack.settings.base import Settings
+from oodattack.settings.checks import at_least
+from oodattack.settings.field import Setting
+from oodattack.settings.shared import DataRoot, Device, Download, Out, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """What a network is trained on, and how. Building one checks the values.
+class TrainSettings(Settings):
+    """Settings of `oodattack train`.
 
-    Attributes:
-        train: labelled images: one folder a class, or a data set that tells its classes.
-        out: directory of the trained network; `--encoder trained:DIR` uses it.
-        test: labelled images to measure the accuracy on.
-        method: "plain" (cross-entropy), "outlier-exposure" (Hendrycks et al. 2019), "confidence" (Lee et al. 2018, the
-            GAN variant) or "bottleneck" (Alemi et al. 2017).
-        outliers: images that are no class's, for outlier exposure and for the rounds.
-        network: resnet8, resnet14, resnet20, ...
-        size: side of the images in pixels.
-        epochs: passes over the training images.
-        batch_size: images a step.
-        rate: largest learning rate (SGD with Nesterov momentum, one cycle).
-        weight: of the outliers' loss, or of the bottleneck's rate.
-        augment: "crop" (up to an eighth of the side in each direction), "flip", both, or "none".
-        rounds: of attacking the network and training it on with what was found as outliers.
-        round_epochs: epochs of each round.
-        round_images: images attacked for each round, and as many again to measure with.
-        eps: radius of the rounds' L2 ball, in pixels of [0, 1].
-        seed: of the weights, the order and the draws.
-        device: "cpu", "cuda", "mps", ...; None picks one.
-        data_root: folder of torchvision data sets.
-        download: whether torchvision may fetch data sets that are not there.
-        tensorboard: folder for its event files (needs tensorboard); None for none.
+    The methods are "plain" (cross-entropy), "outlier-exposure" (Hendrycks et al. 2019), "confidence" (Lee et al. 2018,
+    the GAN variant) and "bottleneck" (Alemi et al. 2017).
 
     >>> TrainSettings(train="a", out=Path("b")).method
     'plain'
     """
 
-    train: str
-    out: Path
-    test: str | None = None
-    method: str = "plain"
-    outliers: tuple[str, ...] = ()
-    network: str = "resnet20"
-    size: int = 32
-    epochs: int = 15
-    batch_size: int = 128
-    rate: float = 0.2
-    weight: float | None = None
-    augment: tuple[str, ...] = ("crop",)
-    rounds: int = 0
-    round_epochs: int = 3
-    round_images: int = 200
-    eps: tuple[float, ...] = (5.0,)
-    seed: int = 0
-    device: str | None = None
-    data_root: Path | None = None
-    download: bool = False
-    tensorboard: Path | None = None
+    train: Annotated[str, Setting("labelled images: one folder per class, or a data set with labels")]
+    test: Annotated[str | None, Setting("labelled images to measure the accuracy on", decides="nothing")] = None
+    out: Out
+    method: Annotated[Literal["plain", "outlier-exposure", "confidence", "bottleneck"], Setting("how to train")] = (
+        "plain"
+    )
+    outliers: Annotated[
+        tuple[str, ...], Setting("outlier images, which belong to no class, for outlier exposure and the rounds")
+    ] = ()
+    network: Annotated[str, Setting("architecture: resnet8 | resnet14 | resnet20 | …")] = "resnet20"
+    size: Annotated[int, Setting("side of the images, in pixels", check=at_least(8))] = 32
+    epochs: Annotated[int, Setting("passes over the training images", check=at_least(1))] = 15
+    batch_size: Annotated[int, Setting("images per optimizer step", check=at_least(2))] = 128
+    rate: Annotated[float, Setting("peak learning rate of the one-cycle schedule (SGD with Nesterov momentum)")] = 0.2
+    weight: Annotated[
+        float | None,
+        Setting(
+            "weight of the outlier loss, or of the rate term of the bottleneck",
+            unset="as published: outlier-exposure 0.5, confidence 1, bottleneck 0.001",
+        ),
+    ] = None
+    augment: Annotated[
+        tuple[Literal["none", "crop", "flip"], ...],
+        Setting("random augmentation; crops shift by up to an eighth of the side", commas=True),
+    ] = ("crop",)
+    rounds: Annotated[
+        int,
+        Setting(
+            "number of rounds that attack the network and train it further on the images found",
+            decides="nothing",
+            check=at_least(0),
+        ),
+    ] = 0
+    round_epochs: Annotated[int, Setting("epochs per round", decides="rounds", check=at_least(1))] = 3
+    round_images: Annotated[
+        int, Setting("images attacked in each round, and as many again to measure", decides="rounds", check=at_least(1))
+    ] = 200
+    eps: Annotated[
+        float, Setting("radius of the L2 ball of the rounds, in pixels of [0, 1]: 5 or 8/255", decides="rounds")
+    ] = 5.0
+    seed: Seed = 0
+    device: Device = None
+    data_root: DataRoot = None
+    download: Download = False
+    tensorboard: Annotated[Path | None, Setting("folder for TensorBoard event files", decides="nothing")] = None
 
-    def __post_init__(self) -> None:
-        tidy(self, "out", "outliers", "augment", "eps")
-        one_of("method", self.method, METHODS)
-        for name in self.augment:
-            one_of("augment", name, AUGMENTS)
-        check_ball("l2", self.eps)
-        if len(self.eps) != 1:
-            raise InputError(f"expected one eps, got {len(self.eps)}")
-        for name in ("epochs", "round_epochs", "round_images"):
-            at_least(name, getattr(self, name), 1)
-        at_least("batch_size", self.batch_size, 2)
-        at_least("size", self.size, 8)
-        at_least("rounds", self.rounds, 0)
-        check_seed(self.seed)
+    def check(self) -> None:
+        """Check the ball and the numbers, and that the method has what it needs."""
+        check_ball("l2", [self.eps])
         if not 0 < self.rate < 100:
-            raise InputError(f"expected a learning rate above 0 and below 100, got {self.rate:g}")
+            raise InputError(f"expected rate above 0 and below 100, got {self.rate:g}")
         if self.weight is not None and not 0 <= self.weight < 1e6:
-            raise InputError(f"expected weight from 0 to below 1e6, got {self.weight:g}")
+            raise InputError(f"expected weight >= 0 and below 1e6, got {self.weight:g}")
         if self.method == "confidence" and self.size != 32:
             raise InputError(f"expected size 32 for confidence, whose GAN makes images of 32x32, got {self.size}")
         if self.rounds and (self.test is None or self.method not in ("plain", "outlier-exposure")):
@@ -93,19 +85,10 @@ class TrainSettings:
             )
         if not self.outliers and (self.method == "outlier-exposure" or self.rounds):
             what = "outlier-exposure" if self.method == "outlier-exposure" else "rounds"
-            raise InputError(f"missing --outliers; {what} needs images that are no class's")
+            raise InputError(f"missing --outliers; {what} needs images that belong to no class")
 
     @property
     def loss_weight(self) -> float:
-        """That given, or the papers' for each method: 0.5, 1, 0.001."""
+        """The given weight, or the published one of each method: 0.5, 1, 0.001."""
         defaults = {"outlier-exposure": 0.5, "confidence": 1.0, "bottleneck": 1e-3}
         return defaults.get(self.method, 0.5) if self.weight is None else self.weight
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "TrainSettings":
-        """Build settings from plain values: strings, numbers and lists as a TOML file or the command line has them.
-
-        Raises:
-            InputError: for an unknown name (with the nearest), a missing one, or a value of a wrong kind.
-        """
-        return build(cls, values)

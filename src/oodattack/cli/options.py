@@ -1,0 +1,63 @@
+"""Command-line options from settings: one option per field, and --config for a file of them."""
+
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, TypeVar
+
+import typer
+
+from oodattack.settings.base import Settings
+from oodattack.settings.field import Field, fields
+from oodattack.settings.parse import load_config
+
+S = TypeVar("S", bound=Settings)
+Json = Annotated[bool, typer.Option("--json", help="print the results as JSON on standard output")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print nothing but errors")]
+_Config = Annotated[Path | None, typer.Option("--config", help="TOML file with the same settings; options override it")]
+
+
+def with_settings(kind: type[S]) -> Callable[[Callable[Concatenate[S, ...], None]], Callable[..., None]]:
+    """Turn a function of settings and options into a command with an option for every field.
+
+    Args:
+        kind: the class of the settings, the function's first parameter. Its other parameters are typer's, as written.
+
+    >>> from oodattack.settings import AttackSettings
+    >>> @with_settings(AttackSettings)
+    ... def steps(settings: AttackSettings) -> None:
+    ...     print(settings.steps)
+    >>> steps(config=None, encoder="embedded", images="photos", start=["noise"], out="run", steps=3)
+    3
+    """
+
+    def decorate(verb: Callable[Concatenate[S, ...], None]) -> Callable[..., None]:
+        def command(config: Path | None, **given: Any) -> None:
+            options = {field.name: given.pop(field.name, None) for field in fields(kind)}
+            file = {} if config is None else load_config(config)
+            verb(kind.of(file, {name: value for name, value in options.items() if value != []}), **given)
+
+        shared = Parameter("config", Parameter.KEYWORD_ONLY, default=None, annotation=_Config)
+        own = list(signature(verb).parameters.values())[1:]
+        command.__name__, command.__doc__ = verb.__name__, verb.__doc__
+        command.__signature__ = Signature([*map(_parameter, fields(kind)), shared, *own])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _parameter(field: Field) -> Parameter:
+    """An option that is None, or an empty list, unless it is given: defaults come after the --config file."""
+    remark = "(required)" if field.required else f"(default: {field.default_text})" if field.default_text else ""
+    metavar = "<number>" if field.kind is float and not field.many else None  # not the <str> that it is parsed from
+    option = typer.Option(field.option, help=f"{field.meaning} {remark}".strip(), metavar=metavar)
+    return Parameter(
+        field.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[_type(field) | None, option]
+    )
+
+
+def _type(field: Field) -> Any:
+    """The type for typer; a number that may be a fraction, and a comma-separated list, stay text until parsed."""
+    if field.many:
+        return str if field.setting.commas else list[str]
+    return str if field.kind is float else field.kind

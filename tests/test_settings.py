@@ -1,0 +1,198 @@
+"""Settings are declared once: options, files, identity and documentation all follow from the fields."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from oodattack.cli.app import app
+from oodattack.cli.options import with_settings
+from oodattack.core.errors import InputError
+from oodattack.core.gradient import get_gradient
+from oodattack.core.methods.methods import get_method
+from oodattack.settings import VERBS, AttackSettings, Settings, identity
+from oodattack.settings.audit import ATTACKS
+from oodattack.settings.ball import NORM_NAMES, NORMS
+from oodattack.settings.field import Field, Setting, fields
+from oodattack.settings.parse import load_config
+from oodattack.settings.saved import saved
+from oodattack.settings.table import markdown_table
+
+PARTS = ("results", "rounds", "shards", "nothing")
+EVERY_VERB = pytest.mark.parametrize("kind", VERBS.values(), ids=list(VERBS))
+EVERY_FIELD = pytest.mark.parametrize(
+    ("kind", "field"),
+    [pytest.param(kind, field, id=f"{verb}-{field.name}") for verb, kind in VERBS.items() for field in fields(kind)],
+)
+
+
+def other_value(field: Field) -> Any:
+    """A valid value that is neither the default nor the one in `example`."""
+    if field.choices:
+        value: Any = next(choice for choice in field.choices if choice not in (field.default, "linf"))
+    elif field.kind is int:
+        value = field.default + 1 if isinstance(field.default, int) else 2
+    else:
+        value = {bool: True, float: 0.5, str: "other", Path: Path("elsewhere")}[field.kind]
+    return (value,) if field.many else value
+
+
+def example(kind: type[Settings]) -> Settings:
+    """Valid settings, with what some other settings need in order to be valid."""
+    needed = {"test": "test", "outliers": "outliers"} if "outliers" in {field.name for field in fields(kind)} else {}
+    return kind.of(needed, {field.name: "given" for field in fields(kind) if field.required})
+
+
+def flags(values: dict[str, Any]) -> list[str]:
+    """Values as command-line arguments."""
+    arguments: list[str] = []
+    for name, value in values.items():
+        option = "--" + name.replace("_", "-")
+        if value is True:
+            arguments.append(option)
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                arguments += [option, str(one)]
+    return arguments
+
+
+def toml(values: dict[str, Any]) -> str:
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+
+
+def parsed(kind: type[Settings], arguments: list[str]) -> Settings:
+    """The settings that a verb receives from the command line."""
+    received: list[Settings] = []
+
+    def verb(settings: Settings, *, loud: Annotated[bool, typer.Option("--loud")] = False) -> None:
+        assert not loud
+        received.append(settings)
+
+    program = typer.Typer()
+    program.command()(with_settings(kind)(verb))
+    result = CliRunner().invoke(program, arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return received[0]
+
+
+@EVERY_FIELD
+def test_identity_changes_exactly_with_what_decides(kind: type[Settings], field: Field) -> None:
+    before = example(kind)
+    after = dataclasses.replace(before, **{field.name: other_value(field)})
+    assert after != before
+    for part in PARTS:
+        changed = identity(after, part) != identity(before, part)  # type: ignore[arg-type]
+        assert changed == (field.setting.decides == part), part
+
+
+@EVERY_FIELD
+def test_options_and_files_give_the_same_settings(kind: type[Settings], field: Field, tmp_path: Path) -> None:
+    changed = dataclasses.replace(example(kind), **{field.name: other_value(field)})
+    values = {name: value for name, value in saved(changed).items() if value not in (None, False, [])}
+    listed = {f.name for f in fields(kind) if f.setting.commas}
+    options = {name: ",".join(map(str, value)) if name in listed else value for name, value in values.items()}
+    hyphened = {name.replace("_", "-"): value for name, value in options.items()}
+    assert parsed(kind, flags(options)) == changed
+    file = tmp_path / "settings.toml"
+    for written in (values, hyphened):
+        file.write_text(toml(written))
+        assert kind.of(load_config(file)) == changed
+
+
+@EVERY_FIELD
+def test_every_setting_is_an_option_with_help_and_a_line_in_the_table(kind: type[Settings], field: Field) -> None:
+    verb = next(name for name, settings in VERBS.items() if settings is kind)
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    (option,) = [parameter for parameter in command.params if field.option in parameter.opts]
+    assert field.meaning in option.help
+    assert field.default_text in option.help
+    assert markdown_table(kind).count(f"| `{field.option}` |") == 1
+
+
+@EVERY_VERB
+def test_options_come_in_the_order_of_the_fields(kind: type[Settings]) -> None:
+    verb = next(name for name, settings in VERBS.items() if settings is kind)
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    names = [parameter.name for parameter in command.params]
+    assert names == [*(field.name for field in fields(kind)), "config", "json", "quiet"]
+
+
+@EVERY_VERB
+def test_options_override_the_file(kind: type[Settings], tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    required = {field.name: "given" for field in fields(kind) if field.required}
+    file.write_text(toml({**required, "seed": 3}))
+    arguments = ["--config", str(file), "--seed", "0"]
+    assert saved(parsed(kind, arguments))["seed"] == 0  # the default, but given
+    assert saved(parsed(kind, arguments[:2]))["seed"] == 3
+
+
+@EVERY_VERB
+def test_what_is_saved_is_json_and_gives_the_settings_back(kind: type[Settings]) -> None:
+    infinite: dict[str, Any] = {"eps": math.inf} if "eps" in {field.name for field in fields(kind)} else {}
+    settings = dataclasses.replace(example(kind), **infinite)
+    values = json.loads(json.dumps(saved(settings), allow_nan=False))
+    assert kind.of(values) == settings
+    for part in PARTS:
+        assert identity(settings, part).items() <= saved(settings).items()  # type: ignore[arg-type]
+
+
+def test_a_new_setting_is_one_field() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Extended(AttackSettings):
+        temperature: Annotated[float, Setting("temperature of the softmax")] = 1.0
+
+    required = {"encoder": "embedded", "images": "photos", "start": "noise", "out": "run"}
+    settings = parsed(Extended, flags({**required, "temperature": "1/4"}))
+    assert identity(settings)["temperature"] == 0.25
+    assert "| `--temperature` | 1 | temperature of the softmax | same |" in markdown_table(Extended)
+
+
+def test_choices_are_those_of_the_core() -> None:
+    choices = {field.name: field.choices for field in fields(AttackSettings)}
+    for name in choices["method"]:
+        get_method(name)
+    for name in choices["gradient"]:
+        get_gradient(name)
+    assert choices["norm"] == tuple(NORMS) == tuple(NORM_NAMES)
+    (attacks,) = [field.choices for field in fields(VERBS["audit"]) if field.name == "attacks"]
+    assert attacks == ATTACKS
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (({"epz": 1},), "unknown setting 'epz'; did you mean 'eps'"),
+        (({"zzz": 1},), "unknown setting 'zzz'; expected one of encoder, images"),
+        (({"step-size": 1, "step_size": 1},), "expected each setting once, got step_size and step-size"),
+        (({"encoder": ""},), "missing --encoder, --images, --start, --out"),
+    ],
+)
+def test_names_are_checked(sources: tuple[dict[str, Any], ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AttackSettings.of(*sources)
+
+
+def test_python_values_are_converted_and_checked() -> None:
+    settings = AttackSettings.of({"encoder": "a", "images": Path("b"), "start": "noise", "out": "c", "eps": "1, 8/255"})
+    assert (settings.images, settings.start, settings.out, settings.eps) == ("b", ("noise",), Path("c"), (1, 8 / 255))
+    for wrong in ({"steps": 2.5}, {"steps": True}, {"trust": 1}, {"eps": True}, {"images": 3}, {"encoder": None}):
+        with pytest.raises(InputError, match=f"expected {next(iter(wrong))} to be"):
+            dataclasses.replace(settings, **wrong)
+
+
+def test_mistakes_are_reported_without_torch() -> None:
+    code = (
+        "import sys\nsys.argv = ['oodattack', 'audit', '--eps', '-1', *'--encoder a --train b --test c --start d --out"
+        " e'.split()]\nfrom oodattack.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "error: expected eps >= 0, got -1\n")
