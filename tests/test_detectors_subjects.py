@@ -14,6 +14,7 @@ from oodattack.detectors import (
     Classifier,
     Detector,
     ImageModel,
+    ModelOfImages,
     NotApplicableError,
     Own,
     Subject,
@@ -21,7 +22,6 @@ from oodattack.detectors import (
     make_subject,
     own_detector,
 )
-from oodattack.detectors.subjects import ModelOfImages
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.images.labels import Labels
 

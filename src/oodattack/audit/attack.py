@@ -14,7 +14,7 @@ from oodattack.audit.plan import Attack, Shard, reading, shard_rows
 from oodattack.audit.store import Audit, Scores
 from oodattack.core.errors import WriteError
 from oodattack.core.pixels import dequantize
-from oodattack.engines import Engine, PerProcess, Report, Step, in_batches, machine, sample_seed
+from oodattack.engines import Engine, PerProcess, Report, Step, exact, in_batches, machine, sample_seed
 from oodattack.settings.ball import NORMS
 
 Tell = Callable[[str, int, int], None]
@@ -42,11 +42,12 @@ class AttackShard:
         bench = self.bench.get()
         try:
             function = self._function(bench, shard.attack)
-            parts = []
-            for rows, found in in_batches(
-                shard.rows, self.batch_size, lambda rows: self._attack(bench, shard, rows, function, report)
-            ):
-                parts.append((rows, found))
+            with exact():
+                parts = list(
+                    in_batches(
+                        shard.rows, self.batch_size, lambda rows: self._attack(bench, shard, rows, function, report)
+                    )
+                )
             record = {"batch_sizes": [len(rows) for rows, _ in parts], "machine": machine(bench.subject.device)}
             self.audit.write_shard(shard, [found for _, found in parts], record)
         except WriteError:

@@ -19,7 +19,7 @@ from oodattack.detectors import (
     own_name,
 )
 from oodattack.encoders import load_encoder
-from oodattack.engines import rows_that_fit
+from oodattack.engines import exact, rows_that_fit
 from oodattack.settings.audit import AuditSettings
 
 MAX_BATCH_SIZE = 64  # a shard has this many samples at most, and a stopped audit loses one shard at most
@@ -72,8 +72,9 @@ def open_bench(settings: AuditSettings) -> Bench:
 
 def open_fitted_bench(settings: AuditSettings, audit: Audit) -> Bench:
     """The same with its detectors fitted, from the fits that the audit keeps: what a worker starts from."""
-    bench = open_bench(settings)
-    return bench.without(restore_fits(bench, audit))
+    with exact():
+        bench = open_bench(settings)
+        return bench.without(restore_fits(bench, audit))
 
 
 def restore_fits(bench: Bench, audit: Audit) -> dict[str, str]:

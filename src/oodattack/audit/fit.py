@@ -6,7 +6,7 @@ from functools import partial
 
 from oodattack.audit.bench import Bench, fit_failed, open_bench, restore_fits
 from oodattack.audit.store import Audit
-from oodattack.engines import Engine, PerProcess, Report
+from oodattack.engines import Engine, PerProcess, Report, exact
 
 Tell = Callable[[str, int, int], None]
 """Reports progress: what is being done, how much of it is finished, of how much."""
@@ -24,7 +24,8 @@ class Fit:
         bench = self.bench.get()
         detector = bench.detectors[name]
         try:
-            detector.fit(bench.inputs.train)
+            with exact():
+                detector.fit(bench.inputs.train)
             state = detector.state_dict()
         except Exception as error:  # noqa: BLE001 -- one detector's fault must not cost the others their result
             return fit_failed(error)

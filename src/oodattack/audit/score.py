@@ -14,7 +14,7 @@ from oodattack.audit.plan import Attack
 from oodattack.audit.store import Audit, Scores
 from oodattack.core.errors import InputError
 from oodattack.detectors import Detector
-from oodattack.engines import Engine, PerProcess, Report, Step, in_batches
+from oodattack.engines import Engine, PerProcess, Report, Step, exact, in_batches
 from oodattack.engines.memory import out_of_memory
 
 Tell = Callable[[str, int, int], None]
@@ -56,7 +56,8 @@ def score_images(
                 failed[name] = f"it does not score {images.name}: {one_line(error)}"
         return found
 
-    parts = [part for _, part in in_batches(range(len(images.names)), batch_size, compute)]
+    with exact():
+        parts = [part for _, part in in_batches(range(len(images.names)), batch_size, compute)]
     return Scored({name: torch.cat([part[name] for part in parts]) for name in detectors if name not in failed}, failed)
 
 

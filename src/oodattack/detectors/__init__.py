@@ -3,7 +3,15 @@
 from oodattack.detectors.base import Detector, Loader, NotApplicableError
 from oodattack.detectors.catalogue import Absent, make_detectors
 from oodattack.detectors.own import Own, own_detector, own_name
-from oodattack.detectors.subjects import SHARED_VIEWS, BareEncoder, Classifier, ImageModel, Subject, make_subject
+from oodattack.detectors.subjects import (
+    SHARED_VIEWS,
+    BareEncoder,
+    Classifier,
+    ImageModel,
+    ModelOfImages,
+    Subject,
+    make_subject,
+)
 
 __all__ = [
     "SHARED_VIEWS",
@@ -13,6 +21,7 @@ __all__ = [
     "Detector",
     "ImageModel",
     "Loader",
+    "ModelOfImages",
     "NotApplicableError",
     "Own",
     "Subject",
