@@ -7,10 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from oodattack.attacks import Ball, Followed, Found, Samples, direct, follow, informed, latent
+from oodattack.attacks import Ball, Followed, Found, Samples, follow
 from oodattack.audit.bench import Bench, open_fitted_bench
 from oodattack.audit.errors import one_line
-from oodattack.audit.plan import Attack, Shard, reading, shard_rows
+from oodattack.audit.kinds import KINDS, BatchAttack, Context
+from oodattack.audit.plan import Attack, Shard, shard_rows
 from oodattack.audit.store import Audit, Scores
 from oodattack.core.errors import WriteError
 from oodattack.core.pixels import dequantize
@@ -18,7 +19,6 @@ from oodattack.engines import Engine, PerProcess, Report, Step, exact, in_batche
 from oodattack.settings.ball import NORMS
 
 Tell = Callable[[str, int, int], None]
-BatchAttack = Callable[[Samples, Ball, Tensor | None], Found]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class AttackShard:
         """See `oodattack.engines.Work`."""
         bench = self.bench.get()
         try:
-            function = self._function(bench, shard.attack)
+            function = KINDS[shard.attack.kind].on(shard.attack.target, self._context(bench))
             with exact():
                 parts = list(
                     in_batches(
@@ -72,21 +72,8 @@ class AttackShard:
         first = rows.start - shard.rows.start
         return dequantize(images[first : first + len(rows)]).to(device)
 
-    def _function(self, bench: Bench, attack: Attack) -> BatchAttack:
-        """The attack on a batch. A new kind of attack is a file in `oodattack.attacks` and a case here."""
-        features = bench.subject.features
-        match attack.kind:
-            case "latent":
-                return lambda samples, ball, _initial: latent(features, samples, ball)
-            case "informed":
-                readers = (d for name, d in bench.detectors.items() if reading(name, d) == attack.target)
-                detector = next(readers)
-                f = bench.subject.shared().get(attack.target, detector.reads)
-                return lambda samples, ball, _initial: informed(f, detector.parts, samples, ball)
-            case "direct":
-                detector = bench.detectors[attack.target]
-                followed = follow_score(bench, attack.target, self.inside[attack.target])
-                return lambda samples, ball, initial: direct(followed, detector, samples, ball, initial)
+    def _context(self, bench: Bench) -> Context:
+        return Context(bench.subject, bench.detectors, lambda name: follow_score(bench, name, self.inside[name]))
 
 
 def follow_score(bench: Bench, name: str, inside: Tensor) -> Followed:

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from oodattack.detectors import SHARED_VIEWS, Detector
+from oodattack.audit.kinds import KINDS, Target
+from oodattack.audit.kinds.latent import Z
+from oodattack.detectors import Detector
 from oodattack.settings.audit import AuditSettings
 
-Z = "features"
-Kind = Literal["latent", "informed", "direct"]
+LATENT = "latent"
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,14 @@ class Attack:
     """One attack on all samples.
 
     Attributes:
-        kind: "latent", "informed" or "direct".
-        target: what is read (`reading`), or for a direct attack the detector's name.
+        kind: name of its kind, see `oodattack.audit.kinds`.
+        target: name of what it is aimed at.
         eps: radius of the ball.
         steps: gradient evaluations in floating point.
         version: digest of the target's code, where that may change.
     """
 
-    kind: Kind
+    kind: str
     target: str
     eps: float
     steps: int
@@ -40,18 +40,25 @@ class Attack:
 
     @property
     def initial(self) -> "Attack | None":
-        """The attack whose images are a second place to begin: for a direct one, the latent one in the same ball.
+        """The attack it builds on: the latent one in the same ball, or None.
 
         A shard of an attack needs the shard of its initial attack with the same rows, and nothing else.
 
         >>> Attack("direct", "KNN", 5.0, 100).initial.key
         'latent-features-5-100'
         """
-        return Attack("latent", Z, self.eps, self.steps) if self.kind == "direct" else None
+        return Attack(LATENT, Z, self.eps, self.steps) if KINDS[self.kind].builds_on_latent else None
 
     def concerns(self, name: str, detector: Detector) -> bool:
-        """Whether its images are scored by a detector: those of a latent attack by all."""
-        return self.kind == "latent" or self.target == (name if self.kind == "direct" else reading(name, detector))
+        """Whether its images are scored by a detector.
+
+        >>> from oodattack.encoders import load_encoder
+        >>> from oodattack.detectors import make_detectors, make_subject
+        >>> knn = make_detectors(make_subject(load_encoder("python:tests.factories:tiny")), ["KNN"])[0]["KNN"]
+        >>> [Attack(kind, "Gram", 5.0, 100).concerns("KNN", knn) for kind in ("latent", "informed", "direct")]
+        [True, False, False]
+        """
+        return KINDS[self.kind].concerns(self.target, name, detector)
 
 
 @dataclass(frozen=True)
@@ -65,10 +72,8 @@ class Shard:
 def plan(settings: AuditSettings, detectors: Mapping[str, Detector], followed: Collection[str]) -> list[Attack]:
     """Every attack.
 
-    A detector that reads z gets no informed attack of its own: the latent one is the same.
-
     Args:
-        settings: of the audit.
+        settings: of the audit. The latent attack is made in any case: others build on it.
         detectors: by name.
         followed: names of those whose score can be followed.
 
@@ -80,26 +85,18 @@ def plan(settings: AuditSettings, detectors: Mapping[str, Detector], followed: C
     >>> [attack.key for attack in plan(s, some, some)]
     ['latent-features-5-9', 'informed-logits-5-9', 'direct-KNN-5-9', 'direct-MaxLogit-5-9', 'latent-features-5-3']
     """
-    first_reader = {reading(name, detector): detector for name, detector in reversed(list(detectors.items()))}
-    targets: list[tuple[Kind, str, str]] = [("latent", Z, "")]
-    if "informed" in settings.attacks:
-        targets += [
-            # Of several detectors that share a reading, the first is the one that is asked for it.
-            ("informed", what, "" if what in SHARED_VIEWS else first_reader[what].source)
-            for what in dict.fromkeys(reading(name, detector) for name, detector in detectors.items())
-            if what != Z
-        ]
-    if "direct" in settings.attacks:
-        targets += [("direct", name, detector.source) for name, detector in detectors.items() if name in followed]
+
+    def attacks(kind: str, target: Target) -> list[Attack]:
+        return [Attack(kind, target.name, eps, settings.steps, target.version) for eps in settings.eps]
+
     found = [
-        Attack(kind, target, eps, settings.steps, version) for kind, target, version in targets for eps in settings.eps
+        attack
+        for name, kind in KINDS.items()
+        if name == LATENT or name in settings.attacks
+        for target in kind.targets(detectors, followed)
+        for attack in attacks(name, target)
     ]
-    return found + [Attack("latent", Z, max(settings.eps), steps) for steps in settings.budget]
-
-
-def reading(name: str, detector: Detector) -> str:
-    """What a detector reads, as a name; detectors that share it are attacked together."""
-    return detector.reading or name
+    return found + [Attack(LATENT, Z, max(settings.eps), steps) for steps in settings.budget]
 
 
 def shard_rows(count: int, size: int) -> list[range]:

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oodattack.audit.kinds import reading
+from oodattack.audit.kinds.latent import Z
 from oodattack.audit.measures import Measure, measure, verdict
-from oodattack.audit.plan import Attack, Z, reading
+from oodattack.audit.plan import Attack
 from oodattack.audit.store import Audit, Scores
 from oodattack.detectors import Detector
 from oodattack.settings.audit import AuditSettings
