@@ -14,7 +14,10 @@ from oodattack.settings.parse import load_config
 S = TypeVar("S", bound=Settings)
 Json = Annotated[bool, typer.Option("--json", help="print the results as JSON on standard output")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print nothing but errors")]
-_Config = Annotated[Path | None, typer.Option("--config", help="TOML file with the same settings; options override it")]
+_Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML file with the same settings; options override it", show_default=False),
+]
 
 
 def with_settings(kind: type[S]) -> Callable[[Callable[Concatenate[S, ...], None]], Callable[..., None]]:
@@ -50,7 +53,8 @@ def _parameter(field: Field) -> Parameter:
     """An option that is None, or an empty list, unless it is given: defaults come after the --config file."""
     remark = "(required)" if field.required else f"(default: {field.default_text})" if field.default_text else ""
     metavar = "<number>" if field.kind is float and not field.many else None  # not the <str> that it is parsed from
-    option = typer.Option(field.option, help=f"{field.meaning} {remark}".strip(), metavar=metavar)
+    text = f"{field.meaning} {remark}".strip()
+    option = typer.Option(field.option, help=text, metavar=metavar, show_default=False)
     return Parameter(
         field.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[_type(field) | None, option]
     )

@@ -64,14 +64,14 @@ class AttackSettings(Settings):
             check=at_least(0),
         ),
     ] = None
-    gradient: Annotated[GradientName, Setting("gradient of f; spsa needs only forward passes")] = "autograd"
+    gradient: Annotated[GradientName, Setting("gradient of f (spsa needs only forward passes)")] = "autograd"
     seed: Seed = 0
     limit: Annotated[
         int | None,
         Setting("number of x_in, evenly spaced over the collection", unset="all", check=at_least(1)),
     ] = None
     start_order: Annotated[
-        Literal["cycle", "sample"], Setting("how x_in are paired with the images of one start, in turn or at random")
+        Literal["cycle", "sample"], Setting("how the images of a start are assigned to the x_in (in turn or at random)")
     ] = "cycle"
     batch_size: BatchSize = None
     device: Device = None

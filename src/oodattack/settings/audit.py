@@ -49,7 +49,7 @@ class AuditSettings(Settings):
         str,
         Setting("in-distribution images to fit the detectors on: one folder per class, or a data set with labels"),
     ]
-    test: Annotated[str, Setting("in-distribution images x_in, which nothing was fitted on; each is one target")]
+    test: Annotated[str, Setting("in-distribution images x_in, not used for fitting; each is the target of one attack")]
     start: Starts
     out: Out
     ood: Annotated[
@@ -68,7 +68,7 @@ class AuditSettings(Settings):
     attacks: Annotated[
         tuple[AttackName, ...],
         Setting(
-            "attacks to run; latent always runs, as the others build on it",
+            "attacks to run (latent always runs, since the others build on it)",
             decides="nothing",
             commas=True,
             check=some_distinct,

@@ -27,7 +27,7 @@ Starts = Annotated[
 ]
 Out = Annotated[Path, Setting("output directory; repeat the command to resume", decides="nothing")]
 Norm = Annotated[NormName, Setting("norm of the ball")]
-Seed = Annotated[int, Setting("seed of all random draws", check=seed_range)]
+Seed = Annotated[int, Setting("seed for all random draws", check=seed_range)]
 BatchSize = Annotated[
     int | None,
     Setting("samples attacked at once", decides="shards", unset="measured at the start", check=at_least(1)),

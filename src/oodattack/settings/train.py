@@ -40,13 +40,13 @@ class TrainSettings(Settings):
     weight: Annotated[
         float | None,
         Setting(
-            "weight of the outlier loss, or of the rate term of the bottleneck",
+            "weight of the second loss term (outliers, confidence, or bottleneck rate)",
             unset="as published: outlier-exposure 0.5, confidence 1, bottleneck 0.001",
         ),
     ] = None
     augment: Annotated[
         tuple[Literal["none", "crop", "flip"], ...],
-        Setting("random augmentation; crops shift by up to an eighth of the side", commas=True),
+        Setting("random augmentation (crops shift by up to an eighth of the side)", commas=True),
     ] = ("crop",)
     rounds: Annotated[
         int,
