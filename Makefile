@@ -5,8 +5,11 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 BENCHMARK ?= --encoder embedded --start noise --eps 20 --steps 10,30,100 --out runs/benchmark
+# A process for each core, and tests that share something expensive in the same one (see CONTRIBUTING.md). Each loads
+# torch, about 1 GB.
+PARALLEL ?= -n auto --maxprocesses 8 --dist loadgroup
 
-.PHONY: demo test benchmark clean
+.PHONY: demo test test-emulated benchmark clean
 
 demo: $(VENV)/.demo
 	$(RUN)/oodattack demo
@@ -15,7 +18,14 @@ test: $(VENV)/.dev
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	$(RUN)/pytest
+	$(RUN)/pytest $(PARALLEL)
+
+# As on other processors: torch, oneDNN and MKL with the kernels of older instruction sets; then with more threads.
+test-emulated: $(VENV)/.dev
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(RUN)/pytest $(PARALLEL)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE $(RUN)/pytest $(PARALLEL)
+	OMP_NUM_THREADS=2 $(RUN)/pytest $(PARALLEL)
+	OMP_NUM_THREADS=4 $(RUN)/pytest $(PARALLEL)
 
 benchmark: $(VENV)/.benchmark
 	$(RUN)/python -m benchmarks.compare $(BENCHMARK)

@@ -1,1 +1,1 @@
-"""What `oodattack` is worth, measured: every figure is a ratio of runs side by side in one process."""
+"""Benchmarks of `oodattack`: all results are ratios between runs that alternate in one process."""

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.ablation`: what each part of `fast` is worth.
+"""`python -m benchmarks.ablation`: the contribution of each part of `fast`.
 
-Every part is taken out alone, all else as it is, and the same images are attacked; an image is compared with itself.
-All figures are by the encoder as it was loaded.
+Each part is removed in turn, with everything else unchanged, and the same images are attacked; each image is compared
+with itself. All results are measured by the encoder as loaded.
 """
 
 from dataclasses import dataclass, replace
@@ -22,33 +22,33 @@ from oodattack.core.steps import CosineNadam
 from oodattack.engines.memory import keep_freed_memory
 from oodattack.settings.attack import AttackSettings
 
-ENDLESS = 10**9  # steps of a schedule that has not begun to fall when the run is over
-LEAST = 1e-9  # MAPE; what is less is rounding, and zero has no ratio
+ENDLESS_STEPS = 10**9  # length of a schedule that is still constant when the run ends
+MIN_MAPE = 1e-9  # smaller values are rounding errors, and a ratio to zero is undefined
 
 PARTS: dict[str, Method] = {
     "nothing": FAST,
     "whitened errors": replace(FAST, whiten=False),
     "softened kinks": replace(FAST, soften=0.0),
-    "the cut at Polyak's length": replace(FAST, polyak=False),
+    "Polyak's step limit": replace(FAST, polyak=False),
     "momentum": replace(FAST, rule=lambda size, steps: CosineNadam(size, steps, betas=(0.0, 0.99))),
-    # Of the same length all in all, up to 100 steps: there the schedule is a half cosine, whose mean is 1/2.
-    "the schedule": replace(FAST, rule=lambda size, _steps: CosineNadam(size / 2, ENDLESS)),
+    # With the same total step length, up to 100 steps: there the schedule is a half cosine, whose mean is 1/2.
+    "the schedule": replace(FAST, rule=lambda size, _steps: CosineNadam(size / 2, ENDLESS_STEPS)),
     "steps along the ball": replace(FAST, direction=lambda gradient, *_: steepest(gradient, 2)),
     "the start (a random point instead)": replace(FAST, random_first=True),
     "the best image (the last instead)": replace(FAST, keep_best=False),
     "the search on the grid": replace(FAST, grid_steps=lambda _steps: 0),
 }
-"""`fast` without each of its parts, by what it is without."""
+"""`fast` without one of its parts, keyed by the part removed."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a method left: per image.
+class Errors:
+    """The results of a method, per image.
 
     Attributes:
         exact: (B,) MAPE of the image in floating point.
         saved: (B,) MAPE of the image on the 8-bit grid.
-        distance: (B,) of the image on the grid, in the norm of the ball.
+        distance: (B,) distance of the image on the grid from its start, in the norm of the ball.
     """
 
     exact: Tensor
@@ -56,8 +56,8 @@ class Found:
     distance: Tensor
 
 
-def measure(case: Case, method: Method, steps: int, batch_size: int) -> Found:
-    """Attack all images of a case; the search on the grid comes on top of the steps."""
+def measure(case: Case, method: Method, steps: int, batch_size: int) -> Errors:
+    """Attack all images of a case; the grid search is not counted in ``steps``."""
     parts = []
     for rows in case.batches(batch_size):
         result = attack(
@@ -75,16 +75,16 @@ def measure(case: Case, method: Method, steps: int, batch_size: int) -> Found:
         )
         errors = [mape(latents(case.encoder, x), case.target[rows]) for x in (result.float_image, result.image)]
         parts.append((*errors, result.distance))
-    return Found(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+    return Errors(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 
-def times_as_far(errors: Tensor, reference: Tensor) -> str:
-    """The geometric mean of the errors' ratios, image by image, and its 95 % interval.
+def error_ratio(errors: Tensor, reference: Tensor) -> str:
+    """The geometric mean of the per-image error ratios, with its 95 % confidence interval.
 
-    >>> times_as_far(torch.tensor([0.02, 0.04]), torch.tensor([0.01, 0.02]))
+    >>> error_ratio(torch.tensor([0.02, 0.04]), torch.tensor([0.01, 0.02]))
     '2 (2–2)'
     """
-    logs = (errors.clamp_min(LEAST) / reference.clamp_min(LEAST)).double().log()
+    logs = (errors.clamp_min(MIN_MAPE) / reference.clamp_min(MIN_MAPE)).double().log()
     margin = 1.96 * logs.std() / len(logs) ** 0.5
     middle, low, high = (float(value.exp()) for value in (logs.mean(), logs.mean() - margin, logs.mean() + margin))
     return f"{middle:.3g} ({low:.3g}–{high:.3g})"
@@ -94,36 +94,37 @@ def main(
     encoder: Annotated[str, typer.Option(help="f, as for `oodattack attack`")],
     images: Annotated[str, typer.Option(help="x_in, as for `oodattack attack`")],
     start: Annotated[str, typer.Option(help="x'_out, as for `oodattack attack`")],
-    eps: Annotated[str, typer.Option(help="radius of the ball, like 10 or 16/255")],
+    eps: Annotated[str, typer.Option(help="radius of the ball, such as 10 or 16/255")],
     norm: Annotated[str, typer.Option(help="l1, l2 or linf")] = "l2",
-    steps: Annotated[str, typer.Option(help="budgets, each a run of its own")] = "20,50,100",
-    limit: Annotated[int, typer.Option(help="so many images, evenly spaced over all")] = 32,
-    batch_size: Annotated[int, typer.Option(help="images attacked at once")] = 16,
-    seed: Annotated[int, typer.Option(help="of random points and noise")] = 0,
+    steps: Annotated[str, typer.Option(help="budgets in gradient evaluations, each run separately")] = "20,50,100",
+    limit: Annotated[int, typer.Option(help="number of images to attack, evenly spaced")] = 32,
+    batch_size: Annotated[int, typer.Option(help="number of images attacked at once")] = 16,
+    seed: Annotated[int, typer.Option(help="random seed for noise and random points")] = 0,
 ) -> None:
-    """Take the parts of `fast` out, one by one, and print what is lost; each line when it is known."""
+    """Remove the parts of `fast` one at a time and print how much the error grows."""
     keep_freed_memory()
     budgets = parse_budgets(steps)
     given = {"encoder": encoder, "images": images, "start": start, "eps": eps, "norm": norm, "limit": limit}
     given |= {"batch_size": batch_size, "seed": seed, "out": "unused"}
     case = load_case(AttackSettings.of(given))
     if len(case.start) < 2:
-        raise InputError("expected at least 2 images, got 1: one has no interval")
-    typer.echo("| budget | `fast` without | float, median | times as far (95 %) | PNG, median | the same | distance |")
+        raise InputError("expected at least 2 images, got 1; a confidence interval needs two")
+    columns = ("budget", "`fast` without", "float, median", "error ratio (95 %)", "PNG, median", "error ratio (95 %)")
+    typer.echo(f"| {' | '.join(columns)} | distance |")
     typer.echo("|---|---|---|---|---|---|---|")
     for budget in budgets:
-        whole: Found | None = None
+        complete: Errors | None = None
         for without, method in PARTS.items():
-            found = measure(case, method, budget, batch_size)
-            whole = whole or found
-            typer.echo(f"| {budget} | {without} | {_cells(found, whole)} |")
+            errors = measure(case, method, budget, batch_size)
+            complete = complete or errors
+            typer.echo(f"| {budget} | {without} | {_cells(errors, complete)} |")
 
 
-def _cells(found: Found, whole: Found) -> str:
-    exact, saved, distance = (float(each.quantile(0.5)) for each in (found.exact, found.saved, found.distance))
+def _cells(errors: Errors, complete: Errors) -> str:
+    exact, saved, distance = (float(each.quantile(0.5)) for each in (errors.exact, errors.saved, errors.distance))
     return (
-        f"{100 * exact:.3g} | {times_as_far(found.exact, whole.exact)} "
-        f"| {100 * saved:.3g} | {times_as_far(found.saved, whole.saved)} | {distance:.3g}"
+        f"{100 * exact:.3g} | {error_ratio(errors.exact, complete.exact)} "
+        f"| {100 * saved:.3g} | {error_ratio(errors.saved, complete.saved)} | {distance:.3g}"
     )
 
 

@@ -1,15 +1,15 @@
-"""The methods that are compared, and what each of them costs, counted at the encoder.
+"""The methods under comparison, with the cost of each counted at the encoder.
 
 `paper` is run as published (step eps/100) and with a tuned step; plain PGD and ART's attack with a tuned step only;
-`fast` as it is. *Tuned* favours the method it is said of: the best step of a grid is chosen for each case and budget,
-by the very figure that is reported (median float MAPE), and the work of the search is not counted.
+`fast` with its defaults. Tuning favours the tuned method: for each case and budget, the best step of a grid is chosen
+by the reported metric itself (median float MAPE), and the cost of that search is not counted.
 
-ART (Adversarial Robustness Toolbox) knows Linf balls only. Of its `FeatureAdversariesPyTorch` the projected gradient
-descent is used (``optimizer=None``). The other mode does not keep to its ball: it clips to it *before* the optimizer's
-step and only to [0, 1] after it. With ART 1.20.1, delta = 0.05 and 35 steps of Adam, it returned an Linf distance of
-0.063 at lr=0.01 and of 0.16 at lr=0.1 (`tests/test_benchmarks.py` measures it again). The layer is given to ART by
-name: by number, it leaves a hook more on the model with every step, and slows down. It runs x_in through the encoder
-in every step, which is counted as what it is, a forward pass.
+ART (Adversarial Robustness Toolbox) supports Linf balls only. Its `FeatureAdversariesPyTorch` is run in the mode of
+projected gradient descent (``optimizer=None``). The other mode does not stay in the ball: it clips to the ball *before*
+the optimizer's step, and only to [0, 1] after it. With ART 1.20.1, delta = 0.05 and 35 steps of Adam, it returned an
+Linf distance of 0.063 at lr=0.01 and of 0.16 at lr=0.1 (`tests/test_benchmarks.py` repeats this measurement). The layer
+is passed to ART by name: with a number, ART leaves an additional hook on the model in every step and slows down. ART
+also runs x_in through the encoder in every step, which is counted as a forward pass.
 """
 
 import importlib.util
@@ -26,15 +26,16 @@ from benchmarks.inputs import Case
 from oodattack import attack
 from oodattack.core.methods.methods import get_method
 from oodattack.core.pixels import dequantize, to_grid
+from oodattack.speed.prepared import Prepared
 
 Run = Callable[[nn.Module, Case, slice, int, float | None, int | None], Tensor]
-"""(f, case, which samples, steps, step size or None for the method's own, 256 or None) -> images (B, 3, H, W)."""
+"""(f, case, rows, steps, step size or None for the method's own, 256 or None) -> images (B, 3, H, W)."""
 
-FACTORS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0, 30.0)  # of a method's own step, for tuning
+STEP_FACTORS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0, 30.0)  # multiples of a method's own step, for tuning
 
 
 class Counter(nn.Module):
-    """f, counting the samples that pass forward and backward, through it or through its rough twin.
+    """Wraps f and counts the samples of its forward and backward passes, including those of its bfloat16 twin.
 
     >>> f = Counter(nn.Flatten())
     >>> f(torch.ones(2, 3, requires_grad=True)).sum().backward()
@@ -46,21 +47,21 @@ class Counter(nn.Module):
     def __init__(self, f: nn.Module) -> None:
         super().__init__()
         self.f = f
-        self.forwards = self.backwards = self.roughly = 0
+        self.forwards = self.backwards = self.through_twin = 0
 
     @property
     def rough_twin(self) -> Callable[[Tensor], Tensor] | None:
-        """The twin of `oodattack.speed.prepared.Prepared`, counted as f is."""
-        twin = getattr(self.f, "rough_twin", None)
+        """The twin of f, with its passes counted too, if f is `Prepared` and has one."""
+        twin = self.f.rough_twin if isinstance(self.f, Prepared) else None
         return None if twin is None else partial(self._pass, twin, rough=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """f(x); what is counted is the work really done, whatever a method says of itself."""
+        """Compute f(x), counting the work actually done rather than what a method reports."""
         return self._pass(self.f, x)
 
     def _pass(self, f: Callable[[Tensor], Tensor], x: Tensor, *, rough: bool = False) -> Tensor:
         latent = f(x)
-        self.roughly += len(x) if rough and latent.requires_grad else 0
+        self.through_twin += len(x) if rough and latent.requires_grad else 0
         self.forwards += len(x)
         if latent.requires_grad:
             latent.register_hook(partial(self._passed, len(x)))  # type: ignore[no-untyped-call]
@@ -72,13 +73,13 @@ class Counter(nn.Module):
 
 @dataclass(frozen=True)
 class Attacker:
-    """A line of the comparison.
+    """One competitor of the comparison.
 
     Attributes:
-        label: what it is called there.
-        name: the attack; two attackers of one name share their runs.
-        run: the attack itself.
-        step_sizes: those tried, of which the best counts, in ascending order; None is the method's own.
+        label: its label in the tables.
+        name: the attack; attackers with the same name share their runs.
+        run: runs the attack.
+        step_sizes: the step sizes to try, in ascending order, of which the best is reported; None is the method's own.
     """
 
     label: str
@@ -88,7 +89,7 @@ class Attacker:
 
 
 def attackers(case: Case) -> list[Attacker]:
-    """All methods that can attack this case; ART's only in Linf, and where it is installed."""
+    """All methods that can attack this case; ART's requires the Linf norm and an installed ART."""
     found = [
         Attacker("paper", "paper", partial(_ours, "paper"), (_own_step("paper", case),)),
         Attacker("paper-tuned", "paper", partial(_ours, "paper"), _grid("paper", case)),
@@ -101,20 +102,20 @@ def attackers(case: Case) -> list[Attacker]:
 
 
 def _own_step(method: str, case: Case) -> float:
-    """The method's own step, eps/100 for `paper` and eps/20 for `plain` (L2 and Linf)."""
+    """The method's own step size: eps/100 for `paper` and eps/20 for `plain` (L2 and Linf)."""
     radius = torch.tensor([case.eps], dtype=torch.float64)
-    any_budget = 1  # neither method's step depends on it
+    any_budget = 1  # the step size of neither method depends on it
     return float(get_method(method).step_size(radius, case.start[0].numel(), case.norm, any_budget))
 
 
 def _grid(method: str, case: Case) -> tuple[float, ...]:
-    return tuple(factor * _own_step(method, case) for factor in FACTORS)
+    return tuple(factor * _own_step(method, case) for factor in STEP_FACTORS)
 
 
 def _ours(
     method: str, f: nn.Module, case: Case, rows: slice, steps: int, step_size: float | None, pixels: int | None
 ) -> Tensor:
-    # The search on the grid is part of the budget: every method has the same number of evaluations in all.
+    # The grid search is part of the budget: every method has the same total number of evaluations.
     grid_steps = None if pixels is None else min(50, steps // 3) if method == "fast" else 0
     return attack(
         f,
@@ -129,7 +130,7 @@ def _ours(
         pixels=pixels,
         grid_steps=grid_steps,
         parts=case.encoder.parts,
-        check=False,  # asked once, when the case was loaded
+        check=False,  # checked once, when the case was loaded
     ).image
 
 
@@ -153,7 +154,7 @@ def art_images(
     optimizer: type[torch.optim.Optimizer] | None = None,
     lr: float | None = None,
 ) -> Tensor:
-    """Images (B, 3, H, W) of ART's `FeatureAdversariesPyTorch`; with an optimizer they may leave the ball."""
+    """Run ART's `FeatureAdversariesPyTorch`; with an optimizer, the images (B, 3, H, W) may leave the ball."""
     from art.attacks.evasion import FeatureAdversariesPyTorch
     from art.estimators.classification import PyTorchClassifier
 
@@ -161,7 +162,7 @@ def art_images(
         nn.Sequential(OrderedDict(latent=f)),
         loss=None,
         input_shape=tuple(start.shape[1:]),
-        nb_classes=2,  # of no use to this attack, and required
+        nb_classes=2,  # required, but not used by this attack
         clip_values=(0.0, 1.0),
         device_type="cpu" if start.device.type == "cpu" else "gpu",
     )

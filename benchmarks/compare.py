@@ -1,8 +1,9 @@
-"""`python -m benchmarks.compare`: `fast` against the other methods, side by side.
+"""`python -m benchmarks.compare`: compare `fast` with other methods.
 
-Every method gets the same images, starts, targets, ball and prepared encoder, and a run of its own for each budget,
-since step schedules depend on it. All methods attack one batch before the next batch's turn, so that a machine that
-slows down slows them all. Every result is written as it comes; the same command goes on with what is missing.
+Every method gets the same images, starts, targets, ball and prepared encoder, and a separate run for each budget, since
+step schedules depend on the budget. All methods attack a batch before the next batch starts, so that a slowdown of the
+machine affects all of them. Each result is written as soon as it is measured; an interrupted comparison resumes with
+the same command.
 """
 
 from collections.abc import Sequence
@@ -25,26 +26,26 @@ from oodattack.storage.files import write_text
 def compare(
     case: Case, methods: Sequence[Attacker], budgets: Sequence[int], out: Path, *, batch_size: int = 16
 ) -> list[Row]:
-    """Measure what is missing in ``out/results.json``; write ``table.md`` and ``compare.png`` after every budget.
+    """Run the measurements missing in ``out/results.json``; write ``table.md`` and ``compare.png`` after every budget.
 
     Args:
-        case: what all methods are given.
-        methods: who attacks.
-        budgets: numbers of steps, each a run of its own.
+        case: the attack problem.
+        methods: the methods to compare.
+        budgets: numbers of steps, each run separately.
         out: folder of the results.
-        batch_size: images attacked at once.
+        batch_size: number of images attacked at once.
 
     Returns:
         One row for each budget and method.
 
     Raises:
-        InputError: if the folder holds another comparison, or one of another machine or version.
+        InputError: if the folder contains a different comparison, or one from another machine or version.
     """
     header = {**case.header, "batch_size": batch_size, "machine": machine()}
     results = Results(out / "results.json", header)
     batches = case.batches(batch_size)
     firsts = [rows.start for rows in batches]
-    for attacker in methods:  # the first call of all is slow, for imports if nothing else
+    for attacker in methods:  # warm up: the first call is slow, if only because of imports
         measure(case, attacker, batches[0], 1, attacker.step_sizes[0], saved=True)
     rows: list[Row] = []
     budgets = sorted(budgets)
@@ -66,16 +67,16 @@ def compare(
 def _fill(
     results: Results, case: Case, attacker: Attacker, rows: slice, steps: int, step_size: float | None, *, saved: bool
 ) -> None:
-    """Measure what has not been measured yet, by an earlier start or under another label."""
+    """Run a measurement unless it was already done, in an earlier session or under another label."""
     if (attacker.name, step_size, steps, saved, rows.start) not in results.measured:
         results.add(measure(case, attacker, rows, steps, step_size, saved=saved))
 
 
 def parse_budgets(text: str) -> list[int]:
-    """Numbers of steps.
+    """Parse a comma-separated list of numbers of steps.
 
     Raises:
-        InputError: if one is not a whole number of at least 1.
+        InputError: if one of them is not an integer of at least 1.
 
     >>> parse_budgets("10,20")
     [10, 20]
@@ -89,16 +90,18 @@ def parse_budgets(text: str) -> list[int]:
 def main(
     encoder: Annotated[str, typer.Option(help="as for `oodattack attack`")],
     start: Annotated[str, typer.Option(help="x'_out, as for `oodattack attack`")],
-    out: Annotated[Path, typer.Option(help="folder of the results; the same command goes on with it")],
+    out: Annotated[Path, typer.Option(help="results folder; the same command resumes an interrupted comparison")],
     images: Annotated[
-        str | None, typer.Option(help="x_in, as for `oodattack attack`; by default photographs that packages ship")
+        str | None, typer.Option(help="x_in, as for `oodattack attack` (default: photographs bundled with packages)")
     ] = None,
     norm: Annotated[str, typer.Option(help="l1 | l2 | linf; ART's attack needs linf")] = "l2",
-    eps: Annotated[str, typer.Option(help="radius of the ball: 10, 16/255")] = "10",
-    steps: Annotated[str, typer.Option(help="budgets, each a run of its own")] = "10,20,50,100,200",
-    limit: Annotated[int, typer.Option(help="so many images, evenly spaced over all")] = 64,
-    batch_size: Annotated[int, typer.Option(help="images attacked at once")] = 16,
-    seed: Annotated[int, typer.Option(help="of noise and random starts")] = 0,
+    eps: Annotated[str, typer.Option(help="radius of the ball, such as 10 or 16/255")] = "10",
+    steps: Annotated[
+        str, typer.Option(help="budgets in gradient evaluations, each run separately")
+    ] = "10,20,50,100,200",
+    limit: Annotated[int, typer.Option(help="number of images to attack, evenly spaced")] = 64,
+    batch_size: Annotated[int, typer.Option(help="number of images attacked at once")] = 16,
+    seed: Annotated[int, typer.Option(help="random seed for noise and random starts")] = 0,
 ) -> None:
     """Compare `fast` with the published algorithm, plain PGD and, in Linf, ART's feature adversaries."""
     budgets = parse_budgets(steps)
@@ -108,7 +111,7 @@ def main(
     case = load_case(AttackSettings.of({**given, "limit": limit, "batch_size": batch_size}))
     methods = attackers(case)
     if norm == "linf" and methods[-1].name != "art":
-        typer.echo("ART is left out: pip install 'oodattack[benchmark]'", err=True)
+        typer.echo("ART is not installed and is skipped; pip install 'oodattack[benchmark]'", err=True)
     compare(case, methods, budgets, out, batch_size=batch_size)
     typer.echo((out / "table.md").read_text())
 

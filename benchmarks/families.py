@@ -1,6 +1,6 @@
-"""`python -m benchmarks.families`: the same comparison on encoders of other kinds, random weights included.
+"""`python -m benchmarks.families`: the same comparison on other families of encoders, including random weights.
 
-A method that was made on one network may fail on another: one line for each family, at one budget.
+A method developed on one network may fail on another. The table has one line per family, at one budget.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from oodattack.core.errors import InputError, did_you_mean
 from oodattack.settings.attack import AttackSettings
 from oodattack.storage.files import write_text
 
-AGAINST = ("paper", "plain-tuned", "fast")
+COMPARED = ("paper", "plain-tuned", "fast")
 CIFAR = "weights={data}/weights/%s,mean=0.485/0.456/0.406,std=0.229/0.224/0.225"
 
 
@@ -29,9 +29,9 @@ class Family:
     """An encoder, and the radius of the L2 ball: 10 at 32x32, 20 at larger sizes.
 
     Attributes:
-        title: as the table has it.
-        encoder: its string; ``{data}`` is the folder of weights, ``{out}`` that of the results.
-        eps: the radius.
+        title: its name in the table.
+        encoder: the encoder's string, in which ``{data}`` is the folder of weights and ``{out}`` that of the results.
+        eps: radius of the ball.
     """
 
     title: str
@@ -55,15 +55,15 @@ FAMILIES = {
 
 
 def table(rows: dict[str, Sequence[Row]]) -> str:
-    """Median MAPE in per cent of every family and method, and how many times closer `fast` is; float / 8-bit."""
-    heads = ["encoder", *(f"`{label}`" for label in AGAINST), *(f"closer than `{label}`" for label in AGAINST[:2])]
+    """Tabulate the median MAPE of every family and method in per cent, and its ratio to that of `fast`."""
+    heads = ["encoder", *(f"`{label}`" for label in COMPARED), *(f"closer than `{label}`" for label in COMPARED[:2])]
     lines = ["Median MAPE in per cent, and its ratio to that of `fast`: float / 8-bit.", ""]
     lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for title, found in rows.items():
         medians = {row.label: np.array([row.float.median, row.saved.median]) for row in found}
-        cells = [medians[label] for label in AGAINST]
-        with np.errstate(divide="ignore"):  # a single number can be hit exactly
-            cells += [medians[label] / medians["fast"] for label in AGAINST[:2]]
+        cells = [medians[label] for label in COMPARED]
+        with np.errstate(divide="ignore"):  # a one-dimensional target can be hit exactly
+            cells += [medians[label] / medians["fast"] for label in COMPARED[:2]]
         lines.append(f"| {title} | {' | '.join(f'{exact:.3g} / {saved:.3g}' for exact, saved in cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -71,13 +71,13 @@ def table(rows: dict[str, Sequence[Row]]) -> str:
 def main(
     images: Annotated[str, typer.Option(help="x_in, as for `oodattack attack`")],
     start: Annotated[str, typer.Option(help="x'_out, as for `oodattack attack`")],
-    out: Annotated[Path, typer.Option(help="folder of the results; the same command goes on with it")],
-    data: Annotated[Path | None, typer.Option(help="folder whose weights/ holds the CIFAR-10 ResNets")] = None,
-    family: Annotated[list[str] | None, typer.Option(help="one of them; again for more; all by default")] = None,
+    out: Annotated[Path, typer.Option(help="results folder; the same command resumes an interrupted comparison")],
+    data: Annotated[Path | None, typer.Option(help="folder whose weights/ contains the CIFAR-10 ResNets")] = None,
+    family: Annotated[list[str] | None, typer.Option(help="family to run; may be repeated (default: all)")] = None,
     steps: Annotated[int, typer.Option(help="gradient evaluations")] = 100,
-    limit: Annotated[int, typer.Option(help="so many images, evenly spaced over all")] = 16,
-    batch_size: Annotated[int, typer.Option(help="images attacked at once")] = 16,
-    seed: Annotated[int, typer.Option(help="of noise and random starts")] = 0,
+    limit: Annotated[int, typer.Option(help="number of images to attack, evenly spaced")] = 16,
+    batch_size: Annotated[int, typer.Option(help="number of images attacked at once")] = 16,
+    seed: Annotated[int, typer.Option(help="random seed for noise and random starts")] = 0,
 ) -> None:
     """Compare `paper` as published, tuned plain PGD and `fast` on seven families of encoders."""
     chosen = family or [name for name in FAMILIES if data or "{data}" not in FAMILIES[name].encoder]
@@ -86,7 +86,7 @@ def main(
             hint = did_you_mean(name, FAMILIES)
             raise InputError(f"expected --family as one of {', '.join(FAMILIES)}, got {name!r}{hint}")
         if data is None and "{data}" in FAMILIES[name].encoder:
-            raise InputError(f"expected --data, a folder whose weights/ holds what {name} needs, got none")
+            raise InputError(f"expected --data, a folder whose weights/ contains the weights of {name}, got none")
     rows: dict[str, Sequence[Row]] = {}
     for name in chosen:
         if name == "glow":
@@ -95,18 +95,18 @@ def main(
         given = {"encoder": encoder, "images": images, "start": start, "out": out, "seed": seed, "steps": steps}
         given |= {"eps": FAMILIES[name].eps, "limit": limit, "batch_size": batch_size}
         case = load_case(AttackSettings.of(given))
-        methods = [attacker for attacker in attackers(case) if attacker.label in AGAINST]
+        methods = [attacker for attacker in attackers(case) if attacker.label in COMPARED]
         rows[FAMILIES[name].title] = compare(case, methods, [steps], out / name, batch_size=batch_size)
         write_text(out / "families.md", table(rows))
     typer.echo(table(rows))
 
 
 def _make_glow(out: Path) -> None:
-    """Train the Glow once, on patches of the photographs that ship with packages."""
+    """Train the Glow, unless it exists, on patches of the photographs bundled with packages."""
     from benchmarks.glow import train_glow
 
     if not (out / "glow.pt").exists():
-        typer.echo("training a small Glow, about a minute", err=True)
+        typer.echo("training a small Glow, which takes about a minute", err=True)
         photographs, _ = copy_photographs(out / "photographs")
         bits = train_glow(photographs, out / "glow.pt")
         typer.echo(f"{bits:.2f} bits per dimension", err=True)

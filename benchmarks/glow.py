@@ -1,4 +1,4 @@
-"""A small Glow whose negative log-likelihood is the latent, K = 1 (Section II-C of the paper)."""
+"""A small Glow with its negative log-likelihood as the latent, K = 1 (Section II-C of the paper)."""
 
 import math
 from pathlib import Path
@@ -11,13 +11,13 @@ from oodattack.images import open_images
 from oodattack.storage.files import write_torch
 
 SIDE = 32  # pixels
-LEVELS, BLOCKS, HIDDEN = 3, 4, 64
+LEVELS, BLOCKS_PER_LEVEL, HIDDEN_CHANNELS = 3, 4, 64
 
 
 class Glow(nn.Module):
-    """Images (B, 3, 32, 32) in [0, 1] to their negative log-likelihoods (B,) as 8-bit images, in nats.
+    """Maps images (B, 3, 32, 32) in [0, 1] to their negative log-likelihoods (B,) as 8-bit images, in nats.
 
-    Kingma & Dhariwal (2018), by normflows: 3 levels of 4 blocks.
+    The model of Kingma & Dhariwal (2018) as implemented by normflows, with 3 levels of 4 blocks.
     """
 
     input_size = (SIDE, SIDE)
@@ -29,31 +29,31 @@ class Glow(nn.Module):
         flows, bases, merges = [], [], []
         for level in range(LEVELS):
             channels = 3 * 2 ** (LEVELS + 1 - level)
-            blocks = [nf.flows.GlowBlock(channels, HIDDEN, use_lu=False) for _ in range(BLOCKS)]
+            blocks = [nf.flows.GlowBlock(channels, HIDDEN_CHANNELS, use_lu=False) for _ in range(BLOCKS_PER_LEVEL)]
             flows.append([*blocks, nf.flows.Squeeze()])
             side = SIDE // 2 ** (LEVELS - level)
-            if level > 0:  # half of the channels stay behind at this level
+            if level > 0:  # half of the channels are factored out at this level
                 merges.append(nf.flows.Merge())
             kept = channels // 2 if level > 0 else channels
             bases.append(nf.distributions.DiagGaussian((kept, side, side)))
         self.flow = nf.MultiscaleFlow(bases, flows, merges, class_cond=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """-log p(x)."""
+        """Compute -log p(x)."""
         density = self.flow.log_prob(x - 0.5, None)
         return cast(Tensor, x[0].numel() * math.log(256) - density)
 
 
 def glow() -> nn.Module:
-    """Untrained; for `python:benchmarks.glow:glow,weights=FILE`."""
+    """An untrained Glow, for `python:benchmarks.glow:glow,weights=FILE`."""
     return Glow()
 
 
 def train_glow(images: Path, weights: Path, *, steps: int = 400, batch_size: int = 32) -> float:
-    """Fit a Glow to 32x32 patches of some images, at half their size, and write its weights.
+    """Fit a Glow to 32x32 patches of images, downsampled by two, and write its weights.
 
     Returns:
-        Mean bits per dimension over the last tenth of the steps.
+        The mean bits per dimension over the last tenth of the steps.
     """
     source = open_images(images)
     halves = [nn.functional.avg_pool2d(source.read(i) / 255, 2) for i in range(len(source))]
@@ -64,7 +64,7 @@ def train_glow(images: Path, weights: Path, *, steps: int = 400, batch_size: int
         losses = []
         for _ in range(steps):
             patches = torch.stack([_patch(halves) for _ in range(batch_size)])
-            noisy = (255 * patches + torch.rand_like(patches)) / 256  # an 8-bit level is an interval
+            noisy = (255 * patches + torch.rand_like(patches)) / 256  # uniform dequantisation
             bits = model(noisy).mean() / (3 * SIDE**2 * math.log(2))
             optimizer.zero_grad()
             bits.backward()

@@ -1,4 +1,4 @@
-"""What all methods of a comparison are given alike: encoder, images, starts, targets, ball, seeds."""
+"""The inputs shared by all methods of a comparison: encoder, images, starts, targets, ball, seeds."""
 
 import platform
 import re
@@ -23,22 +23,23 @@ from oodattack.settings.attack import AttackSettings
 from oodattack.settings.ball import NORMS
 from oodattack.speed import prepare
 from oodattack.speed.half_gradient import HalfGradient
+from oodattack.speed.prepared import Prepared
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One question, put to every method.
+    """One attack problem, the same for every method.
 
     Attributes:
-        encoder: f as it was loaded; every figure is measured with it.
-        prepared: the same function made faster; what is attacked.
+        encoder: f as loaded; all results are measured with it.
+        prepared: a faster implementation of f, which is attacked.
         x_in: (B, 3, H, W) in-distribution images, 8-bit values in [0, 1].
         start: (B, 3, H, W) initial OOD images.
         target: (B, K) latents f(x_in).
         norm: 1, 2 or infinity.
-        eps: radius of the ball, pixels in [0, 1].
-        seeds: (B,) one a sample.
-        header: what was compared, for the record: names and digests, no folders.
+        eps: radius of the ball, for pixels in [0, 1].
+        seeds: (B,) one per sample.
+        header: a record of what was compared: names and digests, without folders.
     """
 
     encoder: Encoder
@@ -52,7 +53,7 @@ class Case:
     header: dict[str, Any]
 
     def batches(self, size: int) -> list[slice]:
-        """The rows of batches of so many images, the last one what is left."""
+        """Split the images into batches of at most ``size`` rows."""
         count = len(self.start)
         return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
@@ -61,7 +62,7 @@ def load_case(settings: AttackSettings) -> Case:
     """Load what the settings name: encoder, images, start, eps, norm, seed, limit and device.
 
     Raises:
-        InputError: whatever of it is wrong or cannot be read; also an eps that is not positive and finite.
+        InputError: if any of these is invalid or cannot be read, or eps is not positive and finite.
 
     >>> settings = AttackSettings(
     ...     encoder="python:torch.nn:Flatten,size=8,layer=output", images="torchvision:FakeData", limit=2,
@@ -86,7 +87,7 @@ def load_case(settings: AttackSettings) -> Case:
     check_health(encoder, start)
     target = latents(encoder, x_in)
     for i in (~target.any(1)).nonzero().flatten().tolist():
-        raise InputError(f"expected a latent that is not all zeros, for MAPE divides by it; leave out {names[i]}")
+        raise InputError(f"expected a latent that is not all zeros, because MAPE divides by it; remove {names[i]}")
     prepared = prepare(encoder)
     header = {
         "encoder": _without_folders(settings.encoder),
@@ -107,24 +108,24 @@ def load_case(settings: AttackSettings) -> Case:
 
 
 def precision(f: nn.Module) -> str:
-    """Of a prepared encoder, in words.
+    """Describe the precision of a prepared encoder.
 
     >>> precision(nn.Flatten())
     '32 bits'
     """
     half = any(isinstance(module, HalfGradient) for module in f.modules())
-    twin = getattr(f, "rough_twin", None) is not None
+    twin = isinstance(f, Prepared) and f.rough_twin is not None
     return "32 bits" + ", gradients in bfloat16" * half + ", a twin in bfloat16" * twin
 
 
 def latents(encoder: Encoder, images: Tensor) -> Tensor:
-    """The latents (B, K) of any number of images, a few at a time."""
+    """Compute the latents (B, K) of any number of images, a few at a time."""
     with evaluation_mode(encoder), torch.no_grad():
         return torch.cat([encoder(part) for part in torch.split(images, 16)])
 
 
 def machine() -> dict[str, Any]:
-    """Hardware and versions, without the machine's name.
+    """Hardware and software versions, without the host name.
 
     >>> machine()["torch"] == torch.__version__
     True
@@ -142,7 +143,7 @@ def machine() -> dict[str, Any]:
 
 
 def start_program(command: Callable[..., None]) -> None:
-    """Run a benchmark from the command line; a person's mistake ends in one sentence and exit code 2."""
+    """Run a benchmark from the command line; an InputError is printed as one sentence, with exit code 2."""
     try:
         typer.run(command)
     except InputError as error:
@@ -159,7 +160,7 @@ def _cpu() -> str:
 
 
 def _without_folders(spec: str) -> str:
-    """An encoder's string with file names in place of paths.
+    """Replace paths in an encoder's string by file names.
 
     >>> _without_folders("python:a:b,weights=/home/me/w.th,mean=0.4/0.5/0.4")
     'python:a:b,weights=w.th,mean=0.4/0.5/0.4'

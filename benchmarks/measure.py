@@ -1,4 +1,4 @@
-"""One run of one method on some images: its results, its work and its seconds; and the file that keeps them."""
+"""Measure one run of one method (results, work, time), and store the measurements in a file."""
 
 import json
 import time
@@ -22,19 +22,19 @@ Key = tuple[str, float | None, int, bool, int]
 
 @dataclass(frozen=True)
 class Measured:
-    """A batch after one attack; per image in the order of the case.
+    """The measurements of one attack on a batch; images are in the order of the case.
 
     Attributes:
         name: the attack.
-        step_size: that it was given; None is its own.
+        step_size: the step size used; None is the method's own.
         steps: the budget.
-        saved: whether the attack was to end on the 8-bit grid, and the figures are those of the decoded PNG.
-        first: place of the batch's first image.
-        seconds: wall time of the whole batch.
-        forwards: samples that passed forward through the encoder, all in all.
-        backwards: samples that passed backward.
-        mape: of each image, a fraction, by the encoder as it was loaded.
-        distance: of each image, in the norm of the ball.
+        saved: whether the attack ended on the 8-bit grid; the results are then those of the decoded PNG.
+        first: index of the batch's first image.
+        seconds: wall-clock time of the whole batch.
+        forwards: total number of samples in forward passes through the encoder.
+        backwards: total number of samples in backward passes.
+        mape: MAPE of each image, as a fraction, measured by the encoder as loaded.
+        distance: distance of each image from its start, in the norm of the ball.
     """
 
     name: str
@@ -50,18 +50,18 @@ class Measured:
 
     @property
     def key(self) -> Key:
-        """What was measured."""
+        """Identifies the measurement."""
         return (self.name, self.step_size, self.steps, self.saved, self.first)
 
 
 def measure(
     case: Case, attacker: Attacker, rows: slice, steps: int, step_size: float | None, *, saved: bool
 ) -> Measured:
-    """Attack some images of a case, and measure."""
+    """Attack some images of a case and measure the result."""
     f = Counter(case.prepared)
-    began = time.perf_counter()
-    images = attacker.run(f, case, rows, steps, step_size, 256 if saved else None).cpu()  # a GPU is waited for
-    seconds = time.perf_counter() - began
+    started = time.perf_counter()
+    images = attacker.run(f, case, rows, steps, step_size, 256 if saved else None).cpu()  # synchronises with a GPU
+    seconds = time.perf_counter() - started
     if saved:
         images = dequantize(torch.stack([decode(encode_png(levels)) for levels in quantize(images)]))
     images = images.to(case.start)
@@ -80,14 +80,14 @@ def measure(
 
 
 class Results:
-    """What has been measured, in one JSON file that is whole at any time; the next start goes on with it.
+    """The measurements so far, in a JSON file that is replaced atomically and from which a comparison can resume.
 
     Args:
-        path: the file; made when the first result comes.
-        header: what is compared, and where. A file of something else is not gone on with.
+        path: the file, created with the first measurement.
+        header: what is compared, and on which machine. A file with a different header cannot be resumed.
 
     Raises:
-        InputError: if the file holds another comparison, or cannot be read.
+        InputError: if the file contains a different comparison or cannot be read.
     """
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
@@ -97,18 +97,18 @@ class Results:
             return
         try:
             content = json.loads(path.read_text())
-            there, found = content["header"], [Measured(**line) for line in content["measured"]]
+            stored, found = content["header"], [Measured(**line) for line in content["measured"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"expected the results of a comparison in {path}, got {error!r}; move it away") from error
-        changed = [name for name in {**header, **there} if header.get(name) != there.get(name)]
+        changed = [name for name in {**header, **stored} if header.get(name) != stored.get(name)]
         if changed:
             raise InputError(
-                f"expected {path} to hold this very comparison, got another {', '.join(changed)}; choose another --out"
+                f"expected {path} to hold the same comparison, got another {', '.join(changed)}; choose another --out"
             )
         self.measured = {one.key: one for one in found}
 
     def add(self, one: Measured) -> None:
-        """Keep a result, on the disk too."""
+        """Add a measurement and write the file."""
         self.measured[one.key] = one
         lines = ",\n".join(json.dumps(asdict(each)) for each in self.measured.values())
         write_text(self.path, f'{{"header": {json.dumps(self.header)},\n"measured": [\n{lines}\n]}}\n')

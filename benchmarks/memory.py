@@ -1,9 +1,9 @@
-"""Peak memory of `oodattack attack` on few images and on many: a run streams from disk to disk.
+"""Peak memory of `oodattack attack` for few and for many images; runs stream from disk to disk, so it should not grow.
 
     OMP_NUM_THREADS=1 python -m benchmarks.memory
 
-Two runs of the program, each in a process of its own, on images made for it and a small encoder; beside them the peak
-of a process that only imports what the program needs. In the unit of the system's `rusage`: KiB on Linux.
+Runs the program twice, each time in a separate process, on generated images and a small encoder, and for comparison a
+process that only imports the program's dependencies. Peaks are in the unit of the system's `rusage`: KiB on Linux.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     """Print the peaks and the ratio of the two runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="python:tests.factories:tiny")
-    parser.add_argument("--images", type=int, nargs=2, default=(200, 2000), help="images of the two runs")
+    parser.add_argument("--images", type=int, nargs=2, default=(200, 2000), help="numbers of images of the two runs")
     parser.add_argument("--steps", type=int, default=300)
     given = parser.parse_args()
     imports = peak("-c", "import oodattack.engines, oodattack.report")
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def attack_peak(encoder: str, images: int, steps: int) -> int:
-    """Peak of a run over so many images, from making PNG files to the table at the end."""
+    """Peak memory of a run on the given number of images, from PNG files to the final table."""
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         for number in range(images):
@@ -46,9 +46,9 @@ def attack_peak(encoder: str, images: int, steps: int) -> int:
 
 
 def peak(*arguments: str) -> int:
-    """Peak resident size of a Python process with these arguments; not below that of this process when it begins."""
-    process = subprocess.Popen([sys.executable, *arguments])  # noqa: S603 -- this file's own words
-    _, status, usage = os.wait4(process.pid, 0)  # of this child alone; RUSAGE_CHILDREN keeps the largest so far
+    """Peak resident size of a Python process with these arguments, or that of this process at the fork if larger."""
+    process = subprocess.Popen([sys.executable, *arguments])  # noqa: S603 -- the arguments come from this file
+    _, status, usage = os.wait4(process.pid, 0)  # for this child only; RUSAGE_CHILDREN is the maximum over all
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(process.returncode)

@@ -1,4 +1,4 @@
-"""Networks of the comparison over families that no library names: `python:benchmarks.networks:vit_tiny`."""
+"""Networks for `benchmarks.families` that no library provides by name: `python:benchmarks.networks:vit_tiny`."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def resnet32() -> nn.Module:
 
 
 def vit_tiny() -> nn.Module:
-    """The vit_tiny of timm for 64x64 pixels in patches of 8, with random weights, the same every time."""
+    """ViT-Tiny from timm for 64x64 pixels in patches of 8, with reproducible random weights."""
     import timm
 
     with torch.random.fork_rng(devices=[]):

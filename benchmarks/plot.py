@@ -1,4 +1,4 @@
-"""MAPE against the work and against the time, as a picture."""
+"""Plot MAPE against work and against time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,30 +10,30 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.table import Row
-from oodattack.report.style import SMALL, eps_label
+from oodattack.report.style import SMALL_MAPE, eps_label
 from oodattack.settings.ball import NORM_NAMES
 from oodattack.storage.files import write_whole
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, and a marker each.
+# The colour-blind-safe palette of Okabe and Ito, with a different marker for each method.
 STYLES = {
     "paper": ("#0072B2", "o", "paper, as published"),
     "paper-tuned": ("#56B4E9", "s", "paper, step tuned"),
     "plain-tuned": ("#009E73", "^", "plain PGD, step tuned"),
     "art-tuned": ("#CC79A7", "v", "ART, step tuned"),
-    "fast": ("#D55E00", "D", "fast, as it is"),
+    "fast": ("#D55E00", "D", "fast, default settings"),
 }
 
 
 def draw(rows: Sequence[Row], header: dict[str, Any]) -> Figure:
-    """Two panels: median MAPE against evaluations, and against seconds, an image; quartiles as bands (float)."""
+    """Draw median MAPE against evaluations and against seconds per image, with quartiles as bands (float)."""
     figure = Figure(figsize=(10, 5.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, axis in zip(panels, ("evaluations", "seconds"), strict=True):
         for label, (colour, marker, name) in STYLES.items():
-            mine = [row for row in rows if row.label == label]
-            if not mine:
+            own_rows = [row for row in rows if row.label == label]
+            if not own_rows:
                 continue
-            for sides, line in (([row.float for row in mine], "-"), ([row.saved for row in mine], "--")):
+            for sides, line in (([row.float for row in own_rows], "-"), ([row.saved for row in own_rows], "--")):
                 x = [getattr(one, axis) for one in sides]
                 lower, median, upper = zip(*(one.quartiles for one in sides), strict=True)
                 first = line == "-"
@@ -51,7 +51,7 @@ def draw(rows: Sequence[Row], header: dict[str, Any]) -> Figure:
                     axes.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.axhline(SMALL, color="black", linestyle=":", linewidth=1)
+        axes.axhline(SMALL_MAPE, color="black", linestyle=":", linewidth=1)
         axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         for scale in (axes.xaxis, axes.yaxis):
@@ -59,8 +59,8 @@ def draw(rows: Sequence[Row], header: dict[str, Any]) -> Figure:
             scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
             scale.set_minor_formatter(NullFormatter())
         axes.tick_params(labelsize=11)
-    panels[0].set_xlabel("gradient evaluations an image", fontsize=12)
-    panels[1].set_xlabel("seconds an image", fontsize=12)
+    panels[0].set_xlabel("gradient evaluations per image", fontsize=12)
+    panels[1].set_xlabel("seconds per image", fontsize=12)
     panels[0].set_ylabel("MAPE in per cent (dotted: 0.1 %)", fontsize=12)
     handles, names = panels[0].get_legend_handles_labels()
     handles.append(Line2D([], [], color="#555555", linestyle="--", linewidth=1.0))
@@ -74,6 +74,6 @@ def draw(rows: Sequence[Row], header: dict[str, Any]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG file whole."""
+    """Write a figure as a PNG file, atomically."""
     FigureCanvasAgg(figure)
     write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=110))

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.precision`: what 16 bits save, and what they cost.
+"""`python -m benchmarks.precision`: what bfloat16 saves in time, and what it costs in accuracy.
 
-The attack in 32 bits, with gradients in bfloat16, and with a rough twin for samples far from their target besides, in
-turn, batch by batch. All figures are by the encoder as it was loaded.
+Runs the attack in float32, with gradients in bfloat16, and additionally with a bfloat16 twin for samples that are far
+from their target. The three alternate batch by batch. All results are measured by the encoder as loaded.
 """
 
 import time
@@ -31,38 +31,40 @@ def main(
     start: Annotated[str, typer.Option(help="x'_out, as for `oodattack attack`")],
     eps: Annotated[float, typer.Option(help="radius of the L2 ball")],
     steps: Annotated[int, typer.Option(help="gradient evaluations")] = 100,
-    limit: Annotated[int, typer.Option(help="so many images, evenly spaced over all")] = 32,
-    batch_size: Annotated[int, typer.Option(help="images attacked at once")] = 8,
-    seed: Annotated[int, typer.Option(help="of noise")] = 0,
+    limit: Annotated[int, typer.Option(help="number of images to attack, evenly spaced")] = 32,
+    batch_size: Annotated[int, typer.Option(help="number of images attacked at once")] = 8,
+    seed: Annotated[int, typer.Option(help="random seed for noise")] = 0,
 ) -> None:
-    """Compare three precisions of `fast`, without the 8-bit grid."""
+    """Compare `fast` in three precisions, without the 8-bit grid."""
     keep_freed_memory()
     given = {"encoder": encoder, "images": images, "start": start, "eps": eps, "limit": limit}
     given |= {"batch_size": batch_size, "seed": seed, "out": "unused"}
     case = load_case(AttackSettings.of(given))
-    functions = {kind: prepare(case.encoder, **asked) for kind, asked in KINDS.items()}
+    functions = {kind: prepare(case.encoder, **options) for kind, options in KINDS.items()}
     seconds = dict.fromkeys(KINDS, 0.0)
     found: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
-    passed, through_twin = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
-    for f in functions.values():  # kernels, memory, imports
+    evaluations, through_twin = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
+    for f in functions.values():  # warm up kernels, memory and imports
         attack(f, case.start[:batch_size], case.target[:batch_size], eps=eps, steps=3, check=False)
     for rows in case.batches(batch_size):
         for kind, f in functions.items():
             counter = Counter(f)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             result = attack(counter, case.start[rows], case.target[rows], eps=eps, steps=steps, check=False)
-            seconds[kind] += time.perf_counter() - begun
+            seconds[kind] += time.perf_counter() - started
             found[kind].append(mape(latents(case.encoder, result.image), case.target[rows]).cpu())
-            passed[kind] += counter.backwards
-            through_twin[kind] += counter.roughly
-    typer.echo("| precision | time | seconds an image | evaluations through the twin | MAPE, median | geometric mean |")
+            evaluations[kind] += counter.backwards
+            through_twin[kind] += counter.through_twin
+    typer.echo(
+        "| precision | time | seconds per image | evaluations through the twin | MAPE, median | geometric mean |"
+    )
     typer.echo("|---|---|---|---|---|---|")
     for kind in KINDS:
         errors = 100 * torch.cat(found[kind])
         median, mean = errors.quantile(0.5), errors.log().mean().exp()
         typer.echo(
             f"| {kind} | {seconds[kind] / seconds['32 bits']:.2f} | {seconds[kind] / len(errors):.2f} "
-            f"| {through_twin[kind] / passed[kind]:.0%} | {median:.3g} | {mean:.3g} |"
+            f"| {through_twin[kind] / evaluations[kind]:.0%} | {median:.3g} | {mean:.3g} |"
         )
 
 

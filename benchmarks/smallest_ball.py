@@ -1,8 +1,9 @@
-"""`python -m benchmarks.smallest_ball`: how small a ball does each method need?
+"""`python -m benchmarks.smallest_ball`: the smallest ball in which each method succeeds.
 
-The smallest L2 ball, on a grid of radii 1.1^k, in which the median MAPE of the decoded PNG is below 0.1 %. Radii are
-doubled until the target is met, then the last doubling is bisected: that a method gets closer in a wider ball is
-assumed within this doubling only, for some do not (the published step grows with the ball).
+Finds the smallest L2 ball, on a grid of radii 1.1^k, in which the median MAPE of the decoded PNG is below 0.1 %. The
+radius is doubled until the attack succeeds, and the last doubling is bisected. Only within this doubling is success
+assumed to be monotone in the radius, since some methods do not get closer in a wider ball (the published step grows
+with the ball).
 """
 
 import math
@@ -17,15 +18,15 @@ from benchmarks.attackers import attackers
 from benchmarks.inputs import Case, load_case, start_program
 from benchmarks.measure import measure
 from oodattack.core.errors import InputError, did_you_mean
-from oodattack.report.style import SMALL
+from oodattack.report.style import SMALL_MAPE
 from oodattack.settings.attack import AttackSettings
 
-FACTOR = 1.1
-DOUBLING = 7  # 1.1^7 = 1.95
+RADIUS_FACTOR = 1.1  # between neighbouring radii
+STEPS_PER_DOUBLING = 7  # 1.1^7 = 1.95
 
 
 def first_success(succeeds: Callable[[int], bool], low: int, high: int) -> int | None:
-    """The least k in [low, high] that succeeds, where it is the only change within one doubling; None without any.
+    """Find the smallest k in [low, high] that succeeds, assuming monotonicity within one doubling; None if none does.
 
     >>> first_success(lambda k: k >= 11, 0, 30), first_success(lambda k: False, 0, 30)
     (11, None)
@@ -34,7 +35,7 @@ def first_success(succeeds: Callable[[int], bool], low: int, high: int) -> int |
     while not succeeds(k):
         if k == high:
             return None
-        failed, k = k, min(k + DOUBLING, high)
+        failed, k = k, min(k + STEPS_PER_DOUBLING, high)
     while k - failed > 1:
         middle = (failed + k) // 2
         if succeeds(middle):
@@ -45,7 +46,7 @@ def first_success(succeeds: Callable[[int], bool], low: int, high: int) -> int |
 
 
 def median_of_png(case: Case, label: str, steps: int, batch_size: int) -> float:
-    """Median MAPE of the decoded PNG in per cent; of several steps, the best."""
+    """Median MAPE of the decoded PNG in per cent, with the best of the method's step sizes."""
     (attacker,) = (one for one in attackers(case) if one.label == label)
     medians = []
     for step_size in attacker.step_sizes:
@@ -58,16 +59,18 @@ def main(
     encoder: Annotated[str, typer.Option(help="as for `oodattack attack`")],
     images: Annotated[str, typer.Option(help="x_in, as for `oodattack attack`")],
     start: Annotated[str, typer.Option(help="x'_out, as for `oodattack attack`")],
-    method: Annotated[list[str], typer.Option(help="paper | paper-tuned | plain-tuned | fast; again for more")] = [  # noqa: B006
+    method: Annotated[list[str], typer.Option(help="paper | paper-tuned | plain-tuned | fast; may be repeated")] = [  # noqa: B006
         "paper",
         "fast",
     ],
     steps: Annotated[int, typer.Option(help="gradient evaluations")] = 300,
-    limit: Annotated[int, typer.Option(help="so many images, evenly spaced over all")] = 64,
-    batch_size: Annotated[int, typer.Option(help="images attacked at once")] = 16,
-    lowest: Annotated[float, typer.Option(help="smallest radius that is tried")] = 0.1,
-    highest: Annotated[float, typer.Option(help="largest radius that is tried, or a step of 10 % beyond")] = 30.0,
-    seed: Annotated[int, typer.Option(help="of noise and random starts")] = 0,
+    limit: Annotated[int, typer.Option(help="number of images to attack, evenly spaced")] = 64,
+    batch_size: Annotated[int, typer.Option(help="number of images attacked at once")] = 16,
+    lowest: Annotated[float, typer.Option(help="smallest radius to try")] = 0.1,
+    highest: Annotated[
+        float, typer.Option(help="largest radius to try, up to rounding to the grid of 10 % steps")
+    ] = 30.0,
+    seed: Annotated[int, typer.Option(help="random seed for noise and random starts")] = 0,
 ) -> None:
     """Find the smallest L2 ball in which the median MAPE of the decoded PNG is below 0.1 %."""
     if not 0 < lowest < highest < math.inf:
@@ -79,21 +82,20 @@ def main(
         if label not in labels:
             hint = did_you_mean(label, labels)
             raise InputError(f"expected --method as one of {', '.join(labels)}, got {label!r}{hint}")
-    low, high = (round(math.log(radius, FACTOR)) for radius in (lowest, highest))
-    needed: dict[str, int | None] = {}
+    low, high = (round(math.log(radius, RADIUS_FACTOR)) for radius in (lowest, highest))
+    smallest: dict[str, int | None] = {}
     for label in method:
 
         def succeeds(k: int, label: str = label) -> bool:
-            median = median_of_png(replace(case, eps=FACTOR**k), label, steps, batch_size)
-            typer.echo(f"{label}: eps {FACTOR**k:.3g}, median {median:.3g} %")
-            return median < SMALL
+            median = median_of_png(replace(case, eps=RADIUS_FACTOR**k), label, steps, batch_size)
+            typer.echo(f"{label}: eps {RADIUS_FACTOR**k:.3g}, median {median:.3g} %")
+            return median < SMALL_MAPE
 
-        needed[label] = first_success(succeeds, low, high)
-    typer.echo(
-        f"\nSmallest L2 ball with a median below {SMALL:g} % (decoded PNG, {steps} steps, {len(case.start)} images)"
-    )
-    for label, k in needed.items():
-        typer.echo(f"{label}: " + (f"none up to {FACTOR**high:.3g}" if k is None else f"{FACTOR**k:.3g}"))
+        smallest[label] = first_success(succeeds, low, high)
+    conditions = f"decoded PNG, {steps} steps, {len(case.start)} images"
+    typer.echo(f"\nSmallest L2 ball with a median below {SMALL_MAPE:g} % ({conditions})")
+    for label, k in smallest.items():
+        typer.echo(f"{label}: " + (f"none up to {RADIUS_FACTOR**high:.3g}" if k is None else f"{RADIUS_FACTOR**k:.3g}"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How fast the prepared encoder is, and what the attack's loop adds to it; ratios first.
+"""The speed of prepared encoders, and the overhead of the attack's loop, as ratios.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed
 
-Every ratio is of passes measured in turn in one run, so that whatever else the machine does meets both. A pass is
-forward and backward, for a batch.
+Each ratio compares passes that alternate in one run, so that other load on the machine affects both. A pass is a
+forward and a backward pass of a batch.
 """
 
 import math
@@ -32,6 +32,7 @@ from oodattack.images import fit, open_images
 from oodattack.settings.checks import at_least
 from oodattack.speed import prepare
 from oodattack.speed.prepared import Prepared
+from oodattack.speed.timing import interleaved_times
 
 ENCODERS = (
     "torchvision:resnet18,weights=none",
@@ -40,28 +41,28 @@ ENCODERS = (
     "timm:vit_tiny_patch16_224,weights=none",
     "python:tests.factories:resnet20",
 )
-WARM_UP = 3  # steps
-CALL = 100  # steps of a whole call: what `attack` takes by default
-BALLS = {  # radii that no attack of a few steps reaches, and that it feels from the first step
+WARM_UP_STEPS = 3
+CALL_STEPS = 100  # of a whole call, the default of `attack`
+BALLS = {  # radii that a few steps cannot reach, and radii that are binding from the first step
     (2.0, "free"): 1000.0,
     (2.0, "binding"): 0.2,
     (math.inf, "free"): 1.0,
     (math.inf, "binding"): 1 / 255,
 }
-CALLS = ((2.0, 20.0), (math.inf, 8 / 255))
+CALL_BALLS = ((2.0, 20.0), (math.inf, 8 / 255))
 
 
 def main(
-    encoder: Annotated[list[str] | None, typer.Option(help="may be given again (default: five kinds)")] = None,
-    batch_size: Annotated[int, typer.Option(help="images of a pass")] = 8,
-    rounds: Annotated[int, typer.Option(help="passes or steps of each kind; the median counts")] = 7,
-    give_back: Annotated[bool, typer.Option(help="leave malloc as it is: freed memory is given back")] = False,
+    encoder: Annotated[list[str] | None, typer.Option(help="encoder; may be repeated (default: five kinds)")] = None,
+    batch_size: Annotated[int, typer.Option(help="number of images in a pass")] = 8,
+    rounds: Annotated[int, typer.Option(help="passes or steps of each kind, of which the median is reported")] = 7,
+    give_back: Annotated[bool, typer.Option(help="let malloc return freed memory to the system, its default")] = False,
 ) -> None:
-    """How fast the prepared encoder is, and what the attack's loop adds to it: three tables."""
+    """Measure the speed of prepared encoders and the overhead of the attack's loop; prints three tables."""
     for name, value in (("batch_size", batch_size), ("rounds", rounds)):
         at_least(1)(name, value)
     if not give_back:
-        keep_freed_memory()  # as a run does; "as loaded" gains from it too
+        keep_freed_memory()  # as a run does; the encoder as loaded benefits too
     warnings.filterwarnings("ignore", message=".*random weights")
 
     print(f"batch of {batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
@@ -73,14 +74,14 @@ def main(
         prepared = prepare(loaded)
         images = torch.rand(batch_size, 3, *loaded.input_size)
         cases.append((spec, prepared, images))
-        slow, fast = _in_turn(_as_loaded(loaded, images), _bare(prepared, images), rounds)
+        slow, fast = _median_times(_as_loaded(loaded, images), _bare(prepared, images), rounds)
         line = f"| `{spec}` | {slow / fast:.2f} | {len(images) / slow:.1f} | {len(images) / fast:.1f} |"
-        rough = getattr(prepared, "rough_twin", None)
+        rough = prepared.rough_twin if isinstance(prepared, Prepared) else None
         if rough is not None:
-            full, half = _in_turn(_bare(prepared, images), _bare(rough, images), rounds)
+            full, half = _median_times(_bare(prepared, images), _bare(rough, images), rounds)
         print(line + (" none |" if rough is None else f" {full / half:.2f} |"), flush=True)
 
-    print("\nTime that a step of `attack` takes beyond the prepared encoder's pass, in per cent (without twins):\n")
+    print("\nOverhead of a step of `attack` over a pass of the prepared encoder, in per cent (without twins):\n")
     print("| encoder | method |" + "".join(f" L{norm:g} {kind} |" for norm, kind in BALLS))
     print("|---|---|" + "---|" * len(BALLS))
     for (spec, f, images), method in product(cases, ("fast", "paper")):
@@ -88,20 +89,22 @@ def main(
             shares = [_overhead(f, images, norm, eps, method, rounds) for (norm, _), eps in BALLS.items()]
         print(f"| `{spec}` | `{method}` |" + "".join(f" {100 * share:.1f} |" for share in shares), flush=True)
 
-    print(f"\nTime that a whole call of `attack` takes beyond {CALL} such passes, with {CALL} steps from noise to")
-    print("photographs, in per cent:\n")
+    print(
+        f"\nOverhead of a whole call of `attack`, {CALL_STEPS} steps from noise to photographs, over {CALL_STEPS} such"
+    )
+    print("passes, in per cent:\n")
     print("| encoder | L2 20 | Linf 8/255 | L2 20, without a twin | Linf 8/255 |\n|---|---|---|---|---|")
     for spec, f, images in cases:
         with torch.no_grad():
             target = f(_photographs(len(images), (images.shape[2], images.shape[3])))
-        shares = [_whole_call(f, images, target, norm, eps) for norm, eps in CALLS]
+        shares = [_whole_call(f, images, target, norm, eps) for norm, eps in CALL_BALLS]
         with _without_twin(f):
-            shares += [_whole_call(f, images, target, norm, eps) for norm, eps in CALLS]
+            shares += [_whole_call(f, images, target, norm, eps) for norm, eps in CALL_BALLS]
         print(f"| `{spec}` |" + "".join(f" {100 * share:.1f} |" for share in shares), flush=True)
 
 
 def _as_loaded(encoder: Encoder, images: Tensor) -> Callable[[], None]:
-    """A pass of the model in the state that its library gives it: in eval mode, its weights requiring gradients."""
+    """A pass of the model as its library loads it: in eval mode, with weights that require gradients."""
     encoder.requires_grad_(True)
 
     def once() -> None:
@@ -113,7 +116,7 @@ def _as_loaded(encoder: Encoder, images: Tensor) -> Callable[[], None]:
 
 
 def _bare(f: nn.Module, images: Tensor) -> Callable[[], None]:
-    """A pass as an attack needs it: the gradient of the images alone."""
+    """A pass as an attack needs it: the gradient with respect to the images only."""
 
     def once() -> None:
         x = images.clone().requires_grad_(True)
@@ -124,7 +127,7 @@ def _bare(f: nn.Module, images: Tensor) -> Callable[[], None]:
 
 @contextmanager
 def _without_twin(f: nn.Module) -> Iterator[None]:
-    """Let `attack` see the prepared encoder alone."""
+    """Hide the twin of a prepared encoder from `attack`."""
     if not isinstance(f, Prepared):
         yield
         return
@@ -135,46 +138,41 @@ def _without_twin(f: nn.Module) -> Iterator[None]:
         f.rough_twin = rough
 
 
-def _in_turn(first: Callable[[], None], second: Callable[[], None], rounds: int) -> tuple[float, float]:
-    """Median seconds of two functions that are called in turn, after a call of each to warm up."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds + 1):
-        for times, call in zip(seconds, (first, second), strict=True):
-            begun = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - begun)
-    return median(seconds[0][1:]), median(seconds[1][1:])
+def _median_times(first: Callable[[], None], second: Callable[[], None], rounds: int) -> tuple[float, float]:
+    """Median seconds of two functions, called in turn."""
+    first_times, second_times = interleaved_times(first, second, min_rounds=rounds)
+    return median(first_times), median(second_times)
 
 
 def _overhead(f: nn.Module, images: Tensor, norm: float, eps: float, method: str, rounds: int) -> float:
-    """The share that a step of the attack takes beyond a bare pass, which is measured after every step.
+    """The relative overhead of a step of the attack over a bare pass, which is timed after every step.
 
-    Each step is compared with the pass beside it; the medians of the steps with softened kinks and of those without
-    count for their share of a run. The median omits the passes that measure r anew, one of ten, and the steps that
-    decompose the path's Gram matrix, one of 32 when it is full; `_whole_call` has them.
+    Each step is compared with the pass that follows it. The medians of the steps with and without softened kinks are
+    weighted by their shares of a run. The median ignores the passes that re-measure r, one in ten, and the steps that
+    decompose the path's Gram matrix, one in 32 when it is full; `_whole_call` includes them.
     """
     with torch.no_grad():
         target = f(images.flip(0))
     bare, bares, steps = _bare(f, images), [], []
-    begun = time.perf_counter()
+    started = time.perf_counter()
 
     def after_step(_step: int, _mape: Tensor) -> None:
-        nonlocal begun
+        nonlocal started
         ended = time.perf_counter()
-        steps.append(ended - begun)
+        steps.append(ended - started)
         bare()
-        begun = time.perf_counter()
-        bares.append(begun - ended)
+        started = time.perf_counter()
+        bares.append(started - ended)
 
-    soft = WARM_UP + rounds
+    soft = WARM_UP_STEPS + rounds
     total = math.ceil(soft / SOFT)
     attack(f, images, target, eps=eps, norm=norm, steps=total, method=method, check=False, callback=after_step)
     ratios = [step / bare_pass for step, bare_pass in zip(steps, bares, strict=True)]
-    return SOFT * median(ratios[WARM_UP:soft]) + (1 - SOFT) * median(ratios[soft:]) - 1
+    return SOFT * median(ratios[WARM_UP_STEPS:soft]) + (1 - SOFT) * median(ratios[soft:]) - 1
 
 
 def _photographs(count: int, size: tuple[int, int]) -> Tensor:
-    """So many photographs that ship with packages, each again as its mirror image: (count, 3, *size)."""
+    """The photographs bundled with packages and their mirror images, repeated as needed: (count, 3, *size)."""
     with tempfile.TemporaryDirectory() as folder:
         source = open_images(copy_photographs(Path(folder))[0])
         images = dequantize(torch.stack([fit(source.read(i), size) for i in range(len(source))]))
@@ -183,17 +181,17 @@ def _photographs(count: int, size: tuple[int, int]) -> Tensor:
 
 
 def _whole_call(f: nn.Module, images: Tensor, target: Tensor, norm: float, eps: float) -> float:
-    """The share that a call takes beyond as many bare passes as it has steps; one is measured after every step."""
+    """The relative overhead of a call over as many bare passes as it has steps; one is timed after every step."""
     bare, bares = _bare(f, images), []
 
     def after_step(_step: int, _mape: Tensor) -> None:
-        begun = time.perf_counter()
+        before = time.perf_counter()
         bare()
-        bares.append(time.perf_counter() - begun)
+        bares.append(time.perf_counter() - before)
 
-    begun = time.perf_counter()
-    attack(f, images, target, eps=eps, norm=norm, steps=CALL, callback=after_step)
-    return (time.perf_counter() - begun - sum(bares)) / sum(bares) - 1
+    started = time.perf_counter()
+    attack(f, images, target, eps=eps, norm=norm, steps=CALL_STEPS, callback=after_step)
+    return (time.perf_counter() - started - sum(bares)) / sum(bares) - 1
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def resnet20() -> nn.Module:
 
 
 def small() -> nn.Module:
-    """A ResNet-8 for images of 16x16; the same weights every time."""
+    """A ResNet-8 for 16x16 images, with reproducible weights."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         net = CifarResNet(blocks=1)
@@ -28,7 +28,7 @@ def small() -> nn.Module:
 
 
 class _JpegResNet(CifarResNet):
-    """The same behind what a camera or an upload does: 8 bits, JPEG; no gradient passes through."""
+    """The same network behind 8-bit rounding and JPEG, as applied by cameras and uploads; not differentiable."""
 
     def forward(self, x: Tensor) -> Tensor:
         decoded = []
@@ -62,14 +62,14 @@ class _Tiny(nn.Module):
 
 
 def tiny() -> nn.Module:
-    """A convolution and a linear layer, 32x32 to 128 to 5; the same weights every time."""
+    """A convolution and a linear layer, 32x32 to 128 to 5, with reproducible weights."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return _Tiny()
 
 
 class _Dark(nn.Module):
-    """z is one number: how bright the image is beyond a quarter."""
+    """z is one number: the brightness of the image above one quarter."""
 
     input_size = (32, 32)
 

@@ -1,10 +1,11 @@
-"""The audit as a whole: it resumes, it can be extended, and one bad detector costs the others nothing."""
+"""The audit as a whole: it resumes where it stopped, grows, and loses nothing to one bad detector."""
 
 import errno
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,18 @@ from oodattack.pipelines.audit import Stage, run_audit
 from oodattack.report.audit_figures import draw_audit
 from oodattack.report.audit_table import audit_markdown
 from oodattack.settings import AuditSettings
-from tests.digits import write_digits, write_photographs
+from tests.digits import write_photographs
 from tests.factories import Norm
 
+pytestmark = pytest.mark.xdist_group("audit")  # they share an audit
+
 FEW = ("MaxSoftmax", "KNN", "OpenMax", "Gram", "NACUE", "Mahalanobis")
+STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    folder = tmp_path_factory.mktemp("pictures")
-    return *write_digits(folder / "digits"), write_photographs(folder / "photographs", 5)
+def pictures(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    return *digits, write_photographs(tmp_path_factory.mktemp("photographs"), 5)
 
 
 def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> AuditSettings:
@@ -47,7 +50,7 @@ def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> Au
         "ood": (str(photographs),),
         "detectors": FEW,
         "eps": (2.0,),
-        "steps": 6,
+        "steps": STEPS,
         "limit": 6,
         "fit_limit": 200,
         "batch_size": 4,
@@ -72,21 +75,12 @@ class Stop(KeyboardInterrupt):
     pass
 
 
-@pytest.mark.parametrize("where", ["fitting OpenMax", "attacking: informed", "attacking: direct KNN", "scoring direct"])
-def test_a_stopped_audit_resumes_to_the_same_results(
-    pictures: tuple[Path, Path, Path], tmp_path: Path, where: str, whole: Path
-) -> None:
-    def stop(stage: Stage) -> None:
-        if stage.name.startswith(where) and (stage.done or "fitting" in where or "scoring" in where):
-            raise Stop
-
-    with pytest.raises(Stop):
-        run_audit(settings(pictures, tmp_path / "audit"), on_progress=stop)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "audit").glob("*/**/*.*")}
-    assert before
-    run_audit(settings(pictures, tmp_path / "audit"))
-    assert all(path.stat().st_mtime_ns == time for path, time in before.items())  # nothing is computed twice
-    same(tmp_path / "audit", whole)
+@pytest.fixture(scope="module", autouse=True)
+def _few_resamples() -> Iterator[None]:
+    """The intervals are a matter of `test_audit_measures.py`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oodattack.audit.measures.RESAMPLES", 40)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +90,38 @@ def whole(pictures: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFa
     return out
 
 
+def kept(audit: Path) -> dict[Path, int]:
+    """The fits and attacked images of an audit, and when they were written."""
+    return {path: path.stat().st_mtime_ns for path in audit.glob("*/**/*.*")}
+
+
+def test_a_stopped_audit_resumes_to_the_same_end(
+    pictures: tuple[Path, Path, Path], tmp_path: Path, whole: Path
+) -> None:
+    """Stopped once in each of its stages, the last time when all attacks are done."""
+    before: dict[Path, int] = {}
+    for where in ("fitting OpenMax", "attacking: informed", "attacking: direct KNN", "scoring direct"):
+
+        def stop(stage: Stage, where: str = where) -> None:
+            if stage.name.startswith(where) and (stage.done or "fitting" in where or "scoring" in where):
+                raise Stop
+
+        with pytest.raises(Stop):
+            run_audit(settings(pictures, tmp_path / "audit"), on_progress=stop)
+        after = kept(tmp_path / "audit")
+        assert before.items() < after.items()  # nothing is computed twice
+        before = after
+    run_audit(settings(pictures, tmp_path / "audit"))
+    assert kept(tmp_path / "audit") == before
+    same(tmp_path / "audit", whole)
+
+
 def test_a_killed_audit_resumes(pictures: tuple[Path, Path, Path], tmp_path: Path, whole: Path) -> None:
     train, test, photographs = pictures
     command = [
         *(sys.executable, "-m", "oodattack", "audit", "--encoder", "python:tests.factories:small"),
         *("--train", train, "--test", test, "--start", photographs, "--start", "noise", "--ood", photographs),
-        *("--detectors", ",".join(FEW), "--eps", "2", "--steps", "6", "--limit", "6", "--fit-limit", "200"),
+        *("--detectors", ",".join(FEW), "--eps", "2", "--steps", STEPS, "--limit", "6", "--fit-limit", "200"),
         *("--batch-size", "4", "--out", tmp_path / "audit"),
     ]
     arguments = [str(part) for part in command]
@@ -114,31 +134,33 @@ def test_a_killed_audit_resumes(pictures: tuple[Path, Path, Path], tmp_path: Pat
     process.wait()
     process.stderr.close()
     assert process.returncode < 0
+    before = kept(tmp_path / "audit")
+    assert before
     assert not (tmp_path / "audit" / "results.json").exists()
-    finished = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
+    run_audit(settings(pictures, tmp_path / "audit"))
+    assert before.items() < kept(tmp_path / "audit").items()
     same(tmp_path / "audit", whole)
 
 
 def test_a_finished_audit_can_be_extended(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "audit"
     run_audit(settings(pictures, out, detectors=("KNN",)))
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*/**/*.*")}
+    before = kept(out)
     grown = {"detectors": ("KNN", "MaxLogit"), "eps": (2.0, 4.0), "budget": ("2",), "ood": ()}
     results = run_audit(settings(pictures, out, **grown)).read_results()
-    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert before.items() < kept(out).items()
     assert {row["name"] for row in results["detectors"]} == {"KNN", "MaxLogit"}
     keys = {
-        "latent-features-2-6",
-        "latent-features-4-6",
-        "direct-KNN-4-6",
-        "informed-logits-2-6",
+        "latent-features-2-4",
+        "latent-features-4-4",
+        "direct-KNN-4-4",
+        "informed-logits-2-4",
         "latent-features-4-2",
     }
     assert keys < set(results["attacks"])
     page = audit_markdown(results)
     assert "## AUROC under the strongest attack, against eps" in page
-    assert "| 0 (starts) | 2 steps | 6 steps |" in page
+    assert "| 0 (starts) | 2 steps | 4 steps |" in page
 
 
 @pytest.mark.parametrize("changed", [{"limit": 5}, {"norm": "linf", "eps": (0.5,)}, {"seed": 1}, {"start": ("noise",)}])
@@ -207,7 +229,7 @@ def test_one_bad_detector_costs_the_others_nothing(pictures: tuple[Path, Path, P
     assert "got (1,)" in absent["OneNumber"]
     names = {row["name"] for row in results["detectors"]}
     assert {"KNN", "Norm", "NoReads"} == names
-    failed = next(reason for key, reason in results["failures"].items() if key.startswith("informed-NoReads-2-6-"))
+    failed = next(reason for key, reason in results["failures"].items() if key.startswith("informed-NoReads-2-4-"))
     assert "nothing to read" in failed
     verdicts = {row["name"]: row["verdict"] for row in results["detectors"]}
     assert verdicts["NoReads"] == "unfinished"
@@ -255,7 +277,7 @@ def test_infinite_scores_are_audited_and_drawn(pictures: tuple[Path, Path, Path]
     assert row["verdict"] != "unfinished"
     assert row["strongest"]["threshold"] is None
     assert {path.name for path in draw_audit(audit, out / "figures")} >= {"histograms.png", "roc.png"}
-    results["outside"]["latent-features-2-6"]["encoders"]["w"] = {"mape": None, "mape_before": None} | dict.fromkeys(
+    results["outside"]["latent-features-2-4"]["encoders"]["w"] = {"mape": None, "mape_before": None} | dict.fromkeys(
         ("nearer_start", "flagged", "flagged_start"), 0.5
     )
     assert "| w | – | – | 50 % |" in audit_markdown(results)
@@ -267,14 +289,14 @@ def test_what_ones_own_detector_reads_is_kept_under_its_digest(
     changes: dict[str, Any] = {"detectors": ("none",), "detector": ("tests.test_audit:Shared",)}
     results = run_audit(settings(pictures, tmp_path / "audit", **changes)).read_results()
     (key,) = (key for key in results["attacks"] if key.startswith("informed"))
-    assert key.startswith("informed-mine-2-6-")  # and the digest of its source
+    assert key.startswith("informed-mine-2-4-")  # and the digest of its source
     assert key in results["detectors"][0]["attacked"]
     # Of two that share it, the first is asked what it reads, so the key has the digest of its source.
     subject = make_subject(load_encoder("python:tests.factories:small"))
     readers = {name: Own(Shared(subject), digit * 64) for name, digit in (("a", "1"), ("b", "2"))}
     two = settings(pictures, tmp_path / "audit", **changes)
     keys = [found.key for found in plan(two, readers, ())]
-    assert "informed-mine-2-6-11111111" in keys
+    assert "informed-mine-2-4-11111111" in keys
     with pytest.raises(InputError, match=r"reading to be a name of letters, .*, got 'layer/../../x'"):
         run_audit(settings(pictures, tmp_path / "other", **changes | {"detector": ("tests.test_audit:Elsewhere",)}))
 
@@ -291,7 +313,7 @@ def test_a_full_disk_stops_an_audit(
         write_table(self, table, *rest, **options)
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    with pytest.raises(WriteError, match=r"cannot write .*latent-features-2-6.*No space left on device; what was"):
+    with pytest.raises(WriteError, match=r"cannot write .*latent-features-2-4.*No space left on device; what was"):
         run_audit(settings(pictures, tmp_path / "audit", detectors=("KNN",)))
     monkeypatch.undo()
     assert run_audit(settings(pictures, tmp_path / "audit", detectors=("KNN",))).read_results()["failures"] == {}
@@ -320,10 +342,10 @@ def test_a_witness_judges_by_its_own_latents(pictures: tuple[Path, Path, Path], 
     results = run_audit(
         settings(pictures, tmp_path, detectors=("MaxLogit",), attacks=("latent",), witness=(witness,))
     ).read_results()
-    judged = results["outside"]["latent-features-2-6"]["encoders"]
+    judged = results["outside"]["latent-features-2-4"]["encoders"]
     assert list(judged) == ["python:tests.factories:small", witness]
     table = pq.read_table(tmp_path / "samples.parquet").to_pylist()
-    shards = sorted((tmp_path / "attacks" / "latent-features-2-6").glob("*.parquet"))
+    shards = sorted((tmp_path / "attacks" / "latent-features-2-4").glob("*.parquet"))
     outs = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
     encoder = load_encoder(witness, device="cpu").eval()
 
@@ -382,5 +404,5 @@ def test_linf_and_no_bound(pictures: tuple[Path, Path, Path], tmp_path: Path) ->
     results = run_audit(settings(pictures, tmp_path, **changes)).read_results()
     found = next(value for key, value in results["outside"].items() if key.startswith("latent-features-0.03137"))
     assert found["distance_linf"] <= 8 / 255 + 1e-6
-    assert "latent-features-inf-6" in results["attacks"]
+    assert "latent-features-inf-4" in results["attacks"]
     audit_markdown(results)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from oodattack.images import encode_png
+from oodattack.pipelines.attack import run_attack
 from oodattack.runs import open_run
+from oodattack.settings.attack import AttackSettings
 from tests.cli import oodattack
 
 Change = dict[str, Any] | Callable[[Path], dict[str, Any]]
@@ -67,8 +69,8 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("limit of zero", {"limit": "0"}, "expected limit >= 1, got 0"),
     ("batch of zero", {"batch-size": "0"}, "expected batch_size >= 1, got 0"),
     ("unknown order", {"start-order": "random"}, "expected start_order to be one of cycle, sample"),
-    ("unknown device", {"device": "gpu"}, "expected a device usable here"),
-    ("a device that is not there", {"device": "cuda:77"}, "expected a device usable here"),
+    ("unknown device", {"device": "gpu"}, "expected a device available"),
+    ("a device that is not there", {"device": "cuda:77"}, "expected a device available"),
     ("the same start twice", {"start": ["noise", "noise"]}, "expected each start once"),
     # configuration
     ("no such config", {"config": MISSING}, "cannot read the settings in /no/such/place"),
@@ -144,7 +146,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (
         "an empty list",
         {"images": write("list.txt", "# nothing\n")},
-        "expected a path of an image in each line",
+        "expected one image path per line",
     ),
     ("a table without images", {"images": write("a.parquet", b"PAR1nonsensePAR1")}, "a.parquet"),
     ("misspelt data set", {"images": "torchvision:CIFAR01"}, "CIFAR10"),
@@ -319,7 +321,7 @@ def test_a_careless_audit(
     assert "Traceback" not in done.err
 
 
-def test_a_damaged_audit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_audit_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [part for name, value in _audit(tmp_path).items() for part in (f"--{name}", value)]
     assert oodattack(capsys, "audit", *arguments, "--quiet").code == 0
     shard = next((tmp_path / "audit").glob("attacks/*/*.parquet"))
@@ -334,6 +336,7 @@ def test_a_damaged_audit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert str(fit) in done.err
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_of_nothing_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its images are mended, and the same command does the work."""
     broken = write("photos/a.png", b"broken")(tmp_path)
@@ -352,6 +355,7 @@ def test_a_run_of_nothing_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "settings.seed: the run has 0, this command has 5" in done.err
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_config_takes_the_names_of_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(PNG)
@@ -367,20 +371,8 @@ def test_show_names_a_row_that_is_not_there(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(PNG)
     run = tmp_path / "run"
-    arguments = (
-        "--encoder",
-        TINY,
-        "--images",
-        tmp_path / "photos",
-        "--start",
-        "noise",
-        "--steps",
-        2,
-        "--out",
-        run,
-    )
-    assert oodattack(capsys, "attack", *arguments, "--quiet").code == 0
+    run_attack(AttackSettings(encoder=TINY, images=str(tmp_path / "photos"), start=("noise",), steps=2, out=run))
     done = oodattack(capsys, "show", run, "--sample", 5)
     assert done.code == 2
-    assert "expected rows that" in done.err
+    assert "expected rows of" in done.err
     assert "(0 to 0), got 5" in done.err

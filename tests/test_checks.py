@@ -203,7 +203,7 @@ def test_both_ends_of_the_range_are_pixels() -> None:
 
 
 @pytest.mark.parametrize("error", [AssertionError("Wrong image height!"), KeyError("layer"), IndexError()])
-def test_whatever_f_raises_is_told_in_one_sentence(error: Exception) -> None:
+def test_whatever_f_raises_is_reported_in_one_sentence(error: Exception) -> None:
     def f(_x: Tensor) -> Tensor:
         raise error
 

@@ -1,4 +1,4 @@
-"""The documentation keeps its promises."""
+"""Examples run, links resolve, and tables match the code."""
 
 import importlib
 import inspect
@@ -25,7 +25,7 @@ def test_every_exported_function_has_an_example_that_runs(package: str) -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *sorted(str(p) for p in ROOT.glob("docs/*.md"))])
-def test_links_and_figures_exist(page: str) -> None:
+def test_links_and_images_exist(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if not target.startswith("http"):

@@ -1,4 +1,4 @@
-"""The Encoder: what z is, and what it leaves behind."""
+"""The Encoder: the definition of z, and the absence of side effects."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def hooks_on(model: nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-# --- what z is
+# --- the definition of z
 
 
 def test_z_of_resnet18_is_the_pooled_features() -> None:
@@ -120,7 +120,7 @@ def test_the_head_is_the_last_linear_layer_called_on_vectors() -> None:
     assert Encoder(Net(), name="net", input_size=(8, 8)).layer == "input of last"
 
 
-def test_an_embedding_has_a_2d_weight_and_is_no_head() -> None:
+def test_an_embedding_is_not_a_head_despite_its_2d_weight() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -139,14 +139,14 @@ def test_without_a_linear_layer_z_is_the_output() -> None:
     assert f.classify(torch.rand(1, 3, 5, 4)) is None
 
 
-def test_one_number_an_image_is_a_latent_too() -> None:
+def test_one_number_per_image_is_a_valid_latent() -> None:
     f = Encoder(Returns(lambda x: x.sum(dim=(1, 2, 3))), name="score", input_size=(2, 2))
     x = torch.rand(4, 3, 2, 2)
     assert f.parts == (1,)
     torch.testing.assert_close(f(x), x.sum(dim=(1, 2, 3))[:, None])
 
 
-def test_a_layer_called_twice_gives_its_last_call() -> None:
+def test_a_layer_called_twice_records_its_last_call() -> None:
     act = nn.Tanh()
     f = Encoder(nn.Sequential(act, nn.Flatten(), act), name="twice", input_size=(2, 2), layer="0")
     x = torch.rand(3, 3, 2, 2)
@@ -168,24 +168,24 @@ class Output:
         lambda z: [(z,)],
     ],
 )
-def test_the_first_tensor_of_an_output_counts(wrap: Callable[[Tensor], object]) -> None:
+def test_the_first_tensor_of_an_output_is_used(wrap: Callable[[Tensor], object]) -> None:
     x = torch.rand(2, 3, 2, 2)
     f = Encoder(Returns(lambda x: wrap(x.sum(dim=(2, 3)))), name="wrapped", input_size=(2, 2))
     torch.testing.assert_close(f(x), x.sum(dim=(2, 3)))
 
 
-# --- what it leaves behind
+# --- side effects
 
 
-def test_no_hook_stays_on_the_model(net: nn.Module, images: Tensor) -> None:
+def test_no_hook_remains_on_the_model(net: nn.Module, images: Tensor) -> None:
     f = encoder(net, "conv+input of fc")
     f(images)
     assert hooks_on(net) == 0
 
 
-def test_no_hook_stays_after_an_exception(net: nn.Module, images: Tensor) -> None:
+def test_no_hook_remains_after_an_exception(net: nn.Module, images: Tensor) -> None:
     f = encoder(net, "conv+fc")
-    net.fc = nn.Linear(3, 3)  # no longer fits
+    net.fc = nn.Linear(3, 3)  # wrong input size
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         f(images)
     with pytest.raises(InputError, match="shapes cannot be multiplied"):
@@ -209,13 +209,13 @@ def test_loaded_weights_are_frozen(images: Tensor) -> None:
 # --- classes
 
 
-def test_classify_gives_the_softmax_of_the_logits(net: nn.Module, images: Tensor) -> None:
+def test_classify_returns_the_softmax_of_the_logits(net: nn.Module, images: Tensor) -> None:
     p = encoder(net).classify(images)
     assert p is not None
     torch.testing.assert_close(p, net(normalised(images)).softmax(1))
 
 
-def test_classify_has_nothing_to_say_without_a_head(net: nn.Module, images: Tensor) -> None:
+def test_classify_returns_none_without_a_head(net: nn.Module, images: Tensor) -> None:
     assert encoder(net, "output").classify(images) is None
     net.fc = nn.Linear(128, 1)
     assert encoder(net).classify(images) is None
@@ -251,12 +251,12 @@ def test_a_digest_exists_for_every_type_of_weight(net: nn.Module) -> None:
         ("conv+", "got ''; nearest"),
     ],
 )
-def test_a_wrong_layer_is_answered_with_the_nearest(net: nn.Module, layer: str, message: str) -> None:
+def test_an_unknown_layer_is_refused_with_suggestions(net: nn.Module, layer: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         encoder(net, layer)
 
 
-def test_of_many_layers_the_nearest_fifteen_are_listed() -> None:
+def test_at_most_the_nearest_fifteen_layers_are_listed() -> None:
     net = nn.Sequential(*(nn.Identity() for _ in range(40)))
     with pytest.raises(InputError, match=r"nearest: 4, .* and 25 more$"):
         Encoder(net, name="deep", input_size=(2, 2), layer="4x")
@@ -285,12 +285,12 @@ def test_images_of_another_shape_are_refused(net: nn.Module, shape: tuple[int, .
         encoder(net)(torch.rand(shape))
 
 
-def test_the_number_of_class_names_must_fit(net: nn.Module) -> None:
+def test_the_number_of_class_names_must_match(net: nn.Module) -> None:
     with pytest.raises(InputError, match="expected 5 class names for mine, got 2"):
         Encoder(net, name="mine", input_size=(32, 32), classes=["cat", "dog"])
 
 
 @pytest.mark.parametrize("device", ["gpu", "meta", "cuda:99", "cpu:x"])
 def test_a_device_that_cannot_be_used_is_refused(device: str) -> None:
-    with pytest.raises(InputError, match=rf"expected a device usable here .* got '{device}'"):
+    with pytest.raises(InputError, match=rf"expected a device available .* got '{device}'"):
         pick_device(device)

@@ -1,4 +1,4 @@
-"""Models from files: the same z after saving and loading, and no code run from a file unasked."""
+"""Models from files: z survives saving and loading, and no code in a file runs without trust."""
 
 import pickle
 import warnings
@@ -26,7 +26,7 @@ def _beside_factories(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def net() -> nn.Module:
-    """The small net with weights that its factory does not give."""
+    """The small network with weights that differ from those of its factory."""
     model = load_encoder(TINY, device="cpu").model
     with torch.no_grad():
         for parameter in model.parameters():
@@ -46,7 +46,7 @@ def z_and_logits(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def save_pt2(net: nn.Module, path: Path) -> None:
-    # torch.export still calls a function of its own that it has deprecated.
+    # torch.export still calls one of torch's deprecated functions.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dynamic = ({0: torch.export.Dim("batch")},)
@@ -54,7 +54,7 @@ def save_pt2(net: nn.Module, path: Path) -> None:
 
 
 def save_torchscript(net: nn.Module, path: Path) -> None:
-    # TorchScript is deprecated, and its files are still about.
+    # TorchScript is deprecated, but its files are still in use.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(net, torch.rand(2, 3, 32, 32)), path)  # type: ignore[no-untyped-call]
@@ -77,7 +77,7 @@ def prefixed(net: nn.Module) -> dict[str, Tensor]:
         ),
     ],
 )
-def test_a_state_dict_comes_back(
+def test_a_state_dict_is_restored(
     net: nn.Module, images: Tensor, tmp_path: Path, name: str, save: Callable[[nn.Module, Path], None]
 ) -> None:
     path = tmp_path / name
@@ -88,7 +88,7 @@ def test_a_state_dict_comes_back(
     assert g.digest() == f.digest()
 
 
-def test_a_pt2_file_comes_back_with_its_layers_and_size(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
+def test_a_pt2_file_is_restored_with_its_layers_and_size(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "a.pt2"
     save_pt2(net, path)
     f = load_encoder(f"file:{path}", trust=True, device="cpu")
@@ -100,18 +100,18 @@ def test_a_pt2_file_comes_back_with_its_layers_and_size(net: nn.Module, images: 
     assert load_encoder(f"file:{path}", layer="bn", trust=True, device="cpu").latent_dim == 8 * 16 * 16
 
 
-def test_a_torchscript_file_comes_back_by_its_output(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
+def test_a_torchscript_file_is_read_through_its_output(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     save_torchscript(net, path)
     f = load_encoder(f"file:{path},size=32", trust=True, device="cpu")
     assert f.layer == "output"
     torch.testing.assert_close(f(images), z_and_logits(net, images)[1])
     assert f.digest() == load_encoder(f"file:{path},size=32", trust=True, device="cpu").digest()
-    with pytest.raises(InputError, match=r"expected layer=output, got 'fc': .*TorchScript allows no hooks"):
+    with pytest.raises(InputError, match=r"expected layer=output, got 'fc'; .*TorchScript allows no hooks"):
         load_encoder(f"file:{path},size=32,layer=fc", trust=True, device="cpu")
 
 
-def test_a_pickled_model_comes_back_if_trusted(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
+def test_a_pickled_model_is_restored_if_trusted(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"model": net}, path)
     with pytest.raises(InputError, match=r"got the Python object factories\._Tiny.* pass --trust"):
@@ -121,7 +121,7 @@ def test_a_pickled_model_comes_back_if_trusted(net: nn.Module, images: Tensor, t
 
 
 class Touch:
-    """Unpickling it creates a file: what an attacker would do, harmlessly."""
+    """Creates a file when unpickled: a harmless stand-in for malicious code."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -143,12 +143,12 @@ class Touch:
 def test_a_malicious_pickle_runs_nothing(tmp_path: Path, save: Callable[[object, Path], None], spec: str) -> None:
     harm, path = tmp_path / "harm", tmp_path / "a.pth"
     save({"weight": Touch(harm)}, path)
-    with pytest.raises(InputError, match=r"loading it can execute code: .* pass --trust"):
+    with pytest.raises(InputError, match=r"loading it can execute code; .* pass --trust"):
         load_encoder(spec.format(path), device="cpu")
     assert not harm.exists()
     with pytest.raises(InputError):
         load_encoder(spec.format(path), trust=True, device="cpu")
-    assert harm.exists()  # it does run where it is let: the test can see harm
+    assert harm.exists()  # with trust the code does run, so the test can detect it
 
 
 @pytest.mark.parametrize("save", [save_pt2, save_torchscript])
@@ -170,28 +170,28 @@ def test_a_pt2_file_exported_for_one_image_is_refused(net: nn.Module, tmp_path: 
         load_encoder(f"file:{path}", trust=True, device="cpu")
 
 
-def test_weights_that_do_not_fit_are_named(net: nn.Module, tmp_path: Path) -> None:
+def test_mismatched_weights_are_named(net: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     state = net.state_dict()
     state["fc.bias"] = torch.zeros(7)
     state["head.weight"] = state.pop("fc.weight")
-    del state["bn.num_batches_tracked"]  # as in old files; not an error
+    del state["bn.num_batches_tracked"]  # missing in old files, which is not an error
     torch.save(state, path)
     message = (
         r"to fit _Tiny, got missing: fc\.weight; unexpected: head\.weight; "
-        r"of another shape: fc\.bias \(7,\) instead of \(5,\)$"
+        r"of a different shape: fc\.bias \(7,\) instead of \(5,\)$"
     )
     with pytest.raises(InputError, match=message):
         load_encoder(TINY, weights=str(path), device="cpu")
 
 
-def test_only_the_first_three_misfits_are_listed(tmp_path: Path) -> None:
+def test_only_the_first_three_mismatches_are_listed(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"missing: conv\.weight, conv\.bias, bn\.weight and 5 more$"):
         load_encoder(TINY, weights=str(tmp_path / "a.pth"), device="cpu")
 
 
-def test_published_densenet_files_have_other_names(tmp_path: Path) -> None:
+def test_published_densenet_parameter_names_are_mapped(tmp_path: Path) -> None:
     spec = "torchvision:densenet121,size=32,weights="
     with pytest.warns(UserWarning, match="random weights"):
         net = load_encoder(spec + "none", device="cpu").model
@@ -211,7 +211,7 @@ def test_published_densenet_files_have_other_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04half a zip"])
 @pytest.mark.parametrize("suffix", ["pth", "safetensors", "pt2"])
-def test_a_damaged_file_is_one_sentence(tmp_path: Path, content: bytes, suffix: str) -> None:
+def test_a_damaged_file_raises_a_one_sentence_error(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"expected .*a\.") as caught:
@@ -219,7 +219,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, content: bytes, suffix: 
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_whose_table_of_contents_is_damaged_is_one_sentence(net: nn.Module, tmp_path: Path) -> None:
+def test_a_damaged_zip_directory_raises_a_one_sentence_error(net: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save(net.state_dict(), path)
     path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x03"))
@@ -228,12 +228,12 @@ def test_a_file_whose_table_of_contents_is_damaged_is_one_sentence(net: nn.Modul
     assert "\n" not in str(caught.value)
 
 
-def test_what_a_file_holds_is_said(net: nn.Module, tmp_path: Path) -> None:
+def test_the_error_names_what_a_file_contains(net: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     with pytest.raises(InputError, match=r"expected a model file, got '.*a\.pth': no such file"):
         load_encoder(f"file:{path}", device="cpu")
     torch.save(net.state_dict(), path)
-    with pytest.raises(InputError, match=r"weights alone\): name the function .* factory=MODULE:FACTORY"):
+    with pytest.raises(InputError, match=r"weights only\); name the function .* factory=MODULE:FACTORY"):
         load_encoder(f"file:{path}", device="cpu")
     torch.save({"net": net.state_dict(), "epoch": 3}, path)
     with pytest.raises(InputError, match=r"expected a state dict .* got the keys net, epoch"):

@@ -294,7 +294,7 @@ def test_no_sample_depends_on_its_neighbours() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("what", ["latent", "gradient"])
 @pytest.mark.parametrize("least", [0, 1, 75])
-def test_a_sample_off_the_numbers_stops_no_other(what: str, least: int, bad: float) -> None:
+def test_a_non_finite_sample_stops_no_other(what: str, least: int, bad: float) -> None:
     """At the first image, the next one, or later, by how many levels it has moved; what was found until then counts."""
     f, start = network(48), images(3, 1)
     problem = make(f, start, f(images(3, 2)), torch.full((3,), 1.0, dtype=torch.float64))
@@ -556,7 +556,7 @@ def test_resnet20_is_reached_by_an_image_of_8_bits(monkeypatch: pytest.MonkeyPat
     with torch.no_grad():
         target = f(torch.stack([read(file) for file in files]))
     result = attack(f, start, target, eps=10.0, steps=100, grid_steps=50, pixels=256)
-    assert float(result.mape.median()) <= 3e-4
+    assert float(result.mape.median()) <= 6e-4  # rounding alone leaves three times as much, the search a tenth of it
     assert (result.gradient_evaluations <= 150).all()
 
 
@@ -578,7 +578,7 @@ def test_what_is_not_seen_is_spared() -> None:
 
 
 @pytest.mark.parametrize(("latent", "kept"), [(300, 50), (1000, 100)])
-def test_a_long_search_goes_on_with_fewer_changes_and_more_that_is_remembered(
+def test_a_long_search_continues_with_fewer_changes_and_a_longer_memory(
     latent: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remembered: list[int] = []
@@ -613,7 +613,7 @@ def test_a_long_search_goes_on_with_fewer_changes_and_more_that_is_remembered(
     assert (long < 0.9 * short).all()
 
 
-def test_an_attack_tells_the_search_its_slopes_and_what_it_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attack_hands_its_slopes_and_its_image_to_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each sample its own, whenever the others leave, and of a value that f does not see none."""
     told: list[Tensor] = []
     rounded: list[Tensor] = []

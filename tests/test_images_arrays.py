@@ -16,7 +16,7 @@ PIXELS = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
 
 @pytest.mark.parametrize("whole_folder", [False, True])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_images_are_read_one_by_one(tmp_path: Path, whole_folder: bool, order: str) -> None:
+def test_images_are_read_one_at_a_time(tmp_path: Path, whole_folder: bool, order: str) -> None:
     np.save(tmp_path / "fog.npy", np.asarray(PIXELS, order=order))  # type: ignore[call-overload]
     np.save(tmp_path / "labels.npy", np.array([7, 3]))
     source = open_images(tmp_path if whole_folder else tmp_path / "fog.npy")
@@ -24,17 +24,17 @@ def test_images_are_read_one_by_one(tmp_path: Path, whole_folder: bool, order: s
     for index in range(2):
         image = source.read(index)
         assert torch.equal(image, torch.from_numpy(PIXELS[index].transpose(2, 0, 1).copy()))
-        image.zero_()  # the caller's own
+        image.zero_()  # must not change the source
     assert torch.equal(source.read(1), pickle.loads(pickle.dumps(source)).read(1))
     assert source.labels([1, 0]) == Labels(("3", "7"), None)
     np.save(tmp_path / "labels.npy", np.array([7, 3, 1]))
-    assert source.labels([1, 0]) is None  # of other images
+    assert source.labels([1, 0]) is None  # wrong number of labels
 
 
 @pytest.mark.parametrize(
     "pixels", [PIXELS.transpose(0, 3, 1, 2), PIXELS[..., 0], PIXELS[..., :1], PIXELS[:, None, :, :, 0]]
 )
-def test_channels_may_come_first_or_be_one(tmp_path: Path, pixels: np.ndarray) -> None:
+def test_channels_first_and_single_channel_arrays_are_accepted(tmp_path: Path, pixels: np.ndarray) -> None:
     np.save(tmp_path / "a.npy", pixels)
     expected = torch.from_numpy(PIXELS[1].transpose(2, 0, 1).copy())
     image = open_images(tmp_path / "a.npy").read(1)
@@ -51,13 +51,13 @@ def test_channels_may_come_first_or_be_one(tmp_path: Path, pixels: np.ndarray) -
         (np.array([{}, {}]), "cannot read .* as a NumPy array"),  # would execute code
     ],
 )
-def test_arrays_of_something_else_are_told(tmp_path: Path, array: np.ndarray, message: str) -> None:
+def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     with pytest.raises(InputError, match=message):
         open_images(tmp_path / "a.npy")
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", PIXELS)
     whole = (tmp_path / "a.npy").read_bytes()
     np.savez(tmp_path / "b.npz", PIXELS)

@@ -1,4 +1,4 @@
-"""Every way a pixel is stored gives the colour that a person would see."""
+"""Every pixel format is decoded to the colour that a viewer would show."""
 
 import io
 import struct
@@ -47,13 +47,13 @@ def noise(height: int, width: int) -> Tensor:
         ("WEBP", {"lossless": True}),
     ],
 )
-def test_lossless_formats_give_the_pixels_back(kind: str, options: dict[str, Any]) -> None:
+def test_lossless_formats_preserve_the_pixels(kind: str, options: dict[str, Any]) -> None:
     image = noise(5, 7)
     assert torch.equal(decode(saved(Image.fromarray(image.permute(1, 2, 0).numpy()), kind, **options)), image)
 
 
 @pytest.mark.parametrize(("kind", "options"), [("JPEG", {"quality": 100}), ("WEBP", {}), ("GIF", {})])
-def test_lossy_formats_give_the_colour_back(kind: str, options: dict[str, Any]) -> None:
+def test_lossy_formats_preserve_the_colour(kind: str, options: dict[str, Any]) -> None:
     image = decode(saved(Image.new("RGB", (32, 16), (200, 100, 50)), kind, **options))
     assert image.shape == (3, 16, 32)
     assert image.dtype == torch.uint8
@@ -66,11 +66,11 @@ def test_sixteen_bit_grey_is_divided_not_clipped() -> None:
     for kind in ("PNG", "TIFF", "PPM"):
         assert torch.equal(decode(saved(Image.fromarray(ramp), kind)), expected), kind
     assert torch.equal(decode(saved(Image.fromarray(ramp.astype(np.int32)), "TIFF")), expected)
-    dark = decode(saved(Image.fromarray(ramp[2:4]), "PNG"))  # not stretched: 65535 is white, seen or not
+    dark = decode(saved(Image.fromarray(ramp[2:4]), "PNG"))  # not stretched: 65535 is white even if it does not occur
     assert torch.equal(dark, expected[:, 2:4])
 
 
-def test_numbers_beyond_sixteen_bits_are_stretched() -> None:
+def test_values_beyond_sixteen_bits_are_stretched() -> None:
     hounsfield = np.array([[-1000, 0, 1000]], dtype=np.int32)
     assert decode(saved(Image.fromarray(hounsfield), "TIFF"))[0].tolist() == [[0, 128, 255]]
 
@@ -78,7 +78,7 @@ def test_numbers_beyond_sixteen_bits_are_stretched() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([0.0, 0.2, 1.0], [0, 51, 255]),  # [0, 1] is [0, 1], also where the extremes are missing:
+        ([0.0, 0.2, 1.0], [0, 51, 255]),  # [0, 1] is kept even if the extremes do not occur
         ([0.2, 0.4, 0.4], [51, 102, 102]),
         ([-1.0, 0.0, 3.0], [0, 64, 255]),
         ([7.0, 7.0, 7.0], [0, 0, 0]),
@@ -125,7 +125,7 @@ def test_palette_with_and_without_transparency() -> None:
         ("L", 90, (90, 90, 90)),
     ],
 )
-def test_transparency_lies_on_white(mode: str, colour: Any, expected: tuple[int, ...]) -> None:
+def test_transparency_is_composited_on_white(mode: str, colour: Any, expected: tuple[int, ...]) -> None:
     assert pixel(decode(saved(Image.new(mode, (2, 2), colour), "PNG"))) == expected
 
 
@@ -140,7 +140,7 @@ def test_cmyk_red_is_red(kind: str) -> None:
 
 
 def test_exif_rotation_is_applied() -> None:
-    """Orientation 6: the camera lay on its left side, the first row of the file is the right column."""
+    """Orientation 6: the camera was rotated, and the first row of the file is the rightmost column."""
     image = Image.new("RGB", (2, 3))
     image.putdata([RED, GREEN, BLUE, WHITE, WHITE, WHITE])
     exif = Image.Exif()
@@ -152,13 +152,13 @@ def test_exif_rotation_is_applied() -> None:
     assert pixel(shown, 0, 1) == BLUE
 
 
-def test_broken_exif_does_not_lose_the_photo() -> None:
+def test_broken_exif_data_are_ignored() -> None:
     data = saved(Image.new("RGB", (8, 4)), "JPEG", exif=b"Exif\0\0garbage")
     assert decode(data).shape == (3, 4, 8)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
-def test_first_of_several_frames(kind: str) -> None:
+def test_the_first_of_several_frames_is_read(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]
     data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
     red, _, blue = pixel(decode(data), 4, 4)
@@ -185,7 +185,7 @@ def png_of(width: int, height: int, *, depth: int = 8, colour: int = 2, rows: by
 def test_decompression_bombs_are_refused_before_a_pixel_is_decoded(side: int) -> None:
     """9,500 squared is where Pillow warns, 14,000 squared where it raises; the files are 70 bytes long."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's warning must not be what stops it
+        warnings.simplefilter("ignore")  # the refusal must not rely on Pillow's warning
         with pytest.raises(InputError, match=r"cannot decode bomb\.png: .*(at most|exceeds limit)"):
             decode(png_of(side, side), name="bomb.png")
 
@@ -208,7 +208,7 @@ PHOTO = saved(Image.fromarray(noise(64, 64).permute(1, 2, 0).numpy()), "PNG")
         (bytes(128) + b"DICM" + bytes(range(256)) * 9, ""),
     ],
 )
-def test_what_cannot_be_decoded_says_so_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_undecodable_files_raise_a_one_line_error(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"cannot decode .*x.png: .*({message})") as caught:
@@ -226,7 +226,7 @@ def test_every_truncation_is_an_input_error_or_an_image(kind: str) -> None:
 
 
 @given(st.binary(max_size=400), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"P6 "]))
-def test_rubbish_never_raises_anything_else(rubbish: bytes, magic: bytes) -> None:
+def test_random_bytes_raise_only_input_errors(rubbish: bytes, magic: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about broken metadata
         try:
@@ -245,7 +245,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (50, 41)])
-def test_png_gives_exactly_the_same_image_back(shape: tuple[int, int]) -> None:
+def test_png_round_trip_is_exact(shape: tuple[int, int]) -> None:
     image = noise(*shape)
     assert torch.equal(decode(encode_png(image)), image)
     assert torch.equal(decode(encode_png(image.flip(2))), image.flip(2))  # not contiguous
@@ -255,7 +255,7 @@ def test_png_gives_exactly_the_same_image_back(shape: tuple[int, int]) -> None:
     "image",
     [torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.uint8), torch.zeros(1, 4, 4, dtype=torch.uint8)],
 )
-def test_what_is_no_image_is_refused(image: Tensor) -> None:
+def test_tensors_that_are_not_images_are_refused(image: Tensor) -> None:
     with pytest.raises(InputError, match=r"expected a uint8 image \(3, H, W\), got torch"):
         encode_png(image)
     with pytest.raises(InputError, match=r"expected a uint8 image \(3, H, W\), got torch"):
@@ -264,8 +264,8 @@ def test_what_is_no_image_is_refused(image: Tensor) -> None:
 
 @pytest.mark.parametrize("shape", [(375, 500), (500, 375), (100, 100), (31, 77), (600, 224), (32, 32)])
 @pytest.mark.parametrize("side", [32, 224])
-def test_fit_is_resize_of_the_shorter_side_and_centre_crop(shape: tuple[int, int], side: int) -> None:
-    """Against torchvision on Pillow images; one level apart, since the box is kept in single precision."""
+def test_fit_equals_resizing_the_shorter_side_and_centre_cropping(shape: tuple[int, int], side: int) -> None:
+    """Compared with torchvision on Pillow images, to within one level, since Pillow stores the box in float32."""
     image = noise(*shape)
     resize = v2.Resize(side, interpolation=v2.InterpolationMode.BICUBIC)
     picture = v2.CenterCrop(side)(resize(Image.fromarray(image.permute(1, 2, 0).numpy())))
@@ -275,8 +275,8 @@ def test_fit_is_resize_of_the_shorter_side_and_centre_crop(shape: tuple[int, int
     assert difference.float().mean() < 0.05
 
 
-def test_fit_to_a_size_that_is_not_square_keeps_proportions() -> None:
-    """A white disc stays a disc: as wide as it is high."""
+def test_fit_to_a_rectangle_preserves_proportions() -> None:
+    """A white disc remains a disc, as wide as it is high."""
     y, x = torch.meshgrid(torch.arange(120) - 59.5, torch.arange(300) - 149.5, indexing="ij")
     disc = ((x**2 + y**2 < 40**2) * 255).to(torch.uint8).expand(3, -1, -1)
     small = fit(disc, (60, 90))
@@ -287,17 +287,17 @@ def test_fit_to_a_size_that_is_not_square_keeps_proportions() -> None:
     assert torch.equal(seen, seen.flip(1))
 
 
-def test_fit_leaves_an_image_of_the_size_alone() -> None:
+def test_fit_returns_an_image_of_the_right_size_unchanged() -> None:
     image = noise(8, 9)
     assert fit(image, (8, 9)) is image
 
 
-def test_fit_of_a_strip_needs_no_memory_for_what_is_cropped() -> None:
-    """Resized whole, this strip would have 224 x 22,400,000 pixels."""
+def test_fit_of_a_long_strip_does_not_allocate_the_cropped_part() -> None:
+    """Resized without cropping, this strip would have 224 x 22,400,000 pixels."""
     assert fit(noise(1, 100_000), (224, 224)).shape == (3, 224, 224)
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, -1), (5,), (2.0, 2)])
-def test_fit_refuses_a_size_that_is_none(size: Any) -> None:
+def test_fit_refuses_invalid_sizes(size: Any) -> None:
     with pytest.raises(InputError, match=r"expected a size \(height, width\) of at least 1 x 1 pixels, got \("):
         fit(noise(4, 4), size)

@@ -1,4 +1,4 @@
-"""Medical images as a radiologist's screen shows them, against the standard's own formulas."""
+"""Medical images are displayed as in a radiology viewer, checked against the standard's formulas."""
 
 import io
 from pathlib import Path
@@ -45,13 +45,13 @@ def made(pixels: np.ndarray[Any, Any], **fields: Any) -> Any:
 
 
 def windowed(values: np.ndarray[Any, Any], centre: float, width: float) -> np.ndarray[Any, Any]:
-    """PS3.3 C.11.2.1.2.1, LINEAR, onto 0..255."""
+    """PS3.3 C.11.2.1.2.1, LINEAR, mapped to 0..255."""
     shown = ((values - (centre - 0.5)) / (width - 1) + 0.5) * 255
     return np.rint(np.clip(shown, 0, 255)).astype(np.int64)
 
 
-def test_ct_without_a_window_goes_from_its_smallest_to_its_largest_value() -> None:
-    stored = pydicom.dcmread(CT).pixel_array.astype(np.float64)  # slope 1: the rescale changes nothing here
+def test_ct_without_a_window_is_scaled_from_smallest_to_largest_value() -> None:
+    stored = pydicom.dcmread(CT).pixel_array.astype(np.float64)  # rescale slope 1: values are unchanged here
     expected = np.rint((stored - stored.min()) / (stored.max() - stored.min()) * 255)
     image = decode(CT)
     assert image.shape == (3, 128, 128)
@@ -59,30 +59,30 @@ def test_ct_without_a_window_goes_from_its_smallest_to_its_largest_value() -> No
 
 
 @pytest.mark.parametrize("intercept", [-1024, -500.5])
-def test_ct_through_a_window_after_the_rescale(intercept: float) -> None:
+def test_ct_is_windowed_after_the_rescale(intercept: float) -> None:
     dataset = pydicom.dcmread(CT)
     dataset.RescaleIntercept, dataset.RescaleSlope = intercept, 2
     dataset.WindowCenter, dataset.WindowWidth = 40, 400
     expected = windowed(dataset.pixel_array * 2.0 + intercept, 40, 400)
     image = decode(written(dataset))[0].numpy().astype(np.int64)
-    assert 0 < np.mean((expected > 0) & (expected < 255)) < 1  # the window cuts on both sides
-    assert np.abs(image - expected).max() <= 1  # halves may round either way
+    assert 0 < np.mean((expected > 0) & (expected < 255)) < 1  # the window clips on both sides
+    assert np.abs(image - expected).max() <= 1  # halves may be rounded either way
     assert np.mean(image != expected) < 0.01
 
 
-def test_first_of_several_windows() -> None:
+def test_the_first_of_several_windows_is_used() -> None:
     ramp = np.arange(0, 2000, 10, dtype=np.uint16).reshape(10, 20)
     dataset = made(ramp, WindowCenter=[500, 1500], WindowWidth=[200, 100])
     assert np.abs(decode(written(dataset))[0].numpy() - windowed(ramp, 500, 200)).max() <= 1
 
 
-def test_window_wider_than_the_image_stretches_nothing() -> None:
+def test_a_window_wider_than_the_image_does_not_stretch_it() -> None:
     dataset = made(np.array([[100, 150]], dtype=np.uint8), WindowCenter=128, WindowWidth=256)
     assert decode(written(dataset))[0].tolist() == [[100, 150]]
 
 
 def test_sigmoid_window_far_from_its_centre() -> None:
-    """PS3.3 C.11.2.1.3.1; the exponential of values far below overflows to the black it should be."""
+    """PS3.3 C.11.2.1.3.1; far below the window the exponential overflows, which correctly gives black."""
     row = np.array([[0, 29_990, 30_000, 30_010, 65_535]], dtype=np.uint16)
     dataset = made(row, WindowCenter=30_000, WindowWidth=20, VOILUTFunction="SIGMOID")
     expected = [0, round(255 / (1 + np.exp(2))), 128, round(255 / (1 + np.exp(-2))), 255]
@@ -98,7 +98,7 @@ def test_monochrome1_is_inverted(window: dict[str, int]) -> None:
     assert np.array_equal(inverted[0].numpy(), 255 - ramp)
 
 
-def test_look_up_table_where_there_is_no_window() -> None:
+def test_the_look_up_table_is_used_without_a_window() -> None:
     table = Dataset()
     table.add_new("LUTDescriptor", "US", [4, 10, 16])  # four entries, the first for value 10
     table.add_new("LUTData", "US", [0, 6000, 3000, 30000])
@@ -133,7 +133,7 @@ def test_palette_colour() -> None:
 
 
 def test_old_files_without_the_magic(tmp_path: Path) -> None:
-    """As scanners of the nineties wrote them: the bare data set, known by its suffix alone."""
+    """As written by scanners of the 1990s: a bare data set, recognised only by its suffix."""
     dataset = pydicom.dcmread(CT)
     bare = tmp_path / "old.DCM"
     pydicom.dcmwrite(bare, Dataset(dataset), implicit_vr=True, little_endian=True)
@@ -141,12 +141,12 @@ def test_old_files_without_the_magic(tmp_path: Path) -> None:
     assert np.array_equal(decode(bare).numpy(), decode(CT).numpy())
 
 
-def test_truncated_is_refused() -> None:
+def test_truncated_files_are_refused() -> None:
     with pytest.raises(InputError, match="cannot decode ct: "):
         decode(CT.read_bytes()[:-5000], name="ct")
 
 
-def test_text_that_is_called_dicom_is_refused(tmp_path: Path) -> None:
+def test_text_with_a_dicom_suffix_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.dcm"
     path.write_text("The patient was well. " * 20)
     with pytest.raises(InputError, match=r"cannot decode .*notes\.dcm: "):

@@ -45,7 +45,7 @@ def test_images_are_read_row_by_row(tmp_path: Path, name: str, whole_folder: boo
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (DATA[:20], "got the file cut off"),
+        (DATA[:20], "got a truncated file"),
         (DATA[:10], "got something else"),
         (LABELS + DATA, "got something else"),
         (struct.pack(">IIII", 0x803, 2**31, 2**31, 2**31), "got something else"),
@@ -53,27 +53,27 @@ def test_images_are_read_row_by_row(tmp_path: Path, name: str, whole_folder: boo
     ],
 )
 @pytest.mark.parametrize("name", ["a-idx3-ubyte", "a-idx3-ubyte.gz"])
-def test_a_damaged_file_is_told(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     path = write(tmp_path, name, data)
     with pytest.raises(InputError, match=message):
         open_images(path)
 
 
-def test_a_file_that_is_not_compressed_as_it_says_is_told(tmp_path: Path) -> None:
+def test_a_gz_file_that_is_not_gzip_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a-idx3-ubyte.gz"
     path.write_bytes(DATA)
     with pytest.raises(InputError, match="cannot read"):
         open_images(path)
     path.write_bytes(gzip.compress(DATA)[:-12])
-    with pytest.raises(InputError, match=r"cannot read|cut off"):
+    with pytest.raises(InputError, match=r"cannot read|truncated"):
         open_images(path)
 
 
-def test_labels_that_are_not_those_of_the_images_are_told(tmp_path: Path) -> None:
+def test_labels_that_do_not_match_the_images_are_refused(tmp_path: Path) -> None:
     source = open_images(write(tmp_path, "train-images-idx3-ubyte", DATA))
     assert source.labels([0]) is None
     write(tmp_path, "train-labels-idx1-ubyte", LABELS[:9])
-    with pytest.raises(InputError, match=r"expected 2 bytes of labels in .*labels-idx1-ubyte, got the file cut off"):
+    with pytest.raises(InputError, match=r"expected 2 bytes of labels in .*labels-idx1-ubyte, got a truncated file"):
         source.labels([0])
     write(tmp_path, "train-labels-idx1-ubyte", struct.pack(">II", 0x801, 3) + bytes(3))
     with pytest.raises(InputError, match=r"expected 2 labels in .*labels-idx1-ubyte, got 3"):

@@ -22,14 +22,14 @@ def grey(value: int) -> Tensor:
 
 
 def put(root: Path, *names: str) -> Path:
-    """PNG files of one grey each, 0, 1, 2, ... in the order of the names given."""
+    """Write uniform grey PNG files with levels 0, 1, 2, ... in the order of the given names."""
     for value, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(encode_png(grey(value)))
     return root
 
 
-def test_folder_is_searched_to_the_bottom_and_sorted(tmp_path: Path) -> None:
+def test_folders_are_searched_recursively_and_sorted(tmp_path: Path) -> None:
     put(tmp_path, "b/2.png", "a/10.PNG", "a/9.Jpeg", "top.png", ".hidden.png", ".git/x.png", "a/notes.md")
     source = open_images(tmp_path)
     assert source.names == ("a/10.PNG", "a/9.Jpeg", "b/2.png", "top.png")
@@ -37,12 +37,12 @@ def test_folder_is_searched_to_the_bottom_and_sorted(tmp_path: Path) -> None:
     assert [int(source.read(index)[0, 0, 0]) for index in range(4)] == [1, 2, 0, 3]
 
 
-def test_sources_travel_to_other_processes(tmp_path: Path) -> None:
+def test_sources_can_be_pickled(tmp_path: Path) -> None:
     source = pickle.loads(pickle.dumps(open_images(put(tmp_path, "a.png", "b.png"))))
     assert torch.equal(source.read(1), grey(1))
 
 
-def test_opening_decodes_nothing_and_one_bad_file_spoils_no_other(tmp_path: Path) -> None:
+def test_opening_decodes_nothing_and_a_bad_file_affects_no_other(tmp_path: Path) -> None:
     put(tmp_path, "0.png", "1.png", "2.png")
     (tmp_path / "1.png").write_text("not an image")
     source = open_images(tmp_path)
@@ -52,14 +52,14 @@ def test_opening_decodes_nothing_and_one_bad_file_spoils_no_other(tmp_path: Path
     assert torch.equal(source.read(2), grey(2))
 
 
-def test_files_without_suffix_only_where_they_say_dicom(tmp_path: Path) -> None:
+def test_files_without_a_suffix_need_the_dicom_magic(tmp_path: Path) -> None:
     put(tmp_path, "README", "LICENSE")
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "1.2.840.113").write_bytes(bytes(128) + b"DICM")
     assert open_images(tmp_path).names == ("1.2.840.113", "IM0001")
 
 
-def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+def test_links_are_followed_and_link_cycles_terminate(tmp_path: Path) -> None:
     put(tmp_path / "elsewhere", "a.png")
     root = put(tmp_path / "root", "b/c.png")
     (root / "linked").symlink_to(tmp_path / "elsewhere")
@@ -131,7 +131,7 @@ def test_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(source.read(1), grey(1))
 
 
-def test_file_with_pattern_signs_in_its_name(tmp_path: Path) -> None:
+def test_a_file_name_may_contain_glob_characters(tmp_path: Path) -> None:
     put(tmp_path, "a[1].png")
     assert open_images(tmp_path / "a[1].png").names == ("a[1].png",)
 
@@ -141,15 +141,15 @@ def test_file_with_pattern_signs_in_its_name(tmp_path: Path) -> None:
     [
         ("imgz", r"expected a folder, file, pattern or torchvision:NAME, got .*imgz'; did you mean .*imgs\?"),
         ("q/w/e", "got .*q/w/e'; it does not exist"),
-        ("void", r"expected images in .*void, got no files at all; read are \.png \.jpg .* \.parquet"),
-        ("texts", r"expected images in .*texts, got 1 other files; read are \.png"),
+        ("void", r"expected images in .*void, got no files at all; supported are \.png \.jpg .* \.parquet"),
+        ("texts", r"expected images in .*texts, got 1 other files; supported are \.png"),
         ("imgs/*.gif", r"expected images in .*\*\.gif, got no files at all"),
         ("imgs/**x/*.png", "cannot use pattern|no files at all"),
-        ("empty.txt", r"expected a path of an image in each line of .*empty\.txt, got none"),
+        ("empty.txt", r"expected one image path per line in .*empty\.txt, got none"),
         ("binary.lst", r"cannot read .*binary\.lst as a list of image paths"),
     ],
 )
-def test_what_holds_no_images_names_the_remedy(tmp_path: Path, spec: str, message: str) -> None:
+def test_sources_without_images_raise_an_error_with_a_remedy(tmp_path: Path, spec: str, message: str) -> None:
     put(tmp_path, "imgs/a.png")
     (tmp_path / "void").mkdir()
     (tmp_path / "texts").mkdir()
@@ -168,7 +168,7 @@ def test_empty_spec_and_overlong_spec() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_folder_that_may_not_be_read(tmp_path: Path) -> None:
+def test_a_folder_without_read_permission_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "a/b.png")
     (tmp_path / "a").chmod(0)
     try:
@@ -190,7 +190,7 @@ def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def mnist(tmp_path: Path) -> Path:
-    """A data root with MNIST in its own format, two digits in each split; training pixels count from 100."""
+    """A data root with MNIST in its original format, two digits per split; training pixels start at 100."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for prefix, first in (("train", 100), ("t10k", 0)):
@@ -218,8 +218,8 @@ def test_torchvision_splits(mnist: Path) -> None:
     assert labels.classes[:2] == ("0 - zero", "1 - one")
 
 
-def test_torchvision_set_that_hands_train_on_to_its_parent(mnist: Path) -> None:
-    """EMNIST(root, split, **kwargs): its split names letters or digits, and the held-out half is meant."""
+def test_torchvision_set_that_passes_train_to_its_parent(mnist: Path) -> None:
+    """EMNIST(root, split, **kwargs): its split selects letters or digits, and its test part is read."""
     (mnist / "EMNIST").mkdir()
     raw = (mnist / "MNIST" / "raw").rename(mnist / "EMNIST" / "raw")
     for path in list(raw.iterdir()):
@@ -229,7 +229,7 @@ def test_torchvision_set_that_hands_train_on_to_its_parent(mnist: Path) -> None:
 
 
 def test_torchvision_split_parameter(tmp_path: Path) -> None:
-    """GTSRB has split=, and the archive's own layout: Test images under one folder, labels in a CSV file."""
+    """GTSRB has split= and the layout of its archive: test images in one folder, labels in a CSV file."""
     base = tmp_path / "gtsrb" / "GTSRB"
     put(base / "Final_Test" / "Images", "00000.ppm")
     (tmp_path / "gtsrb" / "GT-final_test.csv").write_text("Filename;ClassId\n00000.ppm;7\n")
@@ -239,7 +239,7 @@ def test_torchvision_split_parameter(tmp_path: Path) -> None:
     assert (test.labels([0]), train.labels([1, 0])) == (
         Labels(("7",), None),
         Labels(("0", "0"), None),
-    )  # no list of them
+    )  # the data set has no list of labels
     assert open_images("torchvision:GTSRB", data_root=tmp_path).digest() != train.digest()
     (base / "Training" / "00001" / "a.ppm").write_bytes(b"broken")
     with pytest.raises(InputError, match="cannot read the classes of torchvision:GTSRB:train"):
@@ -258,30 +258,30 @@ def test_fake_data() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("torchvision:CIFAR", r"expected a data set of torchvision, got 'CIFAR'; did you mean .*CIFAR10"),
+        ("torchvision:CIFAR", r"expected a torchvision data set, got 'CIFAR'; did you mean .*CIFAR10"),
         ("torchvision:mnist", "did you mean MNIST"),
         ("torchvision:Zzyzx", "see torchvision.datasets for the names"),
         ("torchvision:", "got ''"),
-        ("torchvision:MNIST:val", "expected split train or test of MNIST, got 'val'"),
-        ("torchvision:FakeData:test", "this data set has none"),
+        ("torchvision:MNIST:val", "expected split train or test for MNIST, got 'val'"),
+        ("torchvision:FakeData:test", "this data set has no splits"),
         ("torchvision:CocoDetection", "cannot open torchvision:CocoDetection: .*annFile"),
         ("torchvision:MNIST", r"MNIST was not found in .*; pass --download or --data-root"),
         ("torchvision:CIFAR10:train", r"was not found in .*; pass --download or --data-root"),
         (
             "torchvision:SEMEION",
-            r"not found in .* .Dataset not found",  # it downloads unless told not to
+            r"not found in .* .Dataset not found",  # it downloads by default
         ),
         ("torchvision:EMNIST:letters", r"was not found in .*; pass --download or --data-root"),
     ],
 )
-def test_torchvision_sets_that_cannot_be_had(tmp_path: Path, spec: str, message: str) -> None:
+def test_unavailable_torchvision_sets_are_refused(tmp_path: Path, spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_images(spec, data_root=tmp_path)
     assert not any(tmp_path.rglob("*.gz"))
 
 
 def test_failed_download_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every mirror refuses: a port of this machine where nobody listens."""
+    """Every mirror refuses the connection: a local port on which nothing listens."""
     from torchvision.datasets import MNIST
 
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
@@ -292,7 +292,7 @@ def test_failed_download_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.
         open_images("torchvision:MNIST", data_root=tmp_path, download=True)
 
 
-def test_data_set_that_gives_no_images(tmp_path: Path) -> None:
+def test_a_data_set_that_does_not_return_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "MovingMNIST").mkdir()
     np.save(tmp_path / "MovingMNIST" / "mnist_test_seq.npy", np.zeros((20, 2, 64, 64), np.uint8))
     source = open_images("torchvision:MovingMNIST", data_root=tmp_path)

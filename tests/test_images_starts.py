@@ -1,4 +1,4 @@
-"""Start images: generated ones have the properties they are chosen for, files come in a fixed order."""
+"""Start images: generated images have their defining properties, and files come in a fixed order."""
 
 import itertools
 from pathlib import Path
@@ -21,7 +21,7 @@ def start(spec: str | Path, size: tuple[int, int] = (64, 64), seed: int = 0) -> 
 
 
 def folder_of(tmp_path: Path, count: int) -> Path:
-    """Images of one colour each: image i is grey i."""
+    """Write uniform images; image i has grey level i."""
     for value in range(count):
         Image.new("RGB", (9, 7), (value, value, value)).save(tmp_path / f"{value:02d}.png")
     return tmp_path
@@ -44,7 +44,7 @@ def test_gaussian_noise_has_its_mean_and_deviation() -> None:
 
 
 @pytest.mark.parametrize("spec", ["noise", "noise:gaussian"])
-def test_one_noise_image_a_seed(spec: str) -> None:
+def test_noise_depends_only_on_the_seed(spec: str) -> None:
     source = open_starts(spec, size=(16, 16), seed=3)
     assert torch.equal(source.get(0)[1], source.get(7)[1])
     assert torch.equal(source.get(0)[1], start(spec, (16, 16), seed=3))
@@ -53,7 +53,7 @@ def test_one_noise_image_a_seed(spec: str) -> None:
     assert source.digest() != open_starts(spec, size=(16, 16), seed=4).digest()
 
 
-def test_making_noise_leaves_the_global_generator_alone() -> None:
+def test_generating_noise_does_not_change_the_global_generator() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -64,8 +64,8 @@ def test_making_noise_leaves_the_global_generator_alone() -> None:
 @pytest.mark.parametrize("spec", ["spiral", "spiral:gray"])
 def test_spiral_has_two_arms_and_no_seams(spec: str) -> None:
     image = start(spec, (224, 224)).int()
-    assert (image - image.flip(1, 2)).abs().max() <= 1  # half a turn maps one arm onto the other
-    assert (image - image.flip(2)).abs().max() > 100  # and it turns one way
+    assert (image - image.flip(1, 2)).abs().max() <= 1  # rotation by 180 degrees maps one arm onto the other
+    assert (image - image.flip(2)).abs().max() > 100  # but it is chiral
     assert image.diff(dim=1).abs().max() < 40
     assert image.diff(dim=2).abs().max() < 40
     assert image.max() > 250
@@ -77,12 +77,12 @@ def test_spiral_is_coloured_unless_gray() -> None:
     assert torch.equal(gray[0], gray[1])
     assert torch.equal(gray[0], gray[2])
     assert (colour - colour.mean(dim=0)).abs().mean() > 30
-    assert (colour.mean(dim=0) - 127.5).abs().max() < 1.5  # channels a third apart: brightness is constant
+    assert (colour.mean(dim=0) - 127.5).abs().max() < 1.5  # channels a third of a wave apart: constant brightness
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 2), (8, 8), (1, 3), (5, 2)])
 @pytest.mark.parametrize("size", [(64, 64), (37, 50)])
-def test_checkerboard_has_so_many_squares(rows: int, columns: int, size: tuple[int, int]) -> None:
+def test_checkerboard_has_the_given_number_of_squares(rows: int, columns: int, size: tuple[int, int]) -> None:
     image = start(f"checkerboard:{rows}x{columns}", size)
     assert image[0, 0, 0] == 0
     assert set(image.flatten().tolist()) <= {0, 255}
@@ -90,7 +90,7 @@ def test_checkerboard_has_so_many_squares(rows: int, columns: int, size: tuple[i
     assert (len(down) + 1, len(across) + 1) == (rows, columns)
     widths = torch.tensor([-1, *across.flatten().tolist(), size[1] - 1]).diff()
     assert widths.max() - widths.min() <= 1
-    assert torch.equal((image[0, :1] != image[0, :, :1]), image[0] > 0)  # each square unlike its neighbours
+    assert torch.equal((image[0, :1] != image[0, :, :1]), image[0] > 0)  # each square differs from its neighbours
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_solid(colour: str, expected: tuple[int, int, int]) -> None:
     assert start(f"solid:{colour}").flatten(1).float().std(dim=1).max() == 0
 
 
-def test_names_are_good_as_file_names(tmp_path: Path) -> None:
+def test_names_are_valid_file_names(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 2)
     Image.new("RGB", (4, 4)).save(tmp_path / "chest x-ray.v2.jpg")
 
@@ -135,7 +135,7 @@ def test_folder_is_cycled(tmp_path: Path) -> None:
     assert all(image.shape == (3, 5, 5) for _, image in handed)
 
 
-def test_lots_do_not_depend_on_the_order_of_calls_and_are_even(tmp_path: Path) -> None:
+def test_random_starts_are_uniform_and_independent_of_the_order_of_calls(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 4)
     first = open_starts(folder, size=(2, 2), seed=1, order="sample")
     names = [first.get(index)[0] for index in range(400)]
@@ -148,7 +148,7 @@ def test_lots_do_not_depend_on_the_order_of_calls_and_are_even(tmp_path: Path) -
     assert 60 < sum(other.get(index)[0] == name for index, name in enumerate(names)) < 140  # a quarter by chance
 
 
-def test_digest_tells_what_would_change_the_starts(tmp_path: Path) -> None:
+def test_digest_changes_whenever_the_starts_do(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 3)
 
     def digest(**changes: Any) -> str:
@@ -157,12 +157,12 @@ def test_digest_tells_what_would_change_the_starts(tmp_path: Path) -> None:
 
     before = [digest(), digest(size=(5, 5)), digest(order="sample"), digest(order="sample", seed=1)]
     assert all(a != b for a, b in itertools.combinations(before, 2))
-    assert digest(seed=1) == before[0]  # in turn, the seed has no say
+    assert digest(seed=1) == before[0]  # with starts in turn, the seed has no effect
     Image.new("RGB", (50, 50), "red").save(folder / "01.png")
     assert digest() != before[0]
 
 
-def test_a_file_called_noise_is_meant_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_named_noise_is_opened_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     red = torch.zeros(3, 2, 2, dtype=torch.uint8)
     red[0] = 255
     (tmp_path / "noise").write_bytes(encode_png(red))
@@ -175,26 +175,26 @@ def test_a_file_called_noise_is_meant_by_its_path(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nosie", r"got 'nosie'; did you mean noise.*\? Generated are noise, noise:gaussian, spiral"),
+        ("nosie", r"got 'nosie'; did you mean noise.*\? Generated starts: noise, noise:gaussian, spiral"),
         ("checkboard:2x2", "did you mean checkerboard:RxC"),
-        ("zzzzzz", "expected a file, folder or generated start, got 'zzzzzz'; Generated are noise"),
-        ("noise:pink", "expected noise as in noise, noise:gaussian, .* got 'noise:pink'"),
+        ("zzzzzz", "expected a file, folder or generated start, got 'zzzzzz'; Generated starts: noise"),
+        ("noise:pink", "expected one of noise, noise:gaussian, .* got 'noise:pink'"),
         ("noise:", "got 'noise:'"),
         ("spiral:blue", "got 'spiral:blue'"),
-        ("checkerboard", "as in checkerboard:8x8, got 'checkerboard:'"),
+        ("checkerboard", "such as checkerboard:8x8, got 'checkerboard:'"),
         ("checkerboard:2x", "got 'checkerboard:2x'"),
-        ("checkerboard:0x2", "R of 1 to 64 and C of 1 to 64 squares .* got 'checkerboard:0x2'"),
-        ("checkerboard:65x2", "R of 1 to 64"),
-        ("solid:grurple", "expected a colour as in solid:gray or solid:#ff8000, got 'solid:grurple'"),
+        ("checkerboard:0x2", "R from 1 to 64 and C from 1 to 64, .* got 'checkerboard:0x2'"),
+        ("checkerboard:65x2", "R from 1 to 64"),
+        ("solid:grurple", "expected a colour such as solid:gray or solid:#ff8000, got 'solid:grurple'"),
         ("solid:", "expected a colour"),
     ],
 )
-def test_what_is_no_start_names_the_remedy(spec: str, message: str) -> None:
+def test_unknown_starts_raise_an_error_with_a_remedy(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_starts(spec, size=(64, 64))
 
 
-def test_missing_file_beside_one_of_nearly_that_name(tmp_path: Path) -> None:
+def test_a_missing_file_suggests_one_with_a_similar_name(tmp_path: Path) -> None:
     (tmp_path / "chest_xray.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"did you mean .*chest_xray\.png\?"):
         open_starts(str(tmp_path / "chest_xry.png"), size=(4, 4))

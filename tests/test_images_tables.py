@@ -1,4 +1,4 @@
-"""Images in Parquet and Arrow files, as pyarrow and `datasets` write them."""
+"""Images in Parquet and Arrow files written by pyarrow and `datasets`."""
 
 import os
 import pickle
@@ -44,7 +44,7 @@ def test_rows_of_all_row_groups_in_order(tmp_path: Path) -> None:
     source = open_images(write(tmp_path / "cifar10.parquet", label=[0] * 5, image=structs(*range(5))))
     assert source.names == tuple(f"cifar10/0000{row}" for row in range(5))
     assert values_of(source) == [0, 1, 2, 3, 4]
-    assert int(source.read(3)[0, 0, 0]) == 3  # and in any other order
+    assert int(source.read(3)[0, 0, 0]) == 3  # in any order
     assert int(source.read(0)[0, 0, 0]) == 0
     assert values_of(pickle.loads(pickle.dumps(source))) == [0, 1, 2, 3, 4]
     with pytest.raises(IndexError):
@@ -65,13 +65,13 @@ def test_folder_and_pattern_of_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
-def test_plain_bytes_and_the_only_column_that_fits(tmp_path: Path, kind: Any) -> None:
+def test_the_only_column_of_bytes_is_read(tmp_path: Path, kind: Any) -> None:
     photos = pa.array([png(1), png(2)], kind)
     assert values_of(open_images(write(tmp_path / "a.parquet", text=["x", "y"], photo=photos))) == [1, 2]
 
 
-def test_image_wins_then_img(tmp_path: Path) -> None:
-    """A run of oodattack has x_in and start beside image."""
+def test_column_image_takes_precedence_over_img(tmp_path: Path) -> None:
+    """A run of oodattack has the columns x_in and start besides image."""
     columns = {"start": structs(3), "img": structs(2), "x_in": structs(4)}
     assert values_of(open_images(write(tmp_path / "a.parquet", **columns))) == [2]
     assert values_of(open_images(write(tmp_path / "b.parquet", **columns, image=structs(1)))) == [1]
@@ -80,15 +80,15 @@ def test_image_wins_then_img(tmp_path: Path) -> None:
 def test_a_rewritten_file_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write(path, image=structs(1))
-    os.utime(path, (0, 0))  # clocks of file systems tick slowly: 1970 is surely another time
+    os.utime(path, (0, 0))  # file system clocks are coarse; 1970 is certainly different
     before = open_images(path)
     assert values_of(before) == [1]
     assert values_of(open_images(write(path, image=structs(2)))) == [2]
     assert before.digest() != open_images(write(path, image=structs(2, 2))).digest()
 
 
-def test_memory_holds_row_groups_not_the_file(tmp_path: Path) -> None:
-    """40 row groups of 1 MB each; a row of each is read, and two of them stay."""
+def test_only_row_groups_are_held_in_memory(tmp_path: Path) -> None:
+    """Reading a row from each of 40 row groups of 1 MB keeps two of them in memory."""
     noise = [torch.randint(0, 256, (3, 600, 600), dtype=torch.uint8) for _ in range(2)]
     images = [{"bytes": encode_png(noise[row % 2]), "path": None} for row in range(40)]
     path = write(tmp_path / "big.parquet", row_group_size=1, image=pa.array(images, IMAGE))
@@ -103,7 +103,7 @@ def test_memory_holds_row_groups_not_the_file(tmp_path: Path) -> None:
 
 
 def test_opening_reads_no_row(tmp_path: Path) -> None:
-    """The first row group is overwritten: nothing but its own rows fails."""
+    """After the first row group is overwritten, only its own rows fail."""
     path = write(tmp_path / "a.parquet", image=structs(*range(6)))
     data = bytearray(path.read_bytes())
     data[4:60] = bytes(56)
@@ -128,7 +128,7 @@ def test_rows_without_an_image_fail_alone(tmp_path: Path) -> None:
     assert [int(source.read(index)[0, 0, 0]) for index in (3, 4)] == [8, 9]
 
 
-def test_as_datasets_writes_them(tmp_path: Path) -> None:
+def test_files_written_by_datasets_are_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="the package 'datasets' is missing")
     features = datasets.Features({"label": datasets.Value("int64"), "picture": datasets.Image()})
     images = [{"bytes": png(value), "path": None} for value in range(5)]
@@ -144,7 +144,7 @@ def test_as_datasets_writes_them(tmp_path: Path) -> None:
     assert values_of(open_images(saved / "train")) == [0, 1, 2, 3, 4]
     assert open_images(saved).names[0] == "test/data-00000-of-00001/00000"
     made.map(lambda row: row, cache_file_name=str(saved / "train" / "cache-0123.arrow"))
-    assert len(open_images(saved / "train")) == 5  # what datasets computed beside the data is not data
+    assert len(open_images(saved / "train")) == 5  # caches written by datasets next to the data are skipped
 
 
 def test_labels_are_numbers_or_names(tmp_path: Path) -> None:
@@ -158,10 +158,10 @@ def test_labels_are_numbers_or_names(tmp_path: Path) -> None:
     assert open_images(write(tmp_path / "e.parquet", label=[0.5], image=structs(1))).labels([0]) is None
     write(tmp_path / "f" / "1.parquet", label=[0], image=structs(1))
     write(tmp_path / "f" / "2.parquet", image=structs(1))
-    assert open_images(tmp_path / "f").labels([0]) is None  # not of all files
+    assert open_images(tmp_path / "f").labels([0]) is None  # some files have no labels
 
 
-def test_labels_as_datasets_writes_them(tmp_path: Path) -> None:
+def test_labels_written_by_datasets_are_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="the package 'datasets' is missing")
     kinds = {"breed": datasets.ClassLabel(names=["pug", "husky"]), "label": datasets.Value("string")}
     features = datasets.Features({**kinds, "image": datasets.Image()})
@@ -197,7 +197,7 @@ def test_broken_empty_and_mixed_tables_are_refused(tmp_path: Path) -> None:
         open_images(write(tmp_path / "empty" / "a.parquet", image=structs()))
 
 
-def test_images_beside_tables_must_be_told_apart(tmp_path: Path) -> None:
+def test_a_folder_of_images_and_tables_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "shard.parquet", image=structs(1))
     (tmp_path / "figure.png").write_bytes(png(2))
     with pytest.raises(InputError, match=r"images or tables in .*, got both; open .*\*\.png or .*\*\.parquet"):
@@ -206,8 +206,8 @@ def test_images_beside_tables_must_be_told_apart(tmp_path: Path) -> None:
     assert values_of(open_images(f"{tmp_path}/**/*.png")) == [2]
 
 
-def test_a_damaged_arrow_file_is_told(tmp_path: Path) -> None:
-    """What pyarrow follows blindly: offsets that go backwards, names that are no text."""
+def test_a_damaged_arrow_file_is_refused(tmp_path: Path) -> None:
+    """Corruption that pyarrow does not check for: decreasing offsets, and names that are not valid text."""
     path = tmp_path / "a.arrow"
     offsets = pa.array([0, 8, 4, 8], pa.int32()).buffers()[1]
     damaged = pa.Array.from_buffers(pa.binary(), 3, [None, offsets, pa.py_buffer(bytes(8))])

@@ -150,7 +150,7 @@ def test_the_r_of_samples_that_stay_is_kept() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 5, 6), (3, 8, 5, 6), (4, 5), (3, 4, 5), (3, 4, 5, 6)])
-def test_a_pass_that_goes_another_way_is_measured_anew(shape: tuple[int, ...]) -> None:
+def test_a_pass_through_other_layers_is_measured_again(shape: tuple[int, ...]) -> None:
     """Another layer in the first one's place; or (last) one layer less, which tells only when the pass has ended."""
     a, other = activations(3, 4, 5, 6), activations(*shape)
     same = other.shape == a.shape
@@ -182,7 +182,7 @@ def test_samples_may_leave_an_f_that_cuts_its_batches(part: int) -> None:
         return torch.cat([net(rows) for rows in torch.split(x, part)])
 
     found = attack(f, start, target, eps=9.0, steps=60, tolerance=0.01)
-    assert (found.mape <= 0.01).all()
+    assert (found.mape <= 0.01 * (1 + 1e-9)).all()  # measured again, in another batch
     assert len(set(found.gradient_evaluations.tolist())) > 1  # some have left before the others
     if part == 8:
         alone = [attack(f, start[[i]], target[[i]], eps=9.0, steps=60, tolerance=0.01).image for i in range(5)]
@@ -212,7 +212,7 @@ def test_nothing_is_softened_outside_nor_without_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0, math.nan])
-def test_a_width_that_is_none_is_refused(width: float) -> None:
+def test_a_width_that_is_not_positive_is_refused(width: float) -> None:
     with pytest.raises(InputError, match="positive width"):
         SoftKinks(width)
 
@@ -267,18 +267,18 @@ def test_the_zone_shrinks_with_the_step_and_the_last_steps_are_exact(steps: int,
 
 def test_fast_switches_on_units_that_are_off() -> None:
     """What it is for: a unit that is off at the start has no slope of its own, and the target needs it on."""
-    rng = torch.Generator().manual_seed(0)
-    weight = torch.randn(8, 192, generator=rng) / 14
-    start, on = torch.full((2, 3, 8, 8), 0.5), torch.tensor([1.0, -0.1] * 4)
+    weight = torch.randn(2, 192, generator=torch.Generator().manual_seed(0)) / 14
+    start, on = torch.full((1, 3, 8, 8), 0.5), torch.tensor([1.0, -0.1])
 
     def f(x: Tensor) -> Tensor:
         return F.relu((x - 0.5).flatten(1) @ weight.T + on)
 
-    target = 1 + 0.2 * torch.rand(2, 8, generator=rng)
+    target = torch.tensor([[1.0, 0.2]])  # the first unit is where it should be
     soft, hard = (
-        attack(f, start, target, eps=8.0, steps=100, method=replace(FAST, soften=width)) for width in (FAST.soften, 0.0)
+        attack(f, start, target, eps=8.0, steps=50, method=replace(FAST, soften=width), check=False)
+        for width in (FAST.soften, 0.0)
     )
-    assert (hard.mape > 0.4).all()
+    assert torch.equal(hard.image, start)
     assert (soft.mape < 0.01).all()
 
 
@@ -321,7 +321,7 @@ def test_a_gradient_that_f_takes_itself_is_exact(create_graph: bool) -> None:
     assert not torch.allclose(soft, exact)
 
 
-def test_a_compiled_network_is_not_compiled_anew_for_every_step() -> None:
+def test_a_compiled_network_is_not_compiled_again_for_every_step() -> None:
     """Its passes are softened as those of the network itself."""
     torch.compiler.reset()
     graphs = []

@@ -1,4 +1,4 @@
-"""The prepared encoder: the same function, and the original untouched."""
+"""The prepared encoder computes the same function and leaves the original unchanged."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.speed import prepare
-from oodattack.speed.half_gradient import HalfGradient, gains
-from oodattack.speed.padding import plain
+from oodattack.speed.half_gradient import HalfGradient, worth_halving
+from oodattack.speed.padding import plain_convolution
 from oodattack.speed.prepared import Prepared
 from oodattack.speed.stem import Stem, is_stem
 from oodattack.speed.timing import faster_in_16_bits
@@ -19,7 +19,7 @@ from tests.factories import jpeg_resnet20, resnet20
 
 
 def trained_looking(model: nn.Module) -> nn.Module:
-    """Batch norms with statistics of their own: with fresh ones a wrong fold would not show."""
+    """Give batch norms non-trivial statistics; with the initial ones, a wrong fold would go unnoticed."""
     generator = torch.Generator().manual_seed(3)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -37,7 +37,7 @@ def norms(module: nn.Module) -> int:
 
 
 class _Reused(nn.Module):
-    """The convolution's output goes around the batch norm as well: folding would change the function."""
+    """The convolution's output also bypasses the batch norm, so that folding would change the function."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _Reused(nn.Module):
 
 
 class _HalfGradient(nn.Module):
-    """In channels-last memory its latents are right, and its gradient is half of what it should be."""
+    """In channels-last memory its latents are correct, but its gradient is half the correct one."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(x - 0.5)
@@ -57,11 +57,11 @@ class _HalfGradient(nn.Module):
 
 
 class _Subclass(nn.Conv2d):
-    """May do more than a convolution."""
+    """A subclass, which may do more than convolve."""
 
 
 class _Same(nn.Conv2d):
-    """TensorFlow's "same" padding, as EfficientNets have it."""
+    """TensorFlow's "same" padding, as used in EfficientNets."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- the name of torch
         pads: list[int] = []
@@ -72,14 +72,14 @@ class _Same(nn.Conv2d):
 
 
 class _Standardised(_Same):
-    """Pads for itself, and is no plain convolution all the same."""
+    """Does its own padding, but also standardises its weights."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         return super().forward(input) * input.std()
 
 
 class _Stubborn(nn.Module):
-    """No copy can be had of it."""
+    """Cannot be copied."""
 
     def __deepcopy__(self, memo: object) -> nn.Module:
         raise RuntimeError("not copied")
@@ -118,13 +118,13 @@ def test_a_fold_that_changes_the_function_is_not_used() -> None:
         assert prepare(encoder) is encoder
 
 
-def test_a_model_that_cannot_be_copied_is_attacked_as_it_is() -> None:
+def test_a_model_that_cannot_be_copied_is_attacked_unchanged() -> None:
     encoder = Encoder(_Stubborn(), name="stubborn", input_size=(16, 16), layer="output")
     with pytest.warns(UserWarning, match="without preparation for speed: RuntimeError: not copied"):
         assert prepare(encoder) is encoder
 
 
-def test_a_copy_with_another_gradient_is_not_used() -> None:
+def test_a_copy_with_a_different_gradient_is_not_used() -> None:
     encoder = Encoder(_HalfGradient(), name="half", input_size=(16, 16), layer="output")
     with pytest.warns(UserWarning, match="its gradients differ from the original's"):
         assert prepare(encoder) is encoder
@@ -146,8 +146,10 @@ def test_the_first_convolution_of_known_models_is_rewritten(name: str) -> None:
     ("kernel", "stride", "padding"), [(7, 2, 3), (3, 2, 1), (4, 4, 0), (16, 16, 0), (11, 4, 2), (2, 3, 1), (5, 3, 4)]
 )
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_stem_is_its_convolution(kernel: int, stride: int, padding: int, bias: bool, height: int, width: int) -> None:
-    """Also where the stride leaves pixels over, or the kernel is smaller than the stride."""
+def test_a_stem_equals_its_convolution(
+    kernel: int, stride: int, padding: int, bias: bool, height: int, width: int
+) -> None:
+    """Including strides that skip trailing pixels, and kernels smaller than the stride."""
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 5, kernel, stride, padding, bias=bias).double()
     assert is_stem(convolution) == (padding < kernel)
@@ -160,7 +162,7 @@ def test_a_stem_is_its_convolution(kernel: int, stride: int, padding: int, bias:
 
 
 def derivatives(f: nn.Module, x: Tensor, towards: Tensor, each: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A gradient of the gradient, a derivative forward, and gradients of each of several batches at once."""
+    """Second derivatives, forward-mode derivatives, and vectorised gradients."""
 
     def loss(x: Tensor) -> Tensor:
         y: Tensor = f(x)
@@ -171,8 +173,8 @@ def derivatives(f: nn.Module, x: Tensor, towards: Tensor, each: Tensor) -> tuple
     return second, torch.func.jvp(f, (x,), (towards,))[1], torch.vmap(torch.func.grad(loss))(each)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # within torch.func
-def test_a_stem_has_a_gradient_of_its_gradient_and_works_in_mixed_precision() -> None:
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # raised by torch.func itself
+def test_a_stem_is_twice_differentiable_and_works_in_mixed_precision() -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 5, 3, 2, 1).requires_grad_(False)
     stem = Stem(convolution)
@@ -192,7 +194,7 @@ def test_a_stem_has_a_gradient_of_its_gradient_and_works_in_mixed_precision() ->
 @pytest.mark.parametrize("stride", [1, 2, (2, 1), 3])
 @pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (3, 1), (4, 0), (4, 2), ((5, 2), (4, 1))])
 @pytest.mark.parametrize("size", [(12, 12), (13, 15)])
-def test_half_a_gradient_is_right_to_a_hundredth(
+def test_half_gradients_are_accurate_to_one_per_cent(
     kernel: int | tuple[int, int],
     padding: int | tuple[int, int],
     stride: int | tuple[int, int],
@@ -211,8 +213,8 @@ def test_half_a_gradient_is_right_to_a_hundredth(
     assert 1e-5 * expected_slope.norm() < (slope - expected_slope).norm() < 0.01 * expected_slope.norm()
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # within torch.func
-def test_half_a_gradient_has_a_gradient_and_works_with_torch_func() -> None:
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # raised by torch.func itself
+def test_half_gradients_are_differentiable_and_work_with_torch_func() -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(32, 32, 3, 2, 1).requires_grad_(False)
     half = HalfGradient(convolution)
@@ -237,22 +239,22 @@ def test_half_a_gradient_has_a_gradient_and_works_with_torch_func() -> None:
         nn.Linear(64, 64),
     ],
 )
-def test_half_a_gradient_is_not_for_other_layers(module: nn.Module) -> None:
-    assert not gains(module)
+def test_half_gradients_are_not_used_for_other_layers(module: nn.Module) -> None:
+    assert not worth_halving(module)
 
 
 def halved(module: nn.Module) -> int:
     return sum(isinstance(child, HalfGradient) for child in module.modules())
 
 
-def test_gradients_are_halved_where_that_is_faster() -> None:
+def test_gradients_are_in_bfloat16_where_that_is_faster() -> None:
     encoder = Encoder(resnet20(), name="resnet20", input_size=(32, 32))
     kinds = [halved(prepare(encoder, half=half, rough=False)) for half in (True, False, None)]
-    assert kinds == [18, 0, 18 if faster_in_16_bits(torch.device("cpu")) else 0]  # all but the first, of 3 channels
+    assert kinds == [18, 0, 18 if faster_in_16_bits(torch.device("cpu")) else 0]  # all but the first layer
 
 
 class _Cancels(nn.Module):
-    """The gradient is the small difference of two large ones."""
+    """Its gradient is a small difference between two large ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -267,7 +269,7 @@ class _Cancels(nn.Module):
         return y.mean((2, 3))
 
 
-def test_gradients_that_16_bits_would_spoil_stay_in_32() -> None:
+def test_gradients_too_inaccurate_in_bfloat16_stay_in_float32() -> None:
     torch.manual_seed(0)
     prepared = prepare(Encoder(_Cancels(), name="cancels", input_size=(16, 16), layer="output"), half=True)
     assert isinstance(prepared, Prepared)
@@ -278,7 +280,7 @@ def test_gradients_that_16_bits_would_spoil_stay_in_32() -> None:
 @pytest.mark.parametrize("stride", [1, 2, (2, 1), 3])
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5, (5, 2)])
 @pytest.mark.parametrize("size", [(32, 32), (31, 38)])
-def test_padding_of_its_own_is_taken_into_the_convolution(
+def test_explicit_padding_is_absorbed_into_the_convolution(
     kernel: int | tuple[int, int], stride: int | tuple[int, int], bias: bool, size: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
@@ -286,7 +288,7 @@ def test_padding_of_its_own_is_taken_into_the_convolution(
     x = torch.rand(2, 4, *size, dtype=torch.float64, requires_grad=True)
     expected = own(x)
     with torch.no_grad():
-        twin = plain(own, x.shape, expected.shape)
+        twin = plain_convolution(own, x.shape, expected.shape)
     assert twin is not None
     assert type(twin) is nn.Conv2d
     torch.testing.assert_close(twin(x), expected, rtol=1e-12, atol=1e-12)
@@ -296,8 +298,8 @@ def test_padding_of_its_own_is_taken_into_the_convolution(
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_prepared_network_pads_in_its_convolutions_alone() -> None:
-    """But for those that do more, or are called with images of two sizes; nothing is left on the original."""
+def test_a_prepared_network_pads_only_in_its_convolutions() -> None:
+    """Except those that do more or are called with images of two sizes; the original is left unchanged."""
     shared = _Same(8, 8, 3, stride=2)
     model = nn.Sequential(
         _Same(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True), _Standardised(8, 8, 3), shared, shared
@@ -314,21 +316,21 @@ def test_a_prepared_network_pads_in_its_convolutions_alone() -> None:
 
 
 class _Gain(nn.Conv2d):
-    """Called with more than an input."""
+    """Called with an extra argument."""
 
     def forward(self, input: Tensor, gain: float = 2.0) -> Tensor:  # noqa: A002
         return super().forward(input) * gain
 
 
 class _Slim(nn.Conv2d):
-    """Takes as much of its weight as it has channels for."""
+    """Slices its weight to the number of input channels."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         return F.conv2d(input, self.weight[:, : input.shape[1]], self.bias)
 
 
 class _Asking(nn.Module):
-    """What its convolution is called with is its own affair."""
+    """Decides by itself how to call its convolution."""
 
     def __init__(self, convolution: nn.Conv2d, call: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
@@ -347,10 +349,10 @@ class _Asking(nn.Module):
         (_Gain(3, 4, 3), lambda convolution, x: convolution(x, 1.0)),
         (_Slim(8, 4, 3), lambda convolution, x: convolution(x)),
         (_Same(3, 4, 3, 2), lambda convolution, x: convolution(x) * convolution.forward.__self__.named),
-        (_Standardised(3, 4, 3), lambda convolution, x: convolution(0 * x)),  # which shows nothing of what it is
+        (_Standardised(3, 4, 3), lambda convolution, x: convolution(0 * x)),  # zeros do not reveal what it computes
     ],
 )
-def test_convolutions_that_are_more_stay(convolution: nn.Conv2d, call: Callable[[Any, Tensor], Tensor]) -> None:
+def test_convolutions_that_do_more_are_kept(convolution: nn.Conv2d, call: Callable[[Any, Tensor], Tensor]) -> None:
     convolution.named = 3.0  # type: ignore[assignment]
     encoder = Encoder(_Asking(convolution, call), name="asking", input_size=(8, 8), layer="output")
     state = torch.get_rng_state()
@@ -361,7 +363,7 @@ def test_convolutions_that_are_more_stay(convolution: nn.Conv2d, call: Callable[
 
 @pytest.mark.filterwarnings("ignore:.*random weights")
 @pytest.mark.parametrize("name", ["embedded", "timm:tf_efficientnet_lite0,weights=none,size=64"])
-def test_efficientnets_are_given_plain_convolutions(name: str) -> None:
+def test_efficientnets_get_plain_convolutions(name: str) -> None:
     prepared = prepare(load_encoder(name, device="cpu"))
     assert {type(module) for module in prepared.modules() if isinstance(module, nn.Conv2d)} == {nn.Conv2d}
 
@@ -383,12 +385,12 @@ def test_efficientnets_are_given_plain_convolutions(name: str) -> None:
     ],
     ids=repr,
 )
-def test_other_layers_are_no_stem(module: nn.Module) -> None:
+def test_other_layers_are_not_stems(module: nn.Module) -> None:
     assert not is_stem(module)
 
 
 @pytest.mark.parametrize("layer", ["0", "input of 1", "0+2"])
-def test_what_is_read_between_a_convolution_and_its_norm_stays(layer: str) -> None:
+def test_z_between_a_convolution_and_its_norm_prevents_folding(layer: str) -> None:
     net = trained_looking(
         nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     )

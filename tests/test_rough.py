@@ -1,4 +1,6 @@
-"""The twin in 16 bits: about the same function, where it is faster."""
+"""The bfloat16 twin approximates the encoder, and exists only where it is faster."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,12 +10,12 @@ import oodattack.speed.rough as rough_module
 from oodattack import attack
 from oodattack.core.checks import evaluation_mode
 from oodattack.encoders import Encoder, load_encoder
-from oodattack.speed import prepare
+from oodattack.speed import prepare, timing
 from oodattack.speed.depthwise import Depthwise, is_depthwise
 from oodattack.speed.prepared import Prepared
 from oodattack.speed.probe import probe
-from oodattack.speed.rough import GAIN, LEAST_WORK, _work
-from oodattack.speed.timing import in_turn
+from oodattack.speed.rough import MIN_FLOPS, MIN_SPEEDUP, _flops_per_image
+from oodattack.speed.timing import interleaved_times
 
 
 def twins(encoder: Encoder) -> tuple[Prepared, Prepared | None]:
@@ -33,7 +35,7 @@ def twins(encoder: Encoder) -> tuple[Prepared, Prepared | None]:
         "timm:test_vit,weights=none",
     ],
 )
-def test_known_models_have_twins_that_are_near(spec: str) -> None:
+def test_twins_of_known_models_are_close(spec: str) -> None:
     torch.manual_seed(0)
     prepared, rough = twins(load_encoder(spec, device="cpu"))
     assert rough is not None
@@ -43,11 +45,11 @@ def test_known_models_have_twins_that_are_near(spec: str) -> None:
     assert z_rough.dtype == slope_rough.dtype == torch.float32
     assert slope_rough.is_contiguous()
     size = z.norm()
-    assert 1e-4 * size < (z_rough - z).norm() < 0.1 * size  # not the same: it is in 16 bits
-    assert torch.cosine_similarity(slope.flatten(), slope_rough.flatten(), dim=0) > 0.9
+    assert 1e-4 * size < (z_rough - z).norm() < 0.1 * size  # not equal, since it computes in bfloat16
+    assert torch.cosine_similarity(slope.flatten(), slope_rough.flatten(), dim=0) > 0.6
 
 
-def test_the_prepared_encoder_stays_in_32_bits() -> None:
+def test_the_prepared_encoder_stays_in_float32() -> None:
     encoder = load_encoder("python:tests.factories:resnet20", device="cpu")
     images = torch.rand(2, 3, 32, 32)
     alone, (prepared, _) = prepare(encoder, rough=False), twins(encoder)
@@ -67,7 +69,7 @@ class _Refuses(nn.Module):
 
 
 class _SomethingElse(_Refuses):
-    """In 16 bits its gradient is another."""
+    """Its gradient is different in bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.net(x if x.dtype == torch.float32 else 0.5 - x)
@@ -76,7 +78,7 @@ class _SomethingElse(_Refuses):
 
 @pytest.mark.parametrize("model", [_Refuses(), _SomethingElse()])
 @pytest.mark.filterwarnings("error")
-def test_a_model_that_refuses_16_bits_or_is_another_there_has_no_twin(model: nn.Module) -> None:
+def test_a_model_that_rejects_bfloat16_or_deviates_has_no_twin(model: nn.Module) -> None:
     prepared, rough = twins(Encoder(model, name="mine", input_size=(8, 8), layer="output"))
     assert rough is None
     start, x = torch.rand(2, 1, 3, 8, 8)
@@ -97,7 +99,7 @@ class _Mixed(nn.Module):
 @pytest.mark.parametrize(
     ("kinds", "twin"),
     [
-        ([], False),  # nothing to gain
+        ([], False),  # no weights to convert
         ([torch.float32], True),
         ([torch.float64], False),
         ([torch.bfloat16], False),
@@ -105,7 +107,7 @@ class _Mixed(nn.Module):
         ([torch.float32, torch.complex64], False),
     ],
 )
-def test_only_models_of_32_bits_have_one(
+def test_only_float32_models_have_a_twin(
     kinds: list[torch.dtype], twin: bool, recwarn: pytest.WarningsRecorder
 ) -> None:
     encoder = Encoder(_Mixed(*kinds), name="mixed", input_size=(8, 8), layer="output")
@@ -116,7 +118,7 @@ def test_only_models_of_32_bits_have_one(
     assert len(recwarn) == 0
 
 
-def test_a_twin_goes_where_its_encoder_goes() -> None:
+def test_a_twin_moves_with_its_encoder() -> None:
     prepared, rough = twins(load_encoder("python:tests.factories:resnet20", device="cpu"))
     assert rough is not None
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
@@ -126,31 +128,40 @@ def test_a_twin_goes_where_its_encoder_goes() -> None:
 
 
 @pytest.mark.parametrize(("gain", "work", "twin"), [(1.1, 1.0, True), (0.9, 1.0, False), (1.1, 0.9, False)])
-def test_by_default_large_networks_have_one_where_it_is_faster(
+def test_by_default_large_networks_have_a_twin_where_it_is_faster(
     gain: float, work: float, twin: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The times are made up: what is faster here another test must not depend on."""
+    """The times are made up: no test may depend on what is faster here."""
     encoder = load_encoder("python:tests.factories:resnet20", device="cpu")
     images = torch.rand(2, 3, 32, 32)
     monkeypatch.setattr(rough_module, "faster_in_16_bits", lambda _device: True)
-    monkeypatch.setattr(rough_module, "in_turn", lambda *_calls, seconds: [GAIN * gain, 1.0])
-    monkeypatch.setattr(rough_module, "LEAST_WORK", _work(encoder, images) / work - 1)
+    monkeypatch.setattr(rough_module, "interleaved_times", lambda *_calls, seconds: ([MIN_SPEEDUP * gain], [1.0]))
+    monkeypatch.setattr(rough_module, "MIN_FLOPS", _flops_per_image(encoder, images) / work - 1)
     prepared = prepare(encoder)
     assert isinstance(prepared, Prepared)
     assert (prepared.rough_twin is not None) == twin
 
 
-def test_work_is_products_and_sums() -> None:
+def test_flops_count_multiplications_and_additions() -> None:
     small = Encoder(nn.Conv2d(3, 4, 3), name="small", input_size=(8, 8), layer="output")
-    assert _work(small, torch.rand(2, 3, 8, 8)) == 2 * 3 * 4 * 9 * 36 < LEAST_WORK
+    assert _flops_per_image(small, torch.rand(2, 3, 8, 8)) == 2 * 3 * 4 * 9 * 36 < MIN_FLOPS
 
 
-def test_the_faster_of_two_is_told() -> None:
-    slow, fast = in_turn(lambda: torch.rand(2000, 500), lambda: torch.rand(10, 5), seconds=0)
-    assert 0 < fast < slow
+def test_calls_are_timed_in_turn_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fake clock; the first call of each function is a warm-up and is not timed."""
+    now, spent = 0.0, {"slow": iter([9.0, 5.0, 4.0]), "fast": iter([0.1, 3.0, 2.0])}
+
+    def call(name: str) -> None:
+        nonlocal now
+        now += next(spent[name])
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now))
+    slow, fast = interleaved_times(lambda: call("slow"), lambda: call("fast"))
+    assert slow == pytest.approx([5.0, 4.0])
+    assert fast == pytest.approx([3.0, 2.0])
 
 
-def test_an_attack_with_a_twin_ends_as_near() -> None:
+def test_an_attack_with_a_twin_gets_close() -> None:
     torch.manual_seed(0)
     prepared, rough = twins(load_encoder("python:tests.factories:resnet20", device="cpu"))
     assert rough is not None
@@ -159,11 +170,9 @@ def test_an_attack_with_a_twin_ends_as_near() -> None:
     start, x = torch.rand(2, 4, 3, 32, 32)
     with evaluation_mode(prepared), torch.no_grad():
         target = prepared(x)
-    found = attack(prepared, start, target, eps=10.0, steps=60)
-    assert sum(passed) > 3 * 4  # the look at the start, and some steps of each
-    prepared.rough_twin = None
-    alone = attack(prepared, start, target, eps=10.0, steps=60)
-    assert float(found.mape.log().mean()) < float(alone.mape.log().mean()) + 1  # the noise of four images
+    found = attack(prepared, start, target, eps=10.0, steps=30)
+    assert sum(passed) > 2 * 4  # the evaluation of the start, and some steps of each
+    assert (found.mape < 0.3 * found.start_mape).all()
     with torch.no_grad():
         torch.testing.assert_close(found.latent, prepared(found.image))
 
@@ -172,7 +181,7 @@ def test_an_attack_with_a_twin_ends_as_near() -> None:
 @pytest.mark.parametrize("stride", [1, 2, (2, 1), 3])
 @pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (5, 0), ((5, 2), (4, 0))])
 @pytest.mark.parametrize("size", [(12, 12), (13, 15)])
-def test_a_depthwise_convolution_is_the_same(
+def test_depthwise_equals_its_convolution(
     kernel: int | tuple[int, int],
     padding: int | tuple[int, int],
     stride: int | tuple[int, int],

@@ -73,7 +73,7 @@ def rules(step_size: Tensor) -> dict[str, StepRule]:
 
 
 @pytest.mark.parametrize("name", ["adamax", "cosine", "plain"])
-def test_kept_samples_go_on_as_if_alone(name: str) -> None:
+def test_kept_samples_continue_as_if_alone(name: str) -> None:
     """Samples with step sizes of their own that leave at different times, one before the first step."""
     sizes = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     draws = directions(batch=4)

@@ -1,7 +1,8 @@
-"""Training: what is minimised, what is kept, and that a stop changes nothing."""
+"""Training: what is minimised and kept, and that an interruption changes nothing."""
 
 import json
 import struct
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,21 @@ import torch
 from pytorch_ood.detector import EnergyBased
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
-from oodattack.audit.measures import measure
+from oodattack.attacks import Ball, Found, Samples, direct, latent
+from oodattack.audit.measures import Measure, measure
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import load_encoder
 from oodattack.images import evenly, open_images
-from oodattack.networks import Bottleneck, CifarResNet
+from oodattack.networks import MEAN, STD, Bottleneck, CifarResNet, build_network
 from oodattack.networks.bottleneck import rate
+from oodattack.pipelines import rounds
 from oodattack.pipelines.attack import run_attack
 from oodattack.pipelines.audit import run_audit
 from oodattack.pipelines.train import Training, train
@@ -35,23 +38,23 @@ from oodattack.settings.attack import AttackSettings
 from oodattack.settings.train import TrainSettings
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.losses import loss
-from tests.digits import SIDE, write_digits, write_photographs
+from oodattack.training.session import Session, Tell
+from tests.digits import SIDE, write_photographs
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    folder = tmp_path_factory.mktemp("pictures")
-    return *write_digits(folder / "digits"), write_photographs(folder / "photographs", 12)
+def pictures(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    return *digits, write_photographs(tmp_path_factory.mktemp("photographs"), 12)
 
 
 def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> TrainSettings:
-    _, test, photographs = pictures  # the smaller part, to be quick
+    _, test, photographs = pictures  # the smaller part, for speed
     values: dict[str, Any] = {
         "train": str(test),
         "outliers": (str(photographs),),
         "network": "resnet8",
         "size": SIDE,
-        "epochs": 3,
+        "epochs": 1,
         "out": out,
     }
     return TrainSettings(**{**values, **changes})
@@ -62,7 +65,7 @@ class Stop(KeyboardInterrupt):
 
 
 @pytest.mark.parametrize("method", ["plain", "outlier-exposure", "confidence", "bottleneck"])
-def test_a_stopped_training_goes_on_to_the_same_weights(
+def test_a_stopped_training_resumes_to_the_same_weights(
     pictures: tuple[Path, Path, Path], tmp_path: Path, method: str
 ) -> None:
     def stop(now: Training) -> None:
@@ -86,18 +89,43 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
 
 def test_a_trained_network_is_an_encoder_with_class_names(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     results = train(settings(pictures, tmp_path / "net", test=str(pictures[1])))
-    assert results["loss"][-1] < results["loss"][0]
     encoder = load_encoder(f"trained:{tmp_path / 'net'}", device="cpu")
     assert encoder.classes == tuple(f"digit{i}" for i in range(10))
     images = Labelled(open_images(pictures[1]), SIDE)
     everything = torch.stack([images[i][0] for i in range(len(images))])
     right = (encoder.classify(everything).argmax(1) == torch.tensor(images.labels)).double().mean()  # type: ignore[union-attr]
-    assert float(right) == pytest.approx(results["test_accuracy"])
+    # But for an image or two whose two best classes are equal but for rounding.
+    assert float(right) == pytest.approx(results["test_accuracy"], abs=2.5 / len(images))
 
 
-def test_a_table_with_labels_trains_as_its_images_in_folders_do(
-    pictures: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
+def test_a_training_step_descends_on_the_loss_of_its_images(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """All images are one batch, and an epoch is one step: its loss is that of the first weights, its way downhill."""
+    images = Labelled(open_images(pictures[1]), SIDE)
+    one_step = settings(pictures, tmp_path / "net", batch_size=len(images), augment=("none",), epochs=2)
+    kept: list[dict[str, Tensor]] = []
+
+    class Kept(Session):
+        def epoch(self, tell: Tell) -> float:
+            kept.append({name: value.detach().clone() for name, value in self.model.state_dict().items()})
+            return super().epoch(tell)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oodattack.pipelines.train.Session", Kept)
+        results = train(one_step)
+    net = build_network("resnet8", "plain", 10).train()
+    net.load_state_dict(kept[0])
+    x = torch.stack([images[i][0] for i in range(len(images))])
+    mean, std = (torch.tensor(value)[:, None, None] for value in (MEAN, STD))
+    expected = F.cross_entropy(net((x - mean) / std), torch.tensor(images.labels))
+    assert results["loss"][0] == pytest.approx(float(expected.detach()), rel=1e-3)
+    names, weights = zip(*net.named_parameters(), strict=True)
+    slope = torch.cat([g.flatten() for g in torch.autograd.grad(expected, weights)])
+    way = torch.cat([(kept[1][name] - kept[0][name]).flatten() for name in names])
+    assert way.norm() > 0
+    assert torch.cosine_similarity(way, -slope, dim=0) > 0.9
+
+
+def test_a_labelled_table_trains_like_its_images_in_folders(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     folders = open_images(pictures[1])
     rows = [{"image": (pictures[1] / name).read_bytes(), "label": Path(name).parent.name} for name in folders.names]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "digits.parquet")
@@ -109,13 +137,14 @@ def test_a_table_with_labels_trains_as_its_images_in_folders_do(
     assert all(torch.equal(value, weights[name]) for name, value in one.model.state_dict().items())
 
 
-def test_a_public_set_is_trained_on_by_its_numbers(tmp_path: Path) -> None:
+def test_a_public_data_set_is_trained_on_by_its_class_numbers(tmp_path: Path) -> None:
     raw = tmp_path / "data" / "KMNIST" / "raw"
     raw.mkdir(parents=True)
     pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = pixels[:600], labels[:600]
     images = np.zeros((len(labels), 28, 28), np.uint8)
     images[:, 6:22, 6:22] = np.kron(pixels.reshape(-1, 8, 8) * 15.9, np.ones((2, 2)))
-    for part, chosen in (("train", slice(0, 1500)), ("t10k", slice(1500, None))):
+    for part, chosen in (("train", slice(0, 400)), ("t10k", slice(400, None))):
         count = len(labels[chosen])
         head = struct.pack(">IIII", 0x803, count, 28, 28)
         (raw / f"{part}-images-idx3-ubyte").write_bytes(head + images[chosen].tobytes())
@@ -136,7 +165,7 @@ def test_a_public_set_is_trained_on_by_its_numbers(tmp_path: Path) -> None:
             **public,
             encoder=f"trained:{tmp_path / 'net'}",
             start=("torchvision:KMNIST:train",),
-            limit=len(labels[1500:]),
+            limit=len(labels[400:]),
             batch_size=64,
             fit_limit=100,
             detectors=("MaxLogit",),
@@ -146,11 +175,12 @@ def test_a_public_set_is_trained_on_by_its_numbers(tmp_path: Path) -> None:
         )
     )
     found = audit.read_results()["classifier"]
-    assert found["test_accuracy"] == pytest.approx(results["test_accuracy"])
+    # But for an image or two whose two best classes are equal but for rounding.
+    assert found["test_accuracy"] == pytest.approx(results["test_accuracy"], abs=2.5 / 200)
     public_images = Labelled(open_images("torchvision:KMNIST:train", data_root=tmp_path / "data"), 16)
-    x, y = next(iter(DataLoader(Subset(public_images, evenly(1500, 100)), 100)))
+    x, y = next(iter(DataLoader(Subset(public_images, evenly(400, 100)), 100)))
     right = Classifier(encoder).logits(x).argmax(1) == y
-    assert found["train_accuracy"] == pytest.approx(float(right.double().mean()))
+    assert found["train_accuracy"] == pytest.approx(float(right.double().mean()), abs=2.5 / 100)
     attacked = run_attack(
         AttackSettings(
             encoder=f"trained:{tmp_path / 'net'}",
@@ -165,7 +195,7 @@ def test_a_public_set_is_trained_on_by_its_numbers(tmp_path: Path) -> None:
     assert [group.count for group in summarize(attacked)] == [2]
 
 
-def test_the_losses_are_the_papers() -> None:
+def test_the_losses_are_those_of_the_papers() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).requires_grad_(False)
     x, out, y = torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2), torch.tensor([0, 2, 1, 0])
@@ -186,14 +216,14 @@ def test_the_losses_are_the_papers() -> None:
     assert torch.allclose(rate(torch.cat([mean, log_variance], dim=1)), nats, rtol=1e-4)
 
 
-def test_outliers_are_half_attacked_ones_once_there_are_any(pictures: tuple[Path, Path, Path]) -> None:
+def test_half_of_the_outliers_are_attacked_ones_once_some_exist(pictures: tuple[Path, Path, Path]) -> None:
     natural_ones = [open_images(pictures[2])]
     outliers = Outliers(natural_ones, SIDE)
     held = Outliers(natural_ones, SIDE, hold_out=True)
     drawn = held.draw(200, torch.Generator().manual_seed(0))
     natural = torch.stack([dequantize(held.get(i)) for i in range(12)])
     which = torch.cdist(drawn.flatten(1), natural.flatten(1)).argmin(1).tolist()
-    assert set(which) == {0, 2, 4, 6, 8, 10}  # what is measured with is never trained on
+    assert set(which) == {0, 2, 4, 6, 8, 10}  # held-out images are never trained on
     assert list(held.held_out) == [1, 3, 5, 7, 9, 11]
     white = torch.full((3, 3, SIDE, SIDE), 255, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
@@ -205,65 +235,109 @@ def test_outliers_are_half_attacked_ones_once_there_are_any(pictures: tuple[Path
         outliers.get(len(outliers))
 
 
-@pytest.mark.slow
-def test_rounds_attack_what_they_trained(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    told: list[str] = []
+class _Listening:
+    """What the rounds attack, from where and how far, and what they compare."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.attacks: list[tuple[float, int]] = []
+        self.samples: list[Samples] = []
+        self.found: list[Found] = []
+        self.measured: list[tuple[Tensor, Tensor, dict[str, Any], Measure]] = []
+        patch.setattr(rounds, "STEPS", 5)
+        patch.setattr(rounds, "latent", self.latent)
+        patch.setattr(rounds, "direct", self.direct)
+        patch.setattr(rounds, "measure", self.measure)
+
+    def _hear(self, samples: Samples, ball: Ball, found: Found) -> Found:
+        self.attacks.append((ball.eps, ball.steps))
+        self.samples.append(samples)
+        self.found.append(found)
+        return found
+
+    def latent(self, features: Any, samples: Samples, ball: Ball) -> Found:
+        return self._hear(samples, ball, latent(features, samples, ball))
+
+    def direct(self, followed: Any, detector: Any, samples: Samples, ball: Ball, initial: Tensor | None) -> Found:
+        return self._hear(samples, ball, direct(followed, detector, samples, ball, initial))
+
+    def measure(self, inside: Tensor, outside: Tensor, **options: Any) -> Measure:
+        found = measure(inside, outside, **options)
+        self.measured.append((inside, outside, options, found))
+        return found
+
+
+def test_rounds_attack_what_they_trained(
+    pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = _Listening(monkeypatch)
+    reported: list[str] = []
     photographs = write_photographs(tmp_path / "photographs", 24)
-    changes = {"test": str(pictures[1]), "outliers": (str(photographs),), "rounds": 1, "round_epochs": 2}
+    changes = {"test": str(pictures[1]), "outliers": (str(photographs),), "rounds": 1, "round_epochs": 1}
     changes |= {"round_images": 16, "eps": 3.0}
     first = settings(pictures, tmp_path / "net", **changes)
-    results = train(first, on_progress=lambda now: told.append(now.name))
-    rows = results["rounds"]
+    rows = train(first)["rounds"]
     assert [row["round"] for row in rows] == [0, 1]
-    assert "old" not in rows[0]["EnergyBased"]
-    assert {"natural", "old", "new", "longer", "larger", "direct"} == set(rows[1]["MaxSoftmax"])
-    # The ball binds: twice its radius helps, more steps do not.
-    assert all(row["mape"]["larger"] < 0.5 * row["mape"]["new"] for row in rows)
-    assert all(row["mape"]["longer"] == pytest.approx(row["mape"]["new"], rel=0.5) for row in rows)
-    assert all(row["mape"]["longer"] != row["mape"]["new"] for row in rows)
-    assert all(0 <= row["EnergyBased"]["new"]["auroc"] <= 1 for row in rows)
-    assert rows[1]["EnergyBased"]["natural"]["count"] == 12  # each once, though attacks start from some of them twice
-    kept = torch.load(tmp_path / "net" / "rounds" / "001" / "state.pt", weights_only=True)
+    kept = [torch.load(tmp_path / f"net/rounds/00{n}/state.pt", weights_only=True) for n in range(2)]
     weights = load_file(tmp_path / "net" / "rounds" / "001" / "model.safetensors")
-    again = load_encoder(f"trained:{tmp_path / 'net' / 'rounds' / '001'}", device="cpu").model.state_dict()
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
-    assert not torch.equal(weights["linear.bias"], load_file(tmp_path / "net" / "model.safetensors")["linear.bias"])
-    outliers = Outliers([open_images(photographs)], SIDE)
-    starts = torch.stack([outliers.get(i) for i in range(0, 24, 2)])
-    distances = torch.cdist(dequantize(kept["found"]).flatten(1), dequantize(starts).flatten(1)).amin(1)
-    assert (distances <= 3 * (1 + 1e-4)).all()  # attacked from outliers at even places
-    # Images from one start do not count as independent.
     encoder = load_encoder(f"trained:{tmp_path / 'net' / 'rounds' / '001'}", device="cpu")
+    assert all(torch.equal(weights[name], value) for name, value in encoder.model.state_dict().items())
+    assert not torch.equal(weights["linear.bias"], load_file(tmp_path / "net" / "model.safetensors")["linear.bias"])
+
+    # The attacks of a round: what is trained on, from its second on; then new, longer, larger, and on the score.
+    measuring = [(3.0, 5), (3.0, 20), (6.0, 5), (3.0, 5)]
+    assert seen.attacks == [*measuring, (3.0, 5), *measuring]
+    outliers = Outliers([open_images(photographs)], SIDE)
+    trained, held_out = ([places[i] for i in evenly(12, 16)] for places in (range(0, 24, 2), range(1, 24, 2)))
+    trained, held_out = ([places[i % 12] for i in range(16)] for places in (trained, held_out))
+    for number, samples in enumerate(seen.samples):
+        places = trained if number == 4 else held_out
+        assert torch.equal(samples.start, dequantize(torch.stack([outliers.get(i) for i in places])))
+    starts = dequantize(torch.stack([outliers.get(i) for i in trained]))
+    assert ((dequantize(kept[1]["found"]) - starts).flatten(1).norm(dim=1) <= 3 * (1 + 1e-4)).all()
+    assert torch.equal(kept[1]["found"], seen.found[4].images)
+    for row, found in zip(rows, (seen.found[:4], seen.found[5:]), strict=True):
+        medians = {n: float(f.mape.nanquantile(0.5)) for n, f in zip(("new", "longer", "larger"), found, strict=False)}
+        assert row["mape"] == medians
+
+    # The comparisons of a round, by two scores.
+    names = ["natural", "new", "longer", "larger", "direct"], ["natural", "old", "new", "longer", "larger", "direct"]
+    compared = iter(seen.measured)
+    for row, sets in zip(rows, names, strict=True):
+        for score in ("MaxSoftmax", "EnergyBased"):
+            heard = {name: next(compared) for name in sets}
+            assert row[score] == {name: asdict(found) for name, (*_, found) in heard.items()}
+            assert len(heard["natural"][1]) == 12  # each once, though attacks start from some of them twice
+            # Images from one start do not count as independent.
+            assert all(
+                options == {"paired": True, "groups": [str(i) for i in held_out], "seed": 0}
+                for name, (_, _, options, _) in heard.items()
+                if name != "natural"
+            )
+    # `heard` is of the last network: what fooled the one before is judged by the one that was trained on its like.
     test = Labelled(open_images(pictures[1]), SIDE)
     x_test = torch.stack([test[i][0] for i in evenly(len(test), 16)])
-    before = torch.load(tmp_path / "net" / "rounds" / "000" / "state.pt", weights_only=True)["fresh"]
-    logits = [Classifier(encoder).logits(x).detach() for x in (x_test, dequantize(kept["fresh"]), dequantize(before))]
-    inside, outside, fooled = (EnergyBased.score(z) for z in logits)
-    assert not torch.equal(outside, fooled)
-    # What fooled the network of before is judged by the one that was trained on its like.
-    assert rows[1]["EnergyBased"]["old"]["auroc"] == pytest.approx(measure(inside, fooled, paired=True).auroc, abs=1e-6)
-    found = rows[1]["EnergyBased"]["new"]
-    assert found["auroc"] == pytest.approx(measure(inside, outside, paired=True).auroc, abs=1e-6)
-    groups = [str(2 * (i % 12) + 1) for i in range(16)]  # the places that are held out
-    expected, alone = (measure(inside, outside, paired=True, groups=names) for names in (groups, None))
-    assert found["auroc_low"] == pytest.approx(expected.auroc_low, abs=1e-6)
-    assert found["auroc_high"] == pytest.approx(expected.auroc_high, abs=1e-6)
-    assert abs(alone.auroc_low - expected.auroc_low) + abs(alone.auroc_high - expected.auroc_high) > 5e-3
-    # A finished round is not run again, and the next goes on from it.
+    assert not torch.equal(kept[0]["fresh"], kept[1]["fresh"])
+    images = {"old": dequantize(kept[0]["fresh"]), "new": dequantize(kept[1]["fresh"])}
+    images["natural"] = dequantize(torch.stack([outliers.get(i) for i in held_out[:12]]))
+    for name, outside in images.items():
+        for heard_scores, x in zip(heard[name][:2], (x_test, outside), strict=True):
+            expected = EnergyBased.score(Classifier(encoder).logits(x).detach())
+            torch.testing.assert_close(heard_scores.float(), expected.float(), rtol=1e-3, atol=1e-3)
+
+    # A finished round is not run again, and the next one follows it.
     more = settings(pictures, tmp_path / "net", **{**changes, "rounds": 2})
-    told.clear()
-    three = train(more, on_progress=lambda now: told.append(now.name))["rounds"]
+    three = train(more, on_progress=lambda now: reported.append(now.name))["rounds"]
     assert three[:2] == rows
-    assert not any(name.startswith("round 1") for name in told)
-    assert any(name.startswith("round 2") for name in told)
+    assert not any(name.startswith("round 1") for name in reported)
+    assert any(name.startswith("round 2") for name in reported)
     with pytest.raises(InputError, match=r"settings\.eps"):
         train(settings(pictures, tmp_path / "net", **{**changes, "eps": 1.0}))
     (tmp_path / "net" / "rounds" / "001" / "state.pt").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"cannot go on from .*state\.pt"):
+    with pytest.raises(InputError, match=r"cannot resume from .*state\.pt"):
         train(more)
 
 
-def test_rate_is_a_detector_of_a_bottleneck_alone(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_the_rate_detector_requires_a_bottleneck(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     train(settings(pictures, tmp_path / "net", method="bottleneck", epochs=1))
     encoder = load_encoder(f"trained:{tmp_path / 'net'}", device="cpu")
     detectors, _ = make_detectors(Classifier(encoder), ["Rate"])
@@ -290,7 +364,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("what", "changes", "message"), BAD, ids=[case[0] for case in BAD])
-def test_bad_settings_are_told(
+def test_bad_settings_are_refused(
     pictures: tuple[Path, Path, Path], tmp_path: Path, what: str, changes: dict[str, Any], message: str
 ) -> None:
     del what
@@ -298,12 +372,14 @@ def test_bad_settings_are_told(
         train(settings(pictures, tmp_path / "net", **changes))
 
 
-def test_bad_folders_are_told(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected images of two classes or more in .*, got them in no folder"):
+def test_bad_folders_are_refused(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected at least two classes in .*, got images without class folders"):
         train(settings(pictures, tmp_path / "a", train=str(pictures[2])))
-    with pytest.raises(InputError, match=r"expected the classes of the training images in .*, got images in no folder"):
+    with pytest.raises(
+        InputError, match=r"expected the classes of the training images in .*, got images without class folders"
+    ):
         train(settings(pictures, tmp_path / "b", test=str(pictures[2])))
-    with pytest.raises(InputError, match="expected the directory of a training"):
+    with pytest.raises(InputError, match="expected a training directory"):
         load_encoder(f"trained:{tmp_path}")
     train(settings(pictures, tmp_path / "net", epochs=1))
     (tmp_path / "net" / "model.safetensors").unlink()
@@ -315,8 +391,8 @@ def test_bad_folders_are_told(pictures: tuple[Path, Path, Path], tmp_path: Path)
     state = torch.load(checkpoint, weights_only=True)
     state["model"]["linear.bias"].fill_(torch.nan)
     torch.save({**state, "history": []}, checkpoint)
-    with pytest.raises(InputError, match="the loss is no number in epoch 1 of 1, step 1"):
+    with pytest.raises(InputError, match="the loss became non-finite in epoch 1 of 1, step 1"):
         train(settings(pictures, tmp_path / "net", epochs=1))
     checkpoint.write_bytes(b"broken")
-    with pytest.raises(InputError, match="cannot go on from"):
+    with pytest.raises(InputError, match="cannot resume from"):
         train(settings(pictures, tmp_path / "net", epochs=1))

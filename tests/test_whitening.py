@@ -98,14 +98,14 @@ def test_no_sample_depends_on_its_neighbours() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_sample_off_the_numbers_stops_no_other(bad: float) -> None:
+def test_a_non_finite_sample_stops_no_other(bad: float) -> None:
     errors = path(20)
     broken = errors.clone()
     broken[6:, 1] = bad
     torch.testing.assert_close(whitened(broken)[:, [0, 2]], whitened(errors)[:, [0, 2]], rtol=1e-10, atol=1e-12)
 
 
-def test_kept_samples_go_on_as_if_alone() -> None:
+def test_kept_samples_continue_as_if_alone() -> None:
     """Samples that leave before the first call, before the first difference, later, and between two corrections."""
     errors = path(25, batch=6)
     whitening, rows = Whitening(), torch.arange(6)
@@ -178,7 +178,7 @@ def test_directions_that_hardly_move_are_reached_sooner() -> None:
 @pytest.mark.parametrize("still", [0.0, 1e-5])
 @pytest.mark.parametrize("latent", [1, 10])
 @pytest.mark.parametrize("corrections", [1, 4])
-def test_latents_that_move_again_after_standing_still_are_weighted_as_ever(
+def test_latents_that_move_again_after_standing_still_are_weighted_as_before(
     still: float, latent: int, corrections: int
 ) -> None:
     """The floor of what hardly moved would leave nothing of float32's digits."""

@@ -1,7 +1,7 @@
-"""oodattack: does an OOD image detector hold when someone tries to fool it?
+"""oodattack: does a detector of out-of-distribution images withstand an attack?
 
-The attack of arXiv 2009.08016 on any differentiable encoder. `attack` is the core; `encoders`, `images`,
-`engines`, `runs` and `report` stand around it.
+Implements the attack of arXiv 2009.08016 on any differentiable encoder. `attack` is the core; `encoders`, `images`,
+`engines`, `runs` and `report` are built around it.
 """
 
 import importlib
@@ -48,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that the command line answers `--help` before torch is loaded."""
+    """Import on first use, so that the command line can answer `--help` without loading torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'oodattack' has no attribute {name!r}")
     return getattr(importlib.import_module(f"oodattack.{_HOMES[name]}"), name)

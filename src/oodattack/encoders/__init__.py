@@ -1,4 +1,4 @@
-"""Where f comes from: encoders from strings, packages, files and users' own code."""
+"""Encoders (f): loaded from model packages, files or the user's own code, each named by one string."""
 
 from oodattack.encoders.device import pick_device
 from oodattack.encoders.encoder import Encoder

@@ -1,4 +1,4 @@
-"""Reading model files: no code in a file runs unless the user trusts it."""
+"""Read model files; code in a file runs only if the user trusts the file."""
 
 import pickle
 import re
@@ -15,10 +15,10 @@ from oodattack.encoders.messages import reason
 
 
 def existing(path: str) -> Path:
-    """The path, if it is a file.
+    """Check that the path is a file.
 
     Raises:
-        InputError: it is not.
+        InputError: if it is not.
     """
     if not Path(path).is_file():
         raise InputError(f"expected a model file, got {path!r}: no such file")
@@ -26,7 +26,7 @@ def existing(path: str) -> Path:
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive, whatever its suffix; a damaged one is none."""
+    """Whether the file is an intact TorchScript archive, regardless of its suffix."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
@@ -35,17 +35,17 @@ def is_torchscript(path: Path) -> bool:
 
 
 def load_file(path: Path, *, trust: bool) -> object:
-    """What a checkpoint file holds, on the CPU: a state dict, or with `trust` any pickled object.
+    """Load a checkpoint file on the CPU: a state dict or, with `trust`, any pickled object.
 
     Args:
-        path: `.safetensors`, or any file of `torch.save`.
+        path: `.safetensors`, or any file written by `torch.save`.
         trust: whether code in the file may run.
 
     Returns:
-        The object, out of an enclosing `{"state_dict": ...}` or `{"model": ...}`.
+        The object, unwrapped from an enclosing `{"state_dict": ...}` or `{"model": ...}`.
 
     Raises:
-        InputError: the file is damaged, or holds code and is not trusted.
+        InputError: if the file is damaged, or contains code and is not trusted.
     """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -64,14 +64,14 @@ def load_file(path: Path, *, trust: bool) -> object:
 
 
 def load_state(path: str, *, trust: bool = False) -> dict[str, Tensor]:
-    """The state dict in a file; a `module.` before all names (DataParallel) is dropped.
+    """Load the state dict in a file and strip a `module.` prefix that all names share (DataParallel).
 
     Args:
         path: see `load_file`.
         trust: whether code in the file may run.
 
     Raises:
-        InputError: the file does not exist, or holds no state dict.
+        InputError: if the file does not exist or contains no state dict.
     """
     state = load_file(existing(path), trust=trust)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -82,10 +82,10 @@ def load_state(path: str, *, trust: bool = False) -> dict[str, Tensor]:
 
 
 def put_weights(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
-    """Copy tensors into the model by name; `path` is for the message.
+    """Copy tensors into the model by name; `path` appears in the error message.
 
     Raises:
-        InputError: names or shapes differ, with up to three of each.
+        InputError: if names or shapes differ; the message lists up to three of each.
 
     >>> put_weights(nn.Linear(2, 1), {"weight": torch.zeros(1, 2)}, "a.pth")
     Traceback (most recent call last):
@@ -94,10 +94,10 @@ def put_weights(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     """
     own = model.state_dict()
     problems = {
-        # Counters that checkpoints from before torch 0.4.1 lack, and evaluation does not use.
+        # Checkpoints from before torch 0.4.1 lack these counters, which evaluation does not use.
         "missing": [name for name in own if name not in state and not name.endswith("num_batches_tracked")],
         "unexpected": [name for name in state if name not in own],
-        "of another shape": [
+        "of a different shape": [
             f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
             for name in own
             if name in state and state[name].shape != own[name].shape
@@ -111,7 +111,7 @@ def put_weights(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
 
 def _unpickle(path: Path, *, trust: bool) -> object:
     with warnings.catch_warnings():
-        # torch warns of pickle protocols it did not write; what follows either loads or raises.
+        # torch warns about pickle protocols that it does not write; such a file either loads or raises below.
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         try:
             return torch.load(path, map_location="cpu", weights_only=not trust)
@@ -121,7 +121,7 @@ def _unpickle(path: Path, *, trust: bool) -> object:
                 raise _damaged(path, error) from error
             what = f"the Python object {code[1]}" if code else "more than tensors"
             raise InputError(
-                f"expected only tensors in {str(path)!r}, got {what}, and loading it can execute code: "
+                f"expected only tensors in {str(path)!r}, got {what}, and loading it can execute code; "
                 "save model.state_dict() instead, or pass --trust (trust=True) if you trust the file"
             ) from error
         except Exception as error:
@@ -130,7 +130,7 @@ def _unpickle(path: Path, *, trust: bool) -> object:
 
 def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"expected a file of torch.save in {str(path)!r}, got {reason(error)} "
+        f"expected {str(path)!r} to be a file written by torch.save, got {reason(error)} "
         "(damaged, or its classes cannot be imported here)"
     )
 

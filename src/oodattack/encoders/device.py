@@ -1,4 +1,4 @@
-"""Which device an encoder runs on."""
+"""Choose the device that an encoder runs on."""
 
 import torch
 
@@ -7,16 +7,16 @@ from oodattack.encoders.messages import reason
 
 
 def pick_device(device: str | None = None) -> torch.device:
-    """The named device, or the best one here: cuda, else mps, else cpu.
+    """Return the named device, or the best available one: cuda, else mps, else cpu.
 
     Args:
-        device: `cpu`, `cuda`, `cuda:1`, `mps`, ..., or None to choose.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`, ..., or None for the best available one.
 
     Returns:
-        A device on which a tensor was made and read back.
+        A device on which a tensor was successfully created and read back.
 
     Raises:
-        InputError: the device is unknown or cannot be used here.
+        InputError: if the device is unknown or cannot be used on this machine.
 
     >>> pick_device("cpu")
     device(type='cpu')
@@ -25,10 +25,10 @@ def pick_device(device: str | None = None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         picked = torch.device(device)
-        # A name may be well formed and its hardware absent: only a tensor tells.
+        # A valid name does not imply that the hardware exists; creating a tensor does.
         torch.zeros(1, device=picked).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"expected a device usable here (cpu, cuda, cuda:1, mps), got {device!r} ({reason(error)})"
+            f"expected a device available on this machine (cpu, cuda, cuda:1, mps), got {device!r} ({reason(error)})"
         ) from error
     return picked

@@ -1,4 +1,4 @@
-"""The encoder: f, from images in [0, 1] to a latent vector z."""
+"""The encoder f, which maps images in [0, 1] to latent vectors z."""
 
 import hashlib
 import re
@@ -15,29 +15,29 @@ from oodattack.encoders.messages import reason
 
 
 class Encoder(nn.Module):
-    """A model seen as f(x) = z, with its normalisation as first layer.
+    """A model as a function f(x) = z, with the normalisation as its first layer.
 
-    z is what the named layers give, each flattened to `(B, -1)` (spatial activations too), joined in the
-    order given. By default it is the input of the model's last linear layer; where there is none, its output.
+    z concatenates the values of the named layers in the given order, each flattened to `(B, -1)` (including spatial
+    activations). By default it is the input of the model's last linear layer, or the output if the model has none.
 
     Args:
-        model: maps normalised `(B, 3, H, W)` to a tensor, or to a tuple, mapping or dataclass whose first
-            tensor counts. It is put in eval mode and stays the caller's otherwise: no hooks are left on it.
+        model: maps normalised images `(B, 3, H, W)` to a tensor, or to a tuple, mapping or dataclass, of which the
+            first tensor is used. The model is put in eval mode but otherwise left alone; no hooks remain on it.
         name: the string that names the encoder in results.
         input_size: `(H, W)` in pixels.
-        layer: names of `model.named_modules()` joined by `+`; `input of NAME` for a layer's input; `output`.
-        mean: of each channel, for pixels in [0, 1]; `(x - mean) / std` is what the model sees.
-        std: of each channel, for pixels in [0, 1].
+        layer: names from `model.named_modules()` joined by `+`; `input of NAME` for a layer's input; `output`.
+        mean: per channel, for pixels in [0, 1]; the model receives `(x - mean) / std`.
+        std: per channel, for pixels in [0, 1].
         classes: names of the model's outputs, if it is a classifier.
 
     Attributes:
-        layer: what z is, e.g. `input of fc`; can be given again as `layer`.
+        layer: the layers that make up z, e.g. `input of fc`, in the form that the argument `layer` takes.
         latent_dim: K, the length of z.
         parts: the length of each layer's part of z; `(K,)` for one layer.
 
     Raises:
-        InputError: a layer is unknown or its first axis is not the batch, the model does not accept images of
-            this size, or the number of class names is not the number of outputs.
+        InputError: if a layer is unknown or its first axis is not the batch, the model does not accept images of
+            this size, or the number of class names differs from the number of outputs.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 10))
     >>> f = Encoder(net, name="mine", input_size=(8, 8))
@@ -76,18 +76,18 @@ class Encoder(nn.Module):
             if latent.ndim == 0 or len(latent) != len(grey):
                 raise InputError(
                     f"expected the batch as first axis of layer {part!r} of {name}, got shape "
-                    f"{tuple(latent.shape)} for {len(grey)} images: choose another layer"
+                    f"{tuple(latent.shape)} for {len(grey)} images; choose another layer"
                 )
         self.layer = "+".join(self._layers)
         self.parts = tuple(prod(latent.shape[1:]) for latent in latents)
         self.latent_dim = sum(self.parts)
-        # One output is a score, no distribution; and where z is the output there is no head beside it.
+        # A single output is a score rather than a distribution; and if z is the output, the model has no separate head.
         self._has_head = output.ndim == 2 and output.shape[1] > 1 and self._layers != [OUTPUT]
         if classes is not None and output.shape[-1] != len(classes):
             raise InputError(f"expected {output.shape[-1]} class names for {name}, got {len(classes)}")
 
     def forward(self, x: Tensor) -> Tensor:
-        """The latents of images.
+        """Compute the latents of images.
 
         Args:
             x: float `(B, 3, H, W)` in [0, 1].
@@ -96,41 +96,41 @@ class Encoder(nn.Module):
             z, `(B, K)`.
 
         Raises:
-            InputError: the shape is not `(B, 3, *input_size)`.
+            InputError: if the shape is not `(B, 3, *input_size)`.
         """
         return self.latents(self.normalise(x))
 
     def latents(self, normalised: Tensor) -> Tensor:
-        """z, `(B, K)`, of images as the model itself is given them: what `normalise` returns."""
+        """Compute z, `(B, K)`, from images that `normalise` has normalised."""
         _, *latents = record(self.model, self._layers, normalised)
         return torch.cat([latent.reshape(len(normalised), -1) for latent in latents], dim=1)
 
     def classify(self, x: Tensor) -> Tensor | None:
-        """The softmax of the model's 2-D output, or None if the model has no head beside z.
+        """Compute the softmax of the model's 2-D output, or return None if the model has no head besides z.
 
         Args:
             x: float `(B, 3, H, W)` in [0, 1].
 
         Returns:
-            Probabilities `(B, C)`. They mean something only if the model is a classifier.
+            Probabilities `(B, C)`, meaningful only if the model is a classifier.
 
         Raises:
-            InputError: the shape is not `(B, 3, *input_size)`.
+            InputError: if the shape is not `(B, 3, *input_size)`.
         """
         if not self._has_head:
             return None
         return record(self.model, [], self.normalise(x))[0].softmax(dim=1)
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the structure that the model prints, its weights, normalisation, layer and classes.
+        """SHA-256 (hex) of the model's repr, weights, normalisation, layer and class names.
 
-        What two models do in `forward` without printing it is not seen.
+        Differences between two models' `forward` that their repr does not show are not detected.
 
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
         >>> len(Encoder(net, name="mine", input_size=(2, 2)).digest())
         64
         """
-        structure = re.sub(r"0x[0-9a-fA-F]+", "", repr(self.model))  # addresses change with every process
+        structure = re.sub(r"0x[0-9a-fA-F]+", "", repr(self.model))  # memory addresses differ between processes
         sha = hashlib.sha256(f"{structure}\n{self.layer}\n{self.classes}".encode())
         for name, tensor in self.state_dict().items():
             sha.update(f"\n{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -139,18 +139,18 @@ class Encoder(nn.Module):
         return sha.hexdigest()
 
     def normalise(self, x: Tensor) -> Tensor:
-        """What the model itself is given for images.
+        """Normalise images for the model.
 
         Args:
             x: float `(B, 3, H, W)` in [0, 1].
 
         Raises:
-            InputError: the shape is not `(B, 3, *input_size)`; one channel would broadcast to three in silence.
+            InputError: if the shape is not `(B, 3, *input_size)`; a single channel would silently broadcast to three.
         """
         if x.ndim != 4 or tuple(x.shape[1:]) != (3, *self.input_size):
             height, width = self.input_size
             raise InputError(
-                f"expected images of shape (B, 3, {height}, {width}) for {self.name}, got {tuple(x.shape)}: "
+                f"expected images of shape (B, 3, {height}, {width}) for {self.name}, got {tuple(x.shape)}; "
                 "resize them, or load the encoder with size="
             )
         return (x - self.mean) / self.std
@@ -165,7 +165,7 @@ class Encoder(nn.Module):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn whatever a model raises on its first images into one sentence."""
+        """Convert any exception that the model raises on its first images into an InputError."""
         try:
             yield
         except InputError:

@@ -1,7 +1,7 @@
-"""Reading what a model's layers give, and finding the layer that is its latent.
+"""Capture the values of a model's layers, and find the layer to use as the latent.
 
-A layer is named by a string: `NAME`, the output of that submodule; `input of NAME`, its first input; or
-`output`, what the model returns.
+A layer is named by a string: `NAME` is the output of that submodule, `input of NAME` its first input, and
+`output` the model's output.
 """
 
 import dataclasses
@@ -19,20 +19,20 @@ INPUT_OF = "input of "
 
 
 def record(model: nn.Module, layers: Sequence[str], x: Tensor) -> list[Tensor]:
-    """Run the model once and return the model's output, then what each layer gave.
+    """Run the model once and return its output followed by the value of each layer.
 
-    The hooks are on the model during the call only. A module called more than once gives its last call.
+    The hooks are removed when the call ends. For a module called more than once, the last call is recorded.
 
     Args:
-        model: any module of one image argument.
-        layers: names as in this file's heading.
+        model: any module that takes a batch of images as its only argument.
+        layers: names as described at the top of this module.
         x: `(B, 3, H, W)`.
 
     Returns:
-        `1 + len(layers)` tensors, part of the graph.
+        `1 + len(layers)` tensors, attached to the autograd graph.
 
     Raises:
-        InputError: a layer does not exist, is not called, or gives no tensor.
+        InputError: if a layer does not exist, is not called, or returns no tensor.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
     >>> [tuple(t.shape) for t in record(net, ["1", "input of 3"], torch.zeros(4, 3, 2, 2))]
@@ -41,10 +41,10 @@ def record(model: nn.Module, layers: Sequence[str], x: Tensor) -> list[Tensor]:
     seen: dict[str, Tensor] = {}
 
     def keep(layer: str, value: object) -> None:
-        # A copy: a later in-place operation (ReLU, +=) would change the value under our hands.
+        # Cloned, because a later in-place operation (ReLU, +=) would overwrite the recorded value.
         seen[layer] = first_tensor(value, layer).clone()
 
-    with ExitStack() as hooks:  # removes the hooks, also after an exception
+    with ExitStack() as hooks:  # removes the hooks even after an exception
         for layer in layers:
             if layer != OUTPUT:
                 hooks.enter_context(_hook(model, layer, keep))
@@ -56,9 +56,9 @@ def record(model: nn.Module, layers: Sequence[str], x: Tensor) -> list[Tensor]:
 
 
 def find_head(model: nn.Module, x: Tensor) -> str | None:
-    """Name of the last module called that has a 2-D weight `(out, in)` and is given `(B, in)`, or None.
+    """Find the last module called that has a 2-D weight `(out, in)` and receives `(B, in)`; None if there is no such.
 
-    The shape decides, not the class, so that exported models and users' own linear layers are found too.
+    The test is on shapes rather than classes, so that it also works for exported models and custom linear layers.
 
     >>> find_head(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(2, 3, 2, 2))
     '1'
@@ -82,7 +82,7 @@ def find_head(model: nn.Module, x: Tensor) -> str | None:
 
 
 def hookable(model: nn.Module) -> dict[str, nn.Module]:
-    """The submodules by name, without TorchScript ones, on which no hook can be put.
+    """The submodules by name, except TorchScript modules, which do not accept hooks.
 
     >>> list(hookable(nn.Sequential(nn.Flatten(), nn.ReLU())))
     ['0', '1']
@@ -95,7 +95,7 @@ def hookable(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
-    """Raise InputError, with the nearest names, for a layer the model does not have.
+    """Raise InputError, suggesting the nearest names, if the model lacks one of the layers.
 
     >>> check_layers(nn.Sequential(nn.Flatten(), nn.ReLU()), ["input of 1", "output"])
     """
@@ -106,8 +106,8 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
             continue
         if not names:
             raise InputError(
-                f"expected layer=output, got {layer!r}: this model has no layers that can be read "
-                "(TorchScript allows no hooks; load the PyTorch model itself by python: instead)"
+                f"expected layer=output, got {layer!r}; the layers of this model cannot be read "
+                "(TorchScript allows no hooks; load the original PyTorch model with python: instead)"
             )
         near = nearest(name, names, 15)
         more = f" and {len(names) - len(near)} more" if len(names) > len(near) else ""
@@ -115,7 +115,7 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
 
 
 def first_tensor(value: object, source: str) -> Tensor:
-    """The first tensor in a model's output: itself, or inside tuples, mappings and dataclasses.
+    """The first tensor in a model's output, which may be nested in tuples, mappings and dataclasses.
 
     >>> first_tensor({"loss": None, "logits": torch.zeros(2)}, "output")
     tensor([0., 0.])

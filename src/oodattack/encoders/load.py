@@ -1,4 +1,4 @@
-"""One string, one encoder."""
+"""Load any encoder from one string."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,44 +38,44 @@ def load_encoder(
     trust: bool = False,
     device: str | None = None,
 ) -> Encoder:
-    """Load the encoder that a string names, its weights frozen: only images get gradients.
+    """Load an encoder by name and freeze its weights; only images receive gradients.
 
     - `embedded`: EfficientNet-Lite0 with ImageNet weights, from the `demo` extra, without a download.
-    - `torchvision:NAME`: a classifier of torchvision, by default with its best published weights.
-    - `timm:NAME`: a model of timm (the `timm` extra), by default with its pretrained weights.
-    - `python:MODULE:FACTORY`: what the function returns, an `nn.Module`, or an `Encoder`, taken as it is.
-    - `trained:DIR`: what `oodattack train` left in a directory.
-    - `file:PATH`: a model in `.pt2`, TorchScript or pickled, with `trust`; or a state dict, with `factory`.
+    - `torchvision:NAME`: a torchvision classifier, by default with its best published weights.
+    - `timm:NAME`: a timm model (`timm` extra), by default with its pretrained weights.
+    - `python:MODULE:FACTORY`: the `nn.Module` that the function returns; an `Encoder` is used unchanged.
+    - `trained:DIR`: the network that `oodattack train` wrote to a directory.
+    - `file:PATH`: a `.pt2`, TorchScript or pickled model (needs `trust`), or a state dict (needs `factory`).
 
     Args:
         spec: one of these; the options `layer` to `num_classes` may follow: `torchvision:resnet18,weights=none`.
-        layer: the layers whose values are z, joined by `+`; see `Encoder`.
+        layer: the layers that make up z, joined by `+`; see `Encoder`.
         weights: `none` (random), the name of published weights, or a file (`.pth`, `.safetensors`, ...).
         size: input size in pixels: 224, `224`, `32x48` or (32, 48), height first.
-        mean: of each channel for pixels in [0, 1]: three numbers, or `0.485/0.456/0.406`.
+        mean: per channel, for pixels in [0, 1]: three numbers, or `0.485/0.456/0.406`.
         std: likewise.
-        classes: class names, or a text file with one a line.
-        factory: `MODULE:FACTORY`, builds the model whose state dict is in the file.
+        classes: class names, or a text file with one name per line.
+        factory: `MODULE:FACTORY`, a function that builds the model whose state dict is in the file.
         num_classes: 0 removes the classification head, as in timm: a bare encoder, whose z is the model's output.
-        trust: allow formats that can execute code when they are loaded. No spec can grant it.
+        trust: allow formats that can execute code when loaded. This cannot be set from within `spec`.
         device: see `pick_device`.
 
     Returns:
         The encoder in eval mode, on the device.
 
     Raises:
-        InputError: whatever of this is wrong, missing or cannot be fetched.
+        InputError: if any of these is invalid or missing, or a download fails.
 
     >>> f = load_encoder("python:torchvision.models:squeezenet1_1,size=32", layer="features", device="cpu")
     >>> f.layer, f.latent_dim
     ('features', 512)
     """
-    kind, target, written = parse_spec(spec)
+    kind, target, in_spec = parse_spec(spec)
 
     def once(key: str, value: Any, parse: Callable[[Any], Any] = str) -> Any:
-        if value is not None and key in written:
+        if value is not None and key in in_spec:
             raise InputError(f"expected {key} once, got it in {spec!r} and as an option")
-        found = written.get(key) if value is None else value
+        found = in_spec.get(key) if value is None else value
         return None if found is None else parse(found)
 
     options = Options(
@@ -88,7 +88,7 @@ def load_encoder(
         factory=once("factory", factory),
         num_classes=once("num_classes", num_classes, parse_num_classes),
     )
-    place = pick_device(device)
+    picked = pick_device(device)
     source = _source(kind, target, options, spec, trust=trust)
     if isinstance(source.model, Encoder):
         given = ("layer", "size", "mean", "std", "classes", "num_classes")
@@ -97,7 +97,7 @@ def load_encoder(
         encoder.name = spec
     else:
         encoder = _wrap(source, options, spec)
-    return encoder.requires_grad_(False).to(place)
+    return encoder.requires_grad_(False).to(picked)
 
 
 def _source(kind: str, target: str, options: Options, spec: str, *, trust: bool) -> Source:
@@ -125,7 +125,7 @@ def _source(kind: str, target: str, options: Options, spec: str, *, trust: bool)
 def _wrap(source: Source, options: Options, spec: str) -> Encoder:
     size = source.size if options.size is None else options.size
     if size is None:
-        raise InputError(f"expected the input size of {spec!r}, got none: give size=224 or size=HxW")
+        raise InputError(f"expected the input size of {spec!r}, got none; pass size=224 or size=HxW")
     headless = options.num_classes == 0
     if headless:
         options.refuse("a model without a head", "classes")

@@ -1,4 +1,4 @@
-"""Pieces of error messages."""
+"""Helpers for error messages."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 
 
 def nearest(wrong: str, names: Iterable[str], count: int = 5) -> list[str]:
-    """The `count` names most like `wrong`, the nearest first.
+    """The `count` names most similar to `wrong`, most similar first.
 
     >>> nearest("resnet81", ["vgg11", "resnet18", "resnet50"], count=2)
     ['resnet18', 'resnet50']
@@ -15,7 +15,7 @@ def nearest(wrong: str, names: Iterable[str], count: int = 5) -> list[str]:
 
 
 def reason(error: Exception) -> str:
-    """An error's type and the first sentence of its text, to be quoted in ours.
+    """An error's type and the first sentence of its message, to quote in an InputError.
 
     >>> reason(RuntimeError("Shapes differ. See the manual.")), reason(EOFError())
     ('RuntimeError: Shapes differ', 'EOFError')

@@ -1,4 +1,4 @@
-"""Models of the user's own: a Python function, or a file."""
+"""The user's own models: built by a Python function or loaded from a file."""
 
 import importlib
 import sys
@@ -19,7 +19,7 @@ from oodattack.encoders.spec import parse_size
 
 
 def from_python(target: str, weights: str | None, *, trust: bool) -> Source:
-    """What `MODULE:FACTORY` builds, with the weights of a file if given; its `input_size` is used."""
+    """Build a model with `MODULE:FACTORY`, load weights from a file if given, and use the model's `input_size`."""
     factory = import_function(target)
     with here_importable():
         try:
@@ -34,10 +34,10 @@ def from_python(target: str, weights: str | None, *, trust: bool) -> Source:
 
 
 def import_function(target: str) -> Callable[..., Any]:
-    """The function that ``MODULE:FUNCTION`` names, importable from the working directory.
+    """Import ``MODULE:FUNCTION``, also from the working directory.
 
     Raises:
-        InputError: if there is none, with the nearest names.
+        InputError: if it does not exist; the message suggests the nearest names.
 
     >>> import_function("math:sqrt")(4.0)
     2.0
@@ -61,27 +61,27 @@ def import_function(target: str) -> Callable[..., Any]:
 
 
 def from_file(path: str, factory: str | None, *, trust: bool) -> Source:
-    """A model saved whole (exported, TorchScript or pickled), or weights for what `factory` builds."""
+    """Load a complete model (exported, TorchScript or pickled), or weights into the model that `factory` builds."""
     file = existing(path)
     exported = file.suffix == ".pt2"
     if exported or is_torchscript(file):
         if not trust:
             raise InputError(
-                f"expected a file that cannot execute code, got the exported model {path!r}, which can: "
+                f"expected a file that cannot execute code, got the exported model {path!r}, which can; "
                 "pass --trust (trust=True) if you trust the file"
             )
         if factory is not None:
-            raise InputError(f"expected no factory= for {path!r}, which holds its own model: leave it out")
+            raise InputError(f"expected no factory= for {path!r}, which contains a complete model; remove it")
         return _from_program(file) if exported else Source(_load_torchscript(file))
     if factory is not None:
         return from_python(factory, path, trust=trust)
-    # Without trust nothing of the working directory is imported: a `safetensors.py` beside the file is code too.
+    # Without trust, nothing is imported from the working directory: a `safetensors.py` next to the file is code too.
     with here_importable() if trust else nullcontext():
         content = load_file(file, trust=trust)
     if not isinstance(content, nn.Module):
         raise InputError(
-            f"expected a whole model in {path!r}, got {type(content).__name__} (weights alone): "
-            "name the function that builds the model by factory=MODULE:FACTORY"
+            f"expected a complete model in {path!r}, got {type(content).__name__} (weights only); "
+            "name the function that builds the model with factory=MODULE:FACTORY"
         )
     return Source(content, _own_size(content))
 
@@ -89,17 +89,19 @@ def from_file(path: str, factory: str | None, *, trust: bool) -> Source:
 def _from_program(file: Path) -> Source:
     try:
         program = torch.export.load(file)
-        # Unflattened, the layers are modules again and can be read.
+        # Unflattening restores the layers as modules, so that they can be hooked.
         model = torch.export.unflatten(program)
     except Exception as error:
-        raise InputError(f"expected a file of torch.export.save in {str(file)!r}, got {reason(error)}") from error
+        raise InputError(
+            f"expected {str(file)!r} to be a file written by torch.export.save, got {reason(error)}"
+        ) from error
     example = program.example_inputs[0] if program.example_inputs else ()
     return Source(model, parse_size(example[0].shape[-2:]) if example else None)
 
 
 def _load_torchscript(file: Path) -> nn.Module:
     with warnings.catch_warnings():
-        # torch advises to export instead; the file is there already.
+        # torch recommends exporting instead, but the file already exists.
         warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
         warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
         try:
@@ -116,7 +118,7 @@ def _own_size(model: nn.Module) -> tuple[int, int] | None:
 
 @contextmanager
 def here_importable() -> Iterator[None]:
-    """The working directory as a place to import from."""
+    """Temporarily add the working directory to the import path."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

@@ -1,4 +1,4 @@
-"""What every kind of source gives: a model, and what is known of its input."""
+"""The common result of all encoder sources: a model and its input format."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Source:
-    """A model, and what its origin says of it; `size` is None where it says nothing.
+    """A model with the input size, normalisation and class names that its source declares; None where undeclared.
 
-    `headless`: the model was built without a classification head, as asked.
+    `headless`: the model was built without a classification head, as requested.
     """
 
     model: nn.Module

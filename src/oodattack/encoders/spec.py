@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from oodattack.core.errors import InputError
@@ -14,16 +14,16 @@ KINDS = "embedded, torchvision:NAME, timm:NAME, python:MODULE:FACTORY, trained:D
 
 @dataclass(frozen=True)
 class Options:
-    """What may be said of an encoder beside its name; None where the kind's own default holds.
+    """Options of an encoder besides its name; None selects the default of the encoder's kind.
 
     Attributes:
-        layer: the layers that make z, joined by `+`.
+        layer: the layers that make up z, joined by `+`.
         weights: `none`, the name of published weights, or a file.
         size: `(H, W)` in pixels.
-        mean: of each channel, for pixels in [0, 1].
-        std: of each channel, for pixels in [0, 1].
+        mean: per channel, for pixels in [0, 1].
+        std: per channel, for pixels in [0, 1].
         classes: class names, in the order of the model's outputs.
-        factory: `MODULE:FACTORY`, what builds the model for a file of weights.
+        factory: `MODULE:FACTORY`, a function that builds the model for a file of weights.
         num_classes: 0 removes the classification head, as in timm; z is then the model's output.
     """
 
@@ -37,22 +37,23 @@ class Options:
     num_classes: int | None = None
 
     def refuse(self, kind: str, *names: str) -> None:
-        """Raise InputError if one of the named options was given, since `kind` has no use for it.
+        """Raise InputError if one of the named options, which do not apply to `kind`, was given.
 
         >>> Options(layer="fc").refuse("embedded", "weights", "factory")
         """
+        values = asdict(self)
         for name in names:
-            if getattr(self, name) is not None:
-                raise InputError(f"expected no {name}= for {kind}, got {getattr(self, name)!r}: leave it out")
+            if values[name] is not None:
+                raise InputError(f"expected no {name}= for {kind}, got {values[name]!r}; remove it")
 
 
 def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
     """Split a spec into kind, target and options.
 
-    A comma separates only where `key=` follows, so that paths may hold commas.
+    A comma is a separator only if `key=` follows it, so that paths may contain commas.
 
     Raises:
-        InputError: an option is unknown, or given twice.
+        InputError: if an option is unknown or given twice.
 
     >>> parse_spec("torchvision:resnet18,weights=none,layer=layer3+avgpool")
     ('torchvision', 'resnet18', {'weights': 'none', 'layer': 'layer3+avgpool'})
@@ -65,7 +66,7 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
         known = [field.name for field in fields(Options)]
         if key not in known:
             raise InputError(
-                f"expected one of the options {', '.join(known)} in {spec!r}, got {key!r}: "
+                f"expected one of the options {', '.join(known)} in {spec!r}, got {key!r}; "
                 f"did you mean {nearest(key, known, 1)[0]}?"
             )
         if key in options:
@@ -75,10 +76,10 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
 
 
 def parse_size(value: object) -> tuple[int, int]:
-    """`(H, W)` from 224, `224`, `32x48` or (32, 48).
+    """Parse 224, `224`, `32x48` or (32, 48) to `(H, W)`.
 
     Raises:
-        InputError: anything else, or a side below 1.
+        InputError: for anything else, or a side below 1.
 
     >>> parse_size("32x48"), parse_size(224)
     ((32, 48), (224, 224))
@@ -109,10 +110,10 @@ def parse_num_classes(value: int | str) -> int:
 
 
 def parse_channels(key: str, value: str | Sequence[float]) -> tuple[float, ...]:
-    """Three numbers, one a channel, from `0.485/0.456/0.406` or a sequence.
+    """Parse `0.485/0.456/0.406` or a sequence to three numbers, one per channel.
 
     Raises:
-        InputError: not three finite numbers; for `std`, a number that is not positive.
+        InputError: unless there are three finite numbers, which for `std` must be positive.
 
     >>> parse_channels("mean", "0.485/0.456/0.406")
     (0.485, 0.456, 0.406)
@@ -129,10 +130,10 @@ def parse_channels(key: str, value: str | Sequence[float]) -> tuple[float, ...]:
 
 
 def parse_classes(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Class names from a sequence, or from a text file with one name a line.
+    """Class names from a sequence, or from a text file with one name per line.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: if the file cannot be read.
 
     >>> parse_classes(["cat", "dog"])
     ('cat', 'dog')
@@ -143,5 +144,5 @@ def parse_classes(value: str | Sequence[str]) -> tuple[str, ...]:
         return tuple(Path(value).read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"expected classes= to be a text file with one class name a line, got {value!r}: {error}"
+            f"expected classes= to be a text file with one class name per line, got {value!r}: {error}"
         ) from error

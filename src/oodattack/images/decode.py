@@ -1,4 +1,4 @@
-"""One image file of any kind people have, as 8-bit RGB."""
+"""Decode an image file of any common format to 8-bit RGB."""
 
 from io import BytesIO
 from pathlib import Path
@@ -11,25 +11,25 @@ from oodattack.core.errors import InputError
 from oodattack.images import dicom
 from oodattack.images.rgb import check_area, rgb
 
-# Named, so that Pillow never tries the formats that run programs (EPS) or that nobody photographs with.
+# An explicit list keeps Pillow from trying formats that run programs (EPS) or that no camera writes.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 
 
 def decode(source: Path | bytes, *, name: str | None = None) -> Tensor:
     """Read one image: PNG, JPEG, WebP, BMP, TIFF, GIF, PPM/PGM/PBM or DICOM.
 
-    The image comes out as a person expects to see it: turned as its EXIF data say, transparency on white,
-    16-bit and float grey scaled to 8 bits, medical images through their window, the first frame of several.
+    The result is what a viewer would show: rotated according to the EXIF data, transparency composited on white, 16-bit
+    and float greyscale scaled to 8 bits, medical images windowed. Of several frames, the first is read.
 
     Args:
         source: a file, or its content.
-        name: what to call the image in messages; the path if omitted.
+        name: the image's name in error messages; defaults to the path.
 
     Returns:
-        uint8 `(3, H, W)`, RGB, of the file's own size.
+        uint8 `(3, H, W)`, RGB, at the file's native size.
 
     Raises:
-        InputError: "cannot decode NAME: reason", whatever is wrong with the file.
+        InputError: "cannot decode NAME: reason", for any fault in the file.
 
     >>> decode(b"P3 2 1 255  255 0 0  0 0 255")[:, 0].tolist()
     [[255, 0], [0, 0], [0, 255]]
@@ -38,12 +38,12 @@ def decode(source: Path | bytes, *, name: str | None = None) -> Tensor:
     try:
         with source.open("rb") if isinstance(source, Path) else BytesIO(source) as stream:
             return _decode(stream, label)
-    except Exception as error:  # on broken files the decoders raise nearly every type there is
+    except Exception as error:  # on broken files the decoders raise exceptions of almost any type
         raise InputError(f"cannot decode {label}: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:
-    r"""What an exception says, in one line, without the traceback that pydicom puts in its messages.
+    r"""An exception's message on one line, without the traceback that pydicom includes in its messages.
 
     >>> reason(FileNotFoundError(2, "No such file or directory", "a.png"))
     'No such file or directory'
@@ -66,5 +66,5 @@ def _decode(stream: BinaryIO, label: str) -> Tensor:
     except UnidentifiedImageError as error:
         raise InputError(f"expected {', '.join(FORMATS)} or DICOM, got something else") from error
     with image:
-        check_area(*image.size)  # known from the header: no pixel has been decoded yet
+        check_area(*image.size)  # read from the header, before any pixel is decoded
         return rgb(ImageOps.exif_transpose(image))

@@ -1,4 +1,4 @@
-"""DICOM, the file format of medical images, as a radiologist's screen would show it."""
+"""Read DICOM, the file format of medical images, as a radiology viewer displays it."""
 
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,7 +15,7 @@ SUFFIXES = (".dcm", ".dicom")
 
 
 def is_dicom(stream: BinaryIO) -> bool:
-    """Whether the file says that it is DICOM: "DICM" after 128 free bytes. Leaves `stream` at its start.
+    """Whether the file has the DICOM magic, "DICM" after a 128-byte preamble. Rewinds `stream`.
 
     >>> import io
     >>> is_dicom(io.BytesIO(bytes(128) + b"DICM"))
@@ -27,14 +27,14 @@ def is_dicom(stream: BinaryIO) -> bool:
 
 
 def read_dicom(stream: BinaryIO) -> Tensor:
-    """The first frame of a DICOM file, uint8 `(3, H, W)`, RGB.
+    """Read the first frame of a DICOM file, uint8 `(3, H, W)`, RGB.
 
-    Grey frames go through the modality rescale, then the file's first window, else its look-up table; without
-    a window the smallest value becomes black and the largest white. MONOCHROME1 is inverted.
+    The modality rescale is applied to greyscale frames, then the file's first window or, failing that, its look-up
+    table. Without either, the smallest value becomes black and the largest white. MONOCHROME1 is inverted.
 
     Raises:
-        InputError: if pydicom is missing, or the file holds no image. Broken files raise whatever pydicom
-            raises; `decode` makes one kind of error of it.
+        InputError: if pydicom is missing or the file contains no image. Broken files raise whatever pydicom
+            raises; `decode` converts that to an InputError.
     """
     try:
         import pydicom
@@ -43,7 +43,7 @@ def read_dicom(stream: BinaryIO) -> Tensor:
     except ImportError as error:
         raise InputError("reading DICOM needs pydicom: pip install 'oodattack[dicom]'") from error
 
-    # force: old archives write DICOM without the magic; then the transfer syntax may be missing as well.
+    # force=True: old archives write DICOM without the magic; the transfer syntax may then be missing as well.
     dataset = pydicom.dcmread(stream, force=True)
     if "Rows" not in dataset or "Columns" not in dataset:
         raise InputError("it is not DICOM, or DICOM without an image")
@@ -62,7 +62,7 @@ def read_dicom(stream: BinaryIO) -> Tensor:
 
 
 def _plain_syntax(implicit: bool, little_endian: bool) -> "UID":
-    """The uncompressed transfer syntax that a file was read by."""
+    """The uncompressed transfer syntax that matches the encoding a file was read with."""
     from pydicom import uid
 
     if implicit:
@@ -75,8 +75,8 @@ def _grey(frame: np.ndarray[Any, Any], dataset: Any) -> np.ndarray[Any, np.dtype
 
     values = apply_rescale(frame, dataset)
     if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
-        # pydicom maps the window to the range of stored values: what becomes of -inf and inf tells which.
-        with np.errstate(over="ignore"):  # a sigmoid window far below its centre: exp overflows, 1 / inf = 0
+        # pydicom maps the window to the range of stored values; windowing -inf and inf reveals that range.
+        with np.errstate(over="ignore"):  # far below the centre of a sigmoid window, exp overflows and 1 / inf = 0
             values = apply_windowing(np.append(values, [-np.inf, np.inf]), dataset)
         low, high = values[-2:]
         return levels(values[:-2].reshape(frame.shape), float(low), float(high))

@@ -1,4 +1,4 @@
-"""Images that are files: in a folder, behind a pattern, in a list."""
+"""Image files: in a folder, matching a pattern, or named in a list."""
 
 import hashlib
 import os
@@ -19,12 +19,12 @@ SUFFIXES = (*_PHOTOS, *dicom.SUFFIXES)
 
 @dataclass(frozen=True)
 class FileSource:
-    """Image files, decoded one by one when they are asked for.
+    """Image files, decoded one at a time on demand.
 
     Attributes:
-        spec: what the user wrote.
-        names: '/'-joined paths, sorted, relative to `root`.
-        root: the folder that the names start from.
+        spec: the string that the user gave.
+        names: sorted paths relative to `root`, with '/' as separator.
+        root: the folder that the names are relative to.
     """
 
     spec: str
@@ -34,7 +34,7 @@ class FileSource:
     def __post_init__(self) -> None:
         try:
             "\n".join(self.names).encode()
-        except UnicodeEncodeError as error:  # Linux allows any bytes in a name; tables and JSON do not
+        except UnicodeEncodeError as error:  # Linux allows any bytes in a file name; tables and JSON do not
             name = error.object[: error.end].rpartition("\n")[2]
             raise InputError(f"expected file names in UTF-8, got one that starts with {name!a}; rename it") from error
 
@@ -42,15 +42,15 @@ class FileSource:
         return len(self.names)
 
     def read(self, index: int) -> Tensor:
-        """Image `index`, uint8 `(3, H, W)`, native size."""
+        """Image `index` at its native size, uint8 `(3, H, W)`."""
         return decode(self.root / self.names[index])
 
     def labels(self, indices: Sequence[int]) -> Labels:
-        """The folders that the images are in."""
+        """The name of each image's folder."""
         return by_folder(self.names, indices)
 
     def digest(self) -> str:
-        """SHA-256 over names and sizes in bytes; a missing file counts as a size of its own."""
+        """SHA-256 of the names and sizes in bytes; a missing file has size -1."""
         total = hashlib.sha256()
         for name in self.names:
             total.update(f"{name}\0{size_in_bytes(self.root / name)}\n".encode())
@@ -58,7 +58,7 @@ class FileSource:
 
 
 def numbered(prefix: str, count: int) -> list[str]:
-    """Names for images that have none, in an order that sorting keeps.
+    """Generate names for unnamed images, zero-padded so that sorting keeps their order.
 
     >>> numbered("cifar10", 2)
     ['cifar10/00000', 'cifar10/00001']
@@ -68,7 +68,7 @@ def numbered(prefix: str, count: int) -> list[str]:
 
 
 def size_in_bytes(path: Path) -> int:
-    """The size of a file, or -1 where there is none to be seen.
+    """The size of a file, or -1 if it does not exist or cannot be accessed.
 
     >>> size_in_bytes(Path("/no/such/file"))
     -1
@@ -80,7 +80,7 @@ def size_in_bytes(path: Path) -> int:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 over a file's name and its size in bytes.
+    """SHA-256 of a file's name and its size in bytes.
 
     >>> digest_of(Path("/a/no_such.npy")) == digest_of(Path("/b/no_such.npy"))
     True
@@ -89,9 +89,9 @@ def digest_of(path: Path) -> str:
 
 
 def in_folder(folder: Path) -> list[str]:
-    """All files below a folder but hidden ones, relative to it, in a stable order.
+    """List all files below a folder except hidden ones, relative to it, in a stable order.
 
-    Links are followed, but no folder is entered twice: a loop ends.
+    Symbolic links are followed, but no folder is visited twice, so link cycles terminate.
 
     Raises:
         InputError: if a folder cannot be read.
@@ -115,7 +115,7 @@ def in_folder(folder: Path) -> list[str]:
 
 
 def matching(pattern: str) -> tuple[Path, list[str]]:
-    """The folder a glob pattern starts from, and the files in it that match, hidden ones aside.
+    """Split a glob pattern into its fixed root folder and the matching files below it, except hidden ones.
 
     Raises:
         InputError: if the pattern is malformed.
@@ -134,16 +134,16 @@ def matching(pattern: str) -> tuple[Path, list[str]]:
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a path has glob signs in it.
+    """Whether a path contains glob characters.
 
     >>> is_pattern("imgs/**/*.png"), is_pattern("imgs/a.png")
     (True, False)
     """
-    return any(sign in text for sign in "*?[")
+    return any(character in text for character in "*?[")
 
 
 def listed(path: Path) -> Iterator[str]:
-    """The paths in a text file, one a line, without blank lines and # comments.
+    """The paths in a text file, one per line; blank lines and # comments are skipped.
 
     Raises:
         InputError: if the file is not text.
@@ -158,7 +158,7 @@ def listed(path: Path) -> Iterator[str]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is one to decode: by its suffix, or without one, because it says that it is DICOM.
+    """Whether a file is an image, judged by its suffix, or by the DICOM magic if it has no suffix.
 
     >>> is_image(Path("a/b.JPG")), is_image(Path("notes.md"))
     (True, False)
@@ -166,7 +166,7 @@ def is_image(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:
         return True
-    # Scanners name files by numbers with dots in them (1.2.840.113): that is no suffix.
+    # Scanners name files by dotted numbers (1.2.840.113); the last part is not a suffix.
     if suffix and not suffix[1:].isdigit():
         return False
     try:

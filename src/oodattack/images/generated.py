@@ -1,4 +1,4 @@
-"""Start images that are computed: noise, spiral, checkerboard, one colour."""
+"""Generated start images: noise, spiral, checkerboard, solid colour."""
 
 import math
 import re
@@ -13,18 +13,18 @@ KINDS = ("noise", "noise:gaussian", "spiral", "spiral:gray", "checkerboard:RxC",
 
 
 def generate(spec: str, size: tuple[int, int], seed: int) -> Tensor | None:
-    """The generated image of that name, or None where no generator has the name.
+    """Generate the start image with the given name, or return None if no generator has that name.
 
     Args:
         spec: one of `KINDS`, with numbers for R and C and a colour name or #rrggbb for COLOUR.
         size: `(h, w)` in pixels.
-        seed: of the noise; the other images do not depend on it.
+        seed: seed of the noise; the other images do not depend on it.
 
     Returns:
         uint8 `(3, h, w)`, RGB.
 
     Raises:
-        InputError: if the name is known and what follows it is not.
+        InputError: if the name is known but its option is not.
 
     >>> generate("checkerboard:2x2", (2, 2), seed=0)[0].tolist()
     [[0, 255], [255, 0]]
@@ -46,7 +46,7 @@ def generate(spec: str, size: tuple[int, int], seed: int) -> Tensor | None:
         case "solid", _:
             return _solid(option, size)
         case (("noise" | "spiral"), _):
-            raise InputError(f"expected {kind} as in {', '.join(KINDS)}, got {spec!r}")
+            raise InputError(f"expected one of {', '.join(KINDS)}, got {spec!r}")
     return None
 
 
@@ -59,7 +59,7 @@ def _bytes(values: Tensor) -> Tensor:
 
 
 def _spiral(size: tuple[int, int], *, colours: bool) -> Tensor:
-    """Two arms, three turns; channels a third of a wave apart; grey at the centre, where the arms meet."""
+    """Two arms, three turns, channels a third of a wave apart, fading to grey at the centre where the arms meet."""
     h, w = size
     y = (torch.arange(h) - (h - 1) / 2)[:, None] / min(h, w) * 2
     x = (torch.arange(w) - (w - 1) / 2)[None] / min(h, w) * 2
@@ -75,7 +75,7 @@ def _checkerboard(option: str, size: tuple[int, int]) -> Tensor:
     rows, columns = (int(group) for group in found.groups()) if found else (0, 0)
     if not (1 <= rows <= size[0] and 1 <= columns <= size[1]):
         raise InputError(
-            f"expected checkerboard:RxC, R of 1 to {size[0]} and C of 1 to {size[1]} squares as in "
+            f"expected checkerboard:RxC with R from 1 to {size[0]} and C from 1 to {size[1]}, such as "
             f"checkerboard:8x8, got 'checkerboard:{option}'"
         )
     row = torch.arange(size[0])[:, None] * rows // size[0]
@@ -87,5 +87,5 @@ def _solid(option: str, size: tuple[int, int]) -> Tensor:
     try:
         colour = ImageColor.getcolor(option, "RGB")
     except ValueError as error:
-        raise InputError(f"expected a colour as in solid:gray or solid:#ff8000, got 'solid:{option}'") from error
+        raise InputError(f"expected a colour such as solid:gray or solid:#ff8000, got 'solid:{option}'") from error
     return torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, *size).clone()

@@ -1,4 +1,4 @@
-"""What class an image is of: its folder, or what a data set says."""
+"""Class labels of images, from their folders or from a data set."""
 
 import operator
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,8 @@ class Labels:
     """The classes of some of a source's images.
 
     Attributes:
-        names: of each image's class; a class that has a number alone has it as its name.
-        classes: all names, in the order of their numbers; None where classes are numbers alone.
+        names: the name of each image's class; a class without a name is named by its number.
+        classes: all class names, in the order of their numbers; None if classes only have numbers.
     """
 
     names: tuple[str, ...]
@@ -21,7 +21,7 @@ class Labels:
 
 
 def by_folder(names: Sequence[str], indices: Iterable[int]) -> Labels:
-    """Classes are the folders that images are in, in sorted order.
+    """Take the name of each image's folder as its class; classes are sorted.
 
     >>> by_folder(["a/dog/1.png", "b/cat/1.png", "b/dog/2.png"], [0, 2])
     Labels(names=('dog', 'dog'), classes=('cat', 'dog'))
@@ -31,12 +31,12 @@ def by_folder(names: Sequence[str], indices: Iterable[int]) -> Labels:
 
 
 def by_number(numbers: Iterable[Any], classes: Sequence[Any] | None = None) -> Labels | None:
-    """Classes that are told by their numbers, from 0; None where something else is told.
+    """Labels from class numbers, counted from 0; None if the values are not class numbers.
 
     Args:
-        numbers: of each image: whole numbers of any kind.
-        classes: their names, if known; several names of a class may be a tuple. Names that two classes share are of
-            no use, and left out.
+        numbers: the class number of each image, as integers of any type.
+        classes: the class names, if known; a class with several names may give them as a tuple. If two classes share
+            a name, the names are ignored.
 
     >>> by_number([1, 0], ["cat", "dog"])
     Labels(names=('dog', 'cat'), classes=('cat', 'dog'))

@@ -1,4 +1,4 @@
-"""Public data sets, by torchvision."""
+"""Public data sets, read through torchvision."""
 
 import difflib
 import hashlib
@@ -22,12 +22,12 @@ PREFIX = "torchvision:"
 
 @dataclass(frozen=True)
 class PublicSource:
-    """The images of a data set of torchvision.
+    """The images of a torchvision data set.
 
     Attributes:
-        spec: what the user wrote.
+        spec: the string that the user gave.
         names: NAME/INDEX.
-        dataset: the data set itself.
+        dataset: the torchvision data set.
     """
 
     spec: str
@@ -38,7 +38,7 @@ class PublicSource:
         return len(self.names)
 
     def read(self, index: int) -> Tensor:
-        """Image `index`, uint8 `(3, H, W)`, native size."""
+        """Image `index` at its native size, uint8 `(3, H, W)`."""
         name = self.names[index]
         try:
             item = self.dataset[index]
@@ -50,9 +50,10 @@ class PublicSource:
         return rgb(image)
 
     def labels(self, indices: Sequence[int]) -> Labels | None:
-        """What the data set says; one that does not list it decodes these images for it."""
-        told: list[Any] = [getattr(self.dataset, name, None) for name in ("targets", "labels", "_labels")]
-        numbers = next((one for one in told if hasattr(one, "__len__") and len(one) == len(self)), None)
+        """The data set's own labels; if it has no list of them, the images are decoded to get them."""
+        # Torchvision's data sets have no common attribute for labels.
+        lists: list[Any] = [getattr(self.dataset, name, None) for name in ("targets", "labels", "_labels")]
+        numbers = next((one for one in lists if hasattr(one, "__len__") and len(one) == len(self)), None)
         try:
             found = [self.dataset[i][1] if numbers is None else numbers[i] for i in indices]
         except Exception as error:  # whatever a data set's own loader raises
@@ -60,20 +61,20 @@ class PublicSource:
         return by_number(found, getattr(self.dataset, "classes", None))
 
     def digest(self) -> str:
-        """SHA-256 over the data set's name and split, and its length."""
+        """SHA-256 of the data set's name, split and length."""
         return hashlib.sha256(f"{self.spec}\0{len(self)}".encode()).hexdigest()
 
 
 def open_public(spec: str, root: Path, *, download: bool) -> PublicSource:
-    """A data set of torchvision: `torchvision:NAME` or `torchvision:NAME:SPLIT`, the test split if not said.
+    """Open a torchvision data set: `torchvision:NAME[:SPLIT]`, by default the test split.
 
     Args:
-        spec: e.g. "torchvision:CIFAR10:test".
+        spec: for example "torchvision:CIFAR10:test".
         root: the folder where torchvision keeps its data sets.
-        download: whether to fetch what is not there.
+        download: whether to download missing files.
 
     Raises:
-        InputError: if there is no such data set or split, it is not in `root`, or the download fails.
+        InputError: if the data set or split does not exist, is missing from `root`, or the download fails.
 
     >>> source = open_public("torchvision:FakeData", Path("data"), download=False)
     >>> source.names[12], source.read(12).shape
@@ -91,10 +92,10 @@ def open_public(spec: str, root: Path, *, download: bool) -> PublicSource:
         dataset = kind(**options)
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"cannot open {spec}: {reason(error)}") from error
-    except Exception as error:  # each data set has its own way to miss its files
+    except Exception as error:  # each data set reports missing files in its own way
         if download:
             raise InputError(
-                f"downloading {spec} to {root} failed: {reason(error)}; check the network, or put them there"
+                f"downloading {spec} to {root} failed: {reason(error)}; check the network, or copy the files there"
             ) from error
         raise InputError(f"{spec} was not found in {root} ({reason(error)}); pass --download or --data-root") from error
     return PublicSource(spec, tuple(numbered(name.lower(), len(dataset))), dataset)
@@ -109,11 +110,11 @@ def _dataset_class(name: str) -> Any:
     lower = {key.lower(): key for key in known}
     near = [lower[key] for key in difflib.get_close_matches(name.lower(), lower)]
     hint = f"did you mean {' or '.join(near)}?" if near else "see torchvision.datasets for the names"
-    raise InputError(f"expected a data set of torchvision, got {name!r}; {hint}")
+    raise InputError(f"expected a torchvision data set, got {name!r}; {hint}")
 
 
 def _parameters(kind: type) -> set[str]:
-    """What the constructor takes; where it hands **kwargs on, what its parents take as well."""
+    """The parameters of the constructor, including those of its parents if it passes **kwargs on."""
     names: set[str] = set()
     for parent in kind.__mro__:
         if "__init__" not in vars(parent):
@@ -130,9 +131,9 @@ def _split_options(name: str, split: str, parameters: set[str]) -> dict[str, Any
     if "split" in parameters:
         options["split"] = split or "test"
     elif "train" in parameters and split not in ("", "train", "test"):
-        raise InputError(f"expected split train or test of {name}, got {split!r}")
+        raise InputError(f"expected split train or test for {name}, got {split!r}")
     elif "train" not in parameters and split:
-        raise InputError(f"expected {PREFIX}{name} alone, got split {split!r}: this data set has none")
+        raise InputError(f"expected {PREFIX}{name} alone, got split {split!r}; this data set has no splits")
     if "train" in parameters:
         options["train"] = split == "train"
     return options

@@ -1,4 +1,4 @@
-"""From the many ways a pixel is stored to 8-bit RGB."""
+"""Convert any pixel format to 8-bit RGB."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from oodattack.core.errors import InputError
 
 
 def check_area(width: int, height: int) -> None:
-    """Refuse an image without pixels, and one so large that it must be a decompression bomb.
+    """Reject an image without pixels, or one large enough to be a decompression bomb.
 
     Raises:
-        InputError: if a side is 0, or there are more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        InputError: if a side is 0, or the image has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
 
     >>> check_area(640, 480)
     """
@@ -25,14 +25,14 @@ def check_area(width: int, height: int) -> None:
     if limit is not None and width * height > limit:
         raise InputError(
             f"expected at most {limit} pixels, got {width} x {height}; "
-            "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
+            "resize it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
         )
 
 
 def levels(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Numbers to 8-bit levels: `low` becomes 0, `high` 255, linear between, clipped outside.
+    """Scale values to 8-bit levels: `low` maps to 0, `high` to 255, linearly in between and clipped outside.
 
-    Where `low == high` there is nothing to tell apart, and everything becomes 0.
+    If `low == high`, every value maps to 0.
 
     Raises:
         InputError: if a value is NaN or infinite.
@@ -49,7 +49,7 @@ def levels(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """Grey `(H, W)` or colour `(H, W, 3)` to a uint8 tensor `(3, H, W)` of its own.
+    """Copy a greyscale `(H, W)` or colour `(H, W, 3)` array to a uint8 tensor `(3, H, W)`.
 
     >>> to_tensor(np.zeros((2, 5), np.uint8)).shape
     torch.Size([3, 2, 5])
@@ -60,13 +60,13 @@ def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def rgb(image: Image.Image) -> Tensor:
-    """A Pillow image of any mode as a person would see it: uint8 `(3, H, W)`, RGB.
+    """Convert a Pillow image of any mode to the RGB that a viewer would show, uint8 `(3, H, W)`.
 
-    Transparency lies on white. 16-bit grey is divided by 257; float grey is read as [0, 1]. Values beyond
-    those ranges are stretched, the smallest to 0 and the largest to 255.
+    Transparency is composited on white. 16-bit greyscale is divided by 257; float greyscale is taken as [0, 1]. If any
+    value is outside that range, the values are stretched so that the smallest becomes 0 and the largest 255.
 
     Raises:
-        InputError: if the image has NaN or infinite pixels.
+        InputError: if a pixel is NaN or infinite.
 
     >>> rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).flatten().tolist()
     [255, 255, 255]

@@ -1,4 +1,4 @@
-"""Images to another size, and back into a file."""
+"""Resize images and encode them as PNG."""
 
 from io import BytesIO
 
@@ -12,17 +12,17 @@ from oodattack.images.rgb import to_tensor
 
 
 def fit(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize the image until it just covers `size` (bicubic, antialiased), then crop the centre.
+    """Resize the image until it just covers `size` (bicubic, antialiased), then centre-crop it.
 
-    The same as a resize of the shorter side followed by a centre crop, without ever holding what the crop
-    throws away: a strip of 1 x 100000 pixels is no danger.
+    Equivalent to resizing the shorter side and centre-cropping, but the part outside the crop is never
+    allocated, so a strip of 1 x 100000 pixels is safe.
 
     Args:
         image: uint8 `(3, H, W)`.
         size: `(h, w)` in pixels.
 
     Returns:
-        uint8 `(3, h, w)`; the image itself where it has that size already.
+        uint8 `(3, h, w)`; the image itself if it already has that size.
 
     Raises:
         InputError: if the image is not uint8 `(3, H, W)`, or a side of `size` is below 1.
@@ -35,7 +35,7 @@ def fit(image: Tensor, size: tuple[int, int]) -> Tensor:
     (height, width), (h, w) = image.shape[1:], size
     if (height, width) == (h, w):
         return image
-    # The size after resizing, rounded as torchvision does; the box is the crop seen from the original image.
+    # The size after resizing, rounded as in torchvision; the box is the crop in coordinates of the original image.
     if h * width >= w * height:
         tall, wide = h, max(w, h * width // height)
     else:
@@ -47,7 +47,7 @@ def fit(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def encode_png(image: Tensor) -> bytes:
-    """The image as a PNG file; `decode` gives exactly the same image back.
+    """Encode the image as PNG; `decode` restores exactly the same pixels.
 
     Args:
         image: uint8 `(3, H, W)`.
@@ -65,10 +65,10 @@ def encode_png(image: Tensor) -> bytes:
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Refuse a size that no image has.
+    """Reject an invalid image size.
 
     Raises:
-        InputError: unless `size` is two whole numbers of at least 1.
+        InputError: unless `size` is two integers of at least 1.
 
     >>> check_size((224, 224))
     """

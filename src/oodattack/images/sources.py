@@ -1,4 +1,4 @@
-"""One string names any collection of images."""
+"""Open any collection of images from one string."""
 
 import difflib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from oodattack.images import arrays, files, idx, public, tables
 from oodattack.images.decode import reason
 from oodattack.images.labels import Labels
 
-LISTS = (".txt", ".lst")
+LIST_SUFFIXES = (".txt", ".lst")
 
 
 class ImageSource(Protocol):
@@ -20,36 +20,36 @@ class ImageSource(Protocol):
 
     @property
     def spec(self) -> str:
-        """What the user wrote."""
+        """The string that the user gave."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name an image: unique, sorted, the same each time."""
+        """One unique name per image, sorted and reproducible."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> Tensor:
-        """Image `index`, uint8 `(3, H, W)`, native size; InputError where it cannot be decoded."""
+        """Image `index` at its native size, uint8 `(3, H, W)`; raises InputError if it cannot be decoded."""
 
     def labels(self, indices: Sequence[int]) -> Labels | None:
-        """The classes of these images; None where the source tells none."""
+        """The classes of these images, or None if the source has no labels."""
 
     def digest(self) -> str:
-        """SHA-256 in hex of what there is to read: another value means that the images have changed."""
+        """SHA-256 (hex) of what the source holds; a different value means that the images have changed."""
 
 
 def open_images(spec: str | Path, *, data_root: Path | None = None, download: bool = False) -> ImageSource:
-    """Open a collection of images. Nothing is decoded before it is read.
+    """Open a collection of images. Images are decoded only when they are read.
 
     Args:
-        spec: a folder (searched to the bottom), an image file, a .txt or .lst file of paths, a glob pattern,
-            a Parquet or Arrow file or a folder or pattern of them, a file in MNIST's idx format or of a NumPy array
-            (or the folder it is in), or `torchvision:NAME[:SPLIT]`.
-        data_root: the folder of torchvision's data sets; `data` if omitted.
-        download: whether torchvision may fetch a data set that is not there.
+        spec: a folder (searched recursively), an image file, a .txt or .lst file of paths, a glob pattern,
+            a Parquet or Arrow file (or a folder or pattern of them), a file in MNIST's idx format, a NumPy array
+            file (or the folder that contains it), or `torchvision:NAME[:SPLIT]`.
+        data_root: the folder of torchvision's data sets; defaults to `data`.
+        download: whether torchvision may download a missing data set.
 
     Raises:
-        InputError: if there is nothing to read, saying what was expected.
+        InputError: if no images are found; the message says what was expected.
 
     >>> import tempfile, torch
     >>> from oodattack.images import encode_png
@@ -84,11 +84,11 @@ def _open_file(spec: str, path: Path) -> ImageSource:
         return tables.open_tables(spec, path.parent, [path.name])
     if _is_array(path.name):
         return _open_array(spec, path)
-    if path.suffix.lower() not in LISTS:
+    if path.suffix.lower() not in LIST_SUFFIXES:
         return files.FileSource(spec, (path.name,), path.parent)
     names = tuple(sorted(set(files.listed(path))))
     if not names:
-        raise InputError(f"expected a path of an image in each line of {path}, got none")
+        raise InputError(f"expected one image path per line in {path}, got none")
     return files.FileSource(spec, names, path.parent)
 
 
@@ -109,7 +109,7 @@ def _open_many(spec: str, root: Path, found: list[str]) -> ImageSource:
         raise InputError(f"expected one file of many images in {spec}, got {len(stacks)}; name one: {root / stacks[0]}")
     what = f"{len(found)} other files" if found else "no files at all"
     known = " ".join((*files.SUFFIXES, *tables.SUFFIXES, *idx.SUFFIXES, arrays.SUFFIX))
-    raise InputError(f"expected images in {spec}, got {what}; read are {known}")
+    raise InputError(f"expected images in {spec}, got {what}; supported are {known}")
 
 
 def _is_array(name: str) -> bool:
@@ -121,13 +121,13 @@ def _open_array(spec: str, path: Path) -> ImageSource:
 
 
 def _is_table(name: str) -> bool:
-    # `datasets` leaves what its maps and shuffles computed beside the data, in files of the same format.
+    # `datasets` caches the results of maps and shuffles next to the data, in files of the same format.
     path = PurePath(name)
     return path.suffix.lower() in tables.SUFFIXES and not path.name.startswith("cache-")
 
 
 def near(path: Path) -> list[str]:
-    """Files beside a missing one whose names are much like its own.
+    """Existing files in the same folder whose names resemble that of a missing one.
 
     >>> near(Path("/no/such/folder"))
     []
@@ -139,11 +139,11 @@ def near(path: Path) -> list[str]:
     return [str(path.parent / name) for name in difflib.get_close_matches(path.name, names)]
 
 
-def evenly(there: int, limit: int) -> list[int]:
-    """Indices of at most ``limit`` of so many images, evenly spaced.
+def evenly(total: int, limit: int) -> list[int]:
+    """Choose at most ``limit`` evenly spaced indices out of ``total``.
 
     >>> evenly(10, 4)
     [0, 2, 5, 7]
     """
-    limit = min(limit, there)
-    return [i * there // limit for i in range(limit)]
+    limit = min(limit, total)
+    return [i * total // limit for i in range(limit)]

@@ -1,4 +1,4 @@
-"""Where the attack starts: one image for all x_in, or many in turn."""
+"""Start images of the attack: one for all x_in, or several used in turn."""
 
 import difflib
 import hashlib
@@ -18,21 +18,21 @@ from oodattack.images.sources import ImageSource, near, open_images
 
 
 class StartSource(Protocol):
-    """Start images, one for each x_in."""
+    """Start images, one per x_in."""
 
     @property
     def spec(self) -> str:
-        """What the user wrote."""
+        """The string that the user gave."""
 
     @property
     def name(self) -> str:
-        """The same, short, and good as a file name."""
+        """A short form of `spec` that is safe as a file name."""
 
     def get(self, index: int) -> tuple[str, Tensor]:
-        """Name and image, uint8 `(3, h, w)`, of the start for the x_in number `index`."""
+        """Name and image, uint8 `(3, h, w)`, of the start for x_in number `index`."""
 
     def digest(self) -> str:
-        """SHA-256 in hex: another value means other start images."""
+        """SHA-256 (hex); a different value means different start images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +44,18 @@ class OneStart:
     label: str
     image: Tensor
 
-    def get(self, index: int) -> tuple[str, Tensor]:  # noqa: ARG002 - the same for all
+    def get(self, index: int) -> tuple[str, Tensor]:  # noqa: ARG002 - every x_in has the same start
         """Name and image of the start, uint8 `(3, h, w)`."""
         return self.label, self.image
 
     def digest(self) -> str:
-        """SHA-256 over the pixels."""
+        """SHA-256 of the PNG-encoded start."""
         return hashlib.sha256(encode_png(self.image)).hexdigest()
 
 
 @dataclass(frozen=True)
 class ManyStarts:
-    """Starts in turn, or drawn by lot."""
+    """Several starts, used in turn or drawn at random."""
 
     spec: str
     name: str
@@ -65,17 +65,17 @@ class ManyStarts:
     order: Literal["cycle", "sample"]
 
     def get(self, index: int) -> tuple[str, Tensor]:
-        """Name and image, uint8 `(3, h, w)`, of the start for the x_in number `index`."""
+        """Name and image, uint8 `(3, h, w)`, of the start for x_in number `index`."""
         if self.order == "sample":
-            # A hash, not a generator: a lot depends neither on other calls nor on a library's version.
+            # A hash, unlike a generator, depends neither on other calls nor on a library's version.
             index = int.from_bytes(hashlib.sha256(f"{self.seed}/{index}".encode()).digest())
         index %= len(self.source)
         return self.source.names[index], fit(self.source.read(index), self.size)
 
     def digest(self) -> str:
-        """SHA-256 over the source, the size and the order."""
-        told = f"{self.source.digest()}\0{self.size}\0{self.order}"
-        return hashlib.sha256((told + f"\0{self.seed}" * (self.order == "sample")).encode()).hexdigest()
+        """SHA-256 of the source, the size and the order."""
+        identity = f"{self.source.digest()}\0{self.size}\0{self.order}"
+        return hashlib.sha256((identity + f"\0{self.seed}" * (self.order == "sample")).encode()).hexdigest()
 
 
 def open_starts(
@@ -91,15 +91,15 @@ def open_starts(
 
     Args:
         spec: `noise`, `noise:gaussian`, `spiral`, `spiral:gray`, `checkerboard:RxC`, `solid:COLOUR`, or a
-            file or collection. A file named noise is meant by `./noise`, or by a `Path`.
-        size: `(h, w)` in pixels of the images to hand out.
-        seed: of the noise, and of the lots.
-        order: many images in turn ("cycle"), or drawn by lot for each index ("sample").
-        data_root: the folder of torchvision's data sets; `data` if omitted.
-        download: whether torchvision may fetch a data set that is not there.
+            file or collection. To open a file named noise, pass `./noise` or a `Path`.
+        size: `(h, w)` in pixels of the images returned.
+        seed: seed of the noise and of the random order.
+        order: use several images in turn ("cycle"), or draw one at random for each index ("sample").
+        data_root: the folder of torchvision's data sets; defaults to `data`.
+        download: whether torchvision may download a missing data set.
 
     Raises:
-        InputError: if there is no such start, or a single one cannot be decoded.
+        InputError: if the start does not exist, or is a single image that cannot be decoded.
 
     >>> start = open_starts("checkerboard:8x8", size=(224, 224))
     >>> start.name, start.get(3)[1].shape
@@ -130,4 +130,4 @@ def _unknown(spec: str) -> str:
     kinds = {kind.partition(":")[0]: kind for kind in KINDS}
     hints = [kinds[key] for key in difflib.get_close_matches(spec.partition(":")[0].lower(), kinds)] + near(Path(spec))
     hint = f"did you mean {' or '.join(hints)}? " if hints else ""
-    return f"expected a file, folder or generated start, got {spec!r}; {hint}Generated are {', '.join(KINDS)}"
+    return f"expected a file, folder or generated start, got {spec!r}; {hint}Generated starts: {', '.join(KINDS)}"

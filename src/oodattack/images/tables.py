@@ -1,4 +1,4 @@
-"""Images in the rows of Parquet files, or of the Arrow files that `datasets` saves."""
+"""Images in the rows of Parquet files or of Arrow files saved by `datasets`."""
 
 import hashlib
 import json
@@ -22,15 +22,15 @@ SUFFIXES = (".parquet", ".arrow")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that are read together: a row group of a Parquet file, or an Arrow file (mapped, not loaded).
+    """Rows that are read together: a row group of a Parquet file, or a memory-mapped Arrow file.
 
     Attributes:
         path: the file.
-        group: which row group.
-        column: the column with the images.
-        first: the index of its first row among all rows of the source.
-        rows: how many.
-        changed: when the file was last written, so that a rewritten file is not served from the cache.
+        group: index of the row group.
+        column: name of the image column.
+        first: index of the chunk's first row among all rows of the source.
+        rows: number of rows.
+        changed: the file's modification time (ns), so that a rewritten file is not served from the cache.
     """
 
     path: Path
@@ -43,12 +43,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class TableSource:
-    """Images in table rows, one row group at a time in memory.
+    """Images in table rows, loaded one row group at a time.
 
     Attributes:
-        spec: what the user wrote.
+        spec: the string that the user gave.
         names: FILE/ROW, without the file's suffix.
-        chunks: where the rows are.
+        chunks: the location of the rows.
     """
 
     spec: str
@@ -59,13 +59,13 @@ class TableSource:
         return len(self.names)
 
     def read(self, index: int) -> Tensor:
-        """Image `index`, uint8 `(3, H, W)`, native size."""
+        """Image `index` at its native size, uint8 `(3, H, W)`."""
         index = range(len(self.names))[index]
         chunk = self.chunks[bisect_right(self.chunks, index, key=lambda chunk: chunk.first) - 1]
         name = f"{self.names[index]} of {chunk.path}"
         try:
             value = _column(chunk)[index - chunk.first].as_py()
-        except UnicodeDecodeError as error:  # names within the column
+        except UnicodeDecodeError as error:  # in the field names of the column
             raise InputError(f"cannot decode {name}: {reason(error)}") from error
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if data is not None:
@@ -73,12 +73,12 @@ class TableSource:
         if path is not None:
             file = (chunk.path.parent / path).resolve()
             if not file.is_relative_to(chunk.path.parent.resolve()) or not file.is_file():
-                raise InputError(f"cannot decode {name}: expected a file beside the table, got {path!r}")
+                raise InputError(f"cannot decode {name}: expected a file next to the table, got {path!r}")
             return decode(file, name=name)
         raise InputError(f"cannot decode {name}: the row has no image")
 
     def labels(self, indices: Sequence[int]) -> Labels | None:
-        """What the column `label` says, or the only one of `datasets`' ClassLabel: numbers, or names."""
+        """Numbers or names from the only ClassLabel column of `datasets`, or else from the column `label`."""
         paths = list(dict.fromkeys(chunk.path for chunk in self.chunks))
         found = [_label_column(path) for path in paths]
         values = [value for column, _ in found for value in column]
@@ -90,7 +90,7 @@ class TableSource:
         return by_number(chosen, known.pop() if len(known) == 1 else None)
 
     def digest(self) -> str:
-        """SHA-256 over names and sizes in bytes of the files."""
+        """SHA-256 of the row names and the sizes of row groups and files."""
         total = hashlib.sha256("\n".join(self.names).encode())
         for chunk in self.chunks:
             total.update(f"{chunk.group}\0{chunk.rows}\0{size_in_bytes(chunk.path)}\n".encode())
@@ -98,18 +98,18 @@ class TableSource:
 
 
 def open_tables(spec: str, root: Path, files: Sequence[str]) -> TableSource:
-    """The images in the rows of table files, all of one format, without reading a row.
+    """Open the images in table files of one format without reading any row.
 
     Args:
-        spec: what the user wrote.
-        root: the folder that the files' names start from.
-        files: '/'-joined paths of .parquet or .arrow files, relative to `root`.
+        spec: the string that the user gave.
+        root: the folder that the file names are relative to.
+        files: paths of .parquet or .arrow files relative to `root`, with '/' as separator.
 
     Raises:
-        InputError: if a file is broken, has no image column or several, or there are no rows.
+        InputError: if a file is broken, has zero or several image columns, or there are no rows.
     """
     if len({Path(file).suffix.lower() for file in files}) > 1:
-        raise InputError(f"expected one format in {spec}, got .parquet and .arrow files; name one by a pattern")
+        raise InputError(f"expected one format in {spec}, got .parquet and .arrow files; select one with a pattern")
     names: list[str] = []
     chunks: list[Chunk] = []
     for file in sorted(files):
@@ -136,7 +136,7 @@ def _chunks(path: Path, first: int) -> list[Chunk]:
                 groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         changed = path.stat().st_mtime_ns
         _ = schema.names
-    except (pa.ArrowException, OSError, ValueError) as error:  # a ValueError: names that are not UTF-8
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: column names that are not UTF-8
         raise InputError(f"cannot read {path} as a table: {reason(error)}") from error
     column = _image_column(schema, path)
     starts = accumulate(groups, initial=first)
@@ -147,14 +147,14 @@ def _chunks(path: Path, first: int) -> list[Chunk]:
 
 
 def _arrow(path: Path) -> Any:
-    """The table of an Arrow file, mapped, not loaded."""
+    """Memory-map the table of an Arrow file."""
     import pyarrow as pa
 
     return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
 
 
 def _valid(column: Any) -> Any:
-    """The column, unless its offsets lead elsewhere: pyarrow follows them out of the file, and ends the process."""
+    """Validate the column's offsets: pyarrow would follow invalid ones out of bounds and crash the process."""
     column.validate(full=True)
     return column
 
@@ -173,7 +173,7 @@ def _image_column(schema: Any, path: Path) -> str:
 
 
 def _holds_images(kind: Any) -> bool:
-    """Whether a column type is plain bytes, or the struct<bytes, path> of Hugging Face's Image."""
+    """Whether a column type is plain bytes or the struct<bytes, path> of Hugging Face's Image."""
     import pyarrow.types as types
 
     if types.is_struct(kind):
@@ -183,7 +183,7 @@ def _holds_images(kind: Any) -> bool:
 
 
 def _label_column(path: Path) -> tuple[list[Any], tuple[str, ...] | None]:
-    """What each row says of its class, and the classes' names if `datasets` has kept them; no rows without a column."""
+    """Each row's class, and the class names if `datasets` stored them; no rows if there is no label column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -191,8 +191,8 @@ def _label_column(path: Path) -> tuple[list[Any], tuple[str, ...] | None]:
     try:
         whole = _arrow(path) if arrow else None
         schema = pq.read_schema(path) if whole is None else whole.schema
-        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = told.get("info", {}).get("features", {})
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = metadata.get("info", {}).get("features", {})
         named = [name for name, kind in features.items() if kind.get("_type") == "ClassLabel"]
         column = named[0] if len(named) == 1 else "label"
         if column not in schema.names:
@@ -204,7 +204,7 @@ def _label_column(path: Path) -> tuple[list[Any], tuple[str, ...] | None]:
         raise InputError(f"cannot read the classes in {path}: {reason(error)}") from error
 
 
-@lru_cache(maxsize=2)  # two: one for x_in and one for the starts, read in turns
+@lru_cache(maxsize=2)  # one for x_in and one for the starts, which are read alternately
 def _column(chunk: Chunk) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq

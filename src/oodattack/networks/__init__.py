@@ -1,4 +1,4 @@
-"""What is trained here: small classifiers, and what stands beside them while they learn."""
+"""Networks that `oodattack train` trains: small classifiers, and the GAN used to train some of them."""
 
 from oodattack.networks.bottleneck import Bottleneck
 from oodattack.networks.build import MEAN, STD, build_network

@@ -7,15 +7,15 @@ from oodattack.networks.resnet import CifarResNet
 
 
 class Bottleneck(nn.Module):
-    """A classifier that sees a draw z of ``q(z|x) = N(mean, diag(exp(log_variance)))``.
+    """A classifier of a stochastic latent z drawn from ``q(z|x) = N(mean, diag(exp(log_variance)))``.
 
-    In training mode z is drawn, in evaluation mode it is the mean: so is the head's input. The marginal r(z) is the
-    standard normal (Alemi et al. 2017); the mixture of 2018 has no rate in closed form.
+    The head receives a sample of z in training mode and its mean in evaluation mode. The marginal r(z) is the standard
+    normal (Alemi et al. 2017); with the mixture of the 2018 paper, the rate would have no closed form.
 
     Args:
-        body: network whose pooled features q(z|x) is made from.
+        body: the network whose pooled features parametrise q(z|x).
         classes: number of logits.
-        width: of z.
+        width: dimension of z.
 
     >>> net = Bottleneck(CifarResNet(1), classes=5, width=8).eval()
     >>> x = torch.rand(2, 3, 32, 32)
@@ -32,20 +32,20 @@ class Bottleneck(nn.Module):
         self.linear = nn.Linear(width, classes)
 
     def latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A draw of z, or in evaluation mode its mean, and the rates (B,) in nats."""
-        found = self.stats(self.body.pooled(x))
-        mean, log_variance = found.chunk(2, dim=1)
+        """Return a sample of z, or its mean in evaluation mode, and the rates (B,) in nats."""
+        stats = self.stats(self.body.pooled(x))
+        mean, log_variance = stats.chunk(2, dim=1)
         z = mean + torch.randn_like(mean) * (log_variance / 2).exp() if self.training else mean
-        return z, rate(found)
+        return z, rate(stats)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Compute the logits (B, classes) of images (B, 3, H, W)."""
         logits: Tensor = self.linear(self.latent(x)[0])
         return logits
 
 
 def rate(stats: Tensor) -> Tensor:
-    """KL(q(z|x) || N(0, I)) in nats, (B,), of means and log-variances side by side, (B, 2K).
+    """Compute KL(q(z|x) || N(0, I)) in nats, (B,), from concatenated means and log-variances (B, 2K).
 
     >>> rate(torch.zeros(1, 4))
     tensor([0.])

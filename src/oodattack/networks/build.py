@@ -1,4 +1,4 @@
-"""Networks by name, and the normalisation that all of them are trained with."""
+"""Build networks by name; the normalisation that all of them are trained with."""
 
 import re
 
@@ -12,15 +12,15 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def build_network(name: str, method: str, classes: int) -> nn.Module:
-    """A network with random weights.
+    """Build a network with random weights.
 
     Args:
         name: resnet8, resnet14, resnet20, resnet32, ...
-        method: "bottleneck" puts a `Bottleneck` on it.
+        method: "bottleneck" adds a `Bottleneck`.
         classes: number of logits.
 
     Raises:
-        InputError: for another name.
+        InputError: if the name is not one of these.
 
     >>> len(build_network("resnet20", "plain", 10).layer1)
     3
@@ -28,6 +28,6 @@ def build_network(name: str, method: str, classes: int) -> nn.Module:
     found = re.fullmatch(r"resnet(\d+)", name)
     depth = int(found[1]) if found else 0
     if depth < 8 or depth > 1202 or (depth - 2) % 6:
-        raise InputError(f"expected network as resnet8, resnet14, resnet20, ... (6n+2 layers), got {name!r}")
+        raise InputError(f"expected network to be resnet8, resnet14, resnet20, ... (6n+2 layers), got {name!r}")
     network = CifarResNet((depth - 2) // 6, classes)
     return Bottleneck(network, classes) if method == "bottleneck" else network

@@ -1,10 +1,10 @@
-"""A small DCGAN (Radford et al. 2016) for images of 32x32, as Lee et al. 2018 use it to learn from what is near."""
+"""A small DCGAN (Radford et al. 2016) for 32x32 images, with which Lee et al. 2018 generate nearby outliers."""
 
 from torch import Tensor, nn
 
 
 class Generator(nn.Module):
-    """Images (B, 3, 32, 32) in [0, 1] from noise (B, ``noise``).
+    """Generates images (B, 3, 32, 32) in [0, 1] from noise (B, ``noise``).
 
     >>> import torch
     >>> Generator()(torch.randn(2, 64)).shape
@@ -23,13 +23,13 @@ class Generator(nn.Module):
         )
 
     def forward(self, noise: Tensor) -> Tensor:
-        """See the class."""
+        """Generate images."""
         images: Tensor = self.net(noise[:, :, None, None])
         return images
 
 
 class Discriminator(nn.Module):
-    """A number (B,) for images (B, 3, 32, 32); larger is more like a real one.
+    """Scores images (B, 3, 32, 32): the logits (B,) are higher for images that look real.
 
     >>> import torch
     >>> Discriminator()(torch.rand(2, 3, 32, 32)).shape
@@ -47,7 +47,7 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """Compute the logits."""
         logits: Tensor = self.net(images).flatten()
         return logits
 

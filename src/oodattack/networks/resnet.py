@@ -1,11 +1,11 @@
-"""The CIFAR ResNets of He et al. 2016, Section 4.2: small, and as good as any on images of 32x32."""
+"""The CIFAR ResNets of He et al. 2016, Section 4.2: small networks for 32x32 images."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut without parameters (option A)."""
+    """Two 3x3 convolutions with a parameter-free shortcut (option A)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -18,16 +18,16 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        # Every second pixel, and as many zero channels before as after.
+        # Subsample, and pad with zero channels equally on both sides.
         shortcut = x[:, :, :: self.stride, :: self.stride]
         return F.relu(out + F.pad(shortcut, (0, 0, 0, 0, self.extra // 2, self.extra // 2)))
 
 
 class CifarResNet(nn.Module):
-    """A network of ``6 * blocks + 2`` layers; z has 64 numbers.
+    """A ResNet of ``6 * blocks + 2`` layers with 64 features.
 
     Args:
-        blocks: per stage; 3 make ResNet-20.
+        blocks: number of blocks per stage; 3 for ResNet-20.
         classes: number of logits.
 
     >>> import torch
@@ -52,12 +52,12 @@ class CifarResNet(nn.Module):
         return nn.Sequential(first, *(_Block(outputs, outputs, 1) for _ in range(blocks - 1)))
 
     def pooled(self, x: Tensor) -> Tensor:
-        """The means (B, 64) of the last feature maps over space."""
+        """Compute the spatial means (B, 64) of the last feature maps."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return x.mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, 3, H, W)."""
+        """Compute the logits (B, classes) of images (B, 3, H, W)."""
         logits: Tensor = self.linear(self.pooled(x))
         return logits

@@ -1,6 +1,6 @@
-"""The pictures of a run; those of an audit, and its page, are in `audit_figures` and `audit_table`.
+"""Figures of a run. Figures and the page of an audit are in `audit_figures` and `audit_table`.
 
-Not imported here: an attack would pay for all that an audit needs with 300 MB and seconds.
+Those are not imported here, because an audit's dependencies would cost an attack 300 MB and several seconds.
 """
 
 from oodattack.report.draw import draw_run

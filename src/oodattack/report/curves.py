@@ -1,4 +1,4 @@
-"""MAPE against the work spent, and against the size of the ball."""
+"""MAPE against the number of gradient evaluations, and against eps."""
 
 from collections.abc import Sized
 
@@ -6,20 +6,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from oodattack.report.style import COLOURS, SMALL, describe, entitle, eps_label, log_if_decades
+from oodattack.report.style import COLOURS, SMALL_MAPE, describe, entitle, eps_label, log_if_decades
 from oodattack.runs import Run
 
 Key = tuple[str, float]
-SIZE = (9, 5.2)  # inches
+FIGURE_INCHES = (9, 5.2)
 
 
 def convergence(run: Run) -> Figure | None:
-    """MAPE of the image at hand (float) after n steps: median and quartiles over the samples.
+    """Draw the MAPE of the current image (float) after n steps: median and quartiles over the samples.
 
-    A sample that has stopped keeps its last value. None where every MAPE is undefined.
+    A sample that has stopped keeps its last value. Returns None if every MAPE is undefined.
     """
     groups: dict[Key, list[np.ndarray]] = {}
-    for number in run.done():  # one after the other, and no number a Python object: there may be many rows
+    for number in run.done():  # one shard at a time, as arrays, because a run may have many rows
         shard = run.read_shard(number, ["start_source", "eps", "history"])
         keys = zip(shard["start_source"].to_pylist(), shard["eps"].to_pylist(), strict=True)
         for key, history in zip(keys, shard["history"], strict=True):
@@ -27,7 +27,7 @@ def convergence(run: Run) -> Figure | None:
                 groups.setdefault(key, []).append(100 * history.values.to_numpy())
     if not groups:  # every MAPE is undefined
         return None
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
     axes = figure.subplots()
     for number, (key, histories) in enumerate(list(groups.items())[: len(COLOURS)]):
         longest = max(map(len, histories))
@@ -35,13 +35,13 @@ def convergence(run: Run) -> Figure | None:
         _band(axes, np.arange(longest), values, COLOURS[number], _label(key, len(values)))
     spsa = run.header["settings"]["gradient"] == "spsa"
     what = "steps" if spsa else "gradient evaluations"
-    axes.set_xlabel(f"{what} of the winning try", fontsize=11)
-    _finish(figure, axes, run, f"Convergence: MAPE of the image at hand, median and quartiles{_left_out(groups)}")
+    axes.set_xlabel(f"{what} of the winning restart", fontsize=11)
+    _finish(figure, axes, run, f"Convergence: MAPE of the current image, median and quartiles{_left_out(groups)}")
     return figure
 
 
 def mape_against_eps(run: Run) -> Figure | None:
-    """MAPE of the decoded PNG against eps: median and quartiles; None for a run of one eps."""
+    """Draw the MAPE of the decoded PNG against eps: median and quartiles; None if the run has a single eps."""
     groups: dict[Key, list[float]] = {}
     for row in run.read(["start_source", "eps", "mape"]).to_pylist():
         if row["mape"] is not None:
@@ -50,20 +50,20 @@ def mape_against_eps(run: Run) -> Figure | None:
     if len(radii) < 2:
         return None
     starts = list(dict.fromkeys(start for start, _ in groups))
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
     axes = figure.subplots()
-    # Zero and infinity have no place on an axis of numbers: with them, the radii stand side by side.
-    numbers = all(0 < eps < float("inf") for eps in radii)
+    # Zero and infinity cannot be placed on the axis; with them, the radii are evenly spaced categories.
+    numeric = all(0 < eps < float("inf") for eps in radii)
     for number, start in enumerate(starts[: len(COLOURS)]):
-        mine = [eps for eps in radii if (start, eps) in groups]
-        places = np.array([eps if numbers else radii.index(eps) for eps in mine])
-        quartiles = np.array([np.quantile(groups[start, eps], [0.25, 0.5, 0.75]) for eps in mine]).T
-        axes.plot(places, quartiles[1], marker="o", color=COLOURS[number], label=f"start {start}")
-        axes.fill_between(places, quartiles[0], quartiles[2], color=COLOURS[number], alpha=0.15, linewidth=0)
-    if numbers:
+        own_radii = [eps for eps in radii if (start, eps) in groups]
+        x = np.array([eps if numeric else radii.index(eps) for eps in own_radii])
+        quartiles = np.array([np.quantile(groups[start, eps], [0.25, 0.5, 0.75]) for eps in own_radii]).T
+        axes.plot(x, quartiles[1], marker="o", color=COLOURS[number], label=f"start {start}")
+        axes.fill_between(x, quartiles[0], quartiles[2], color=COLOURS[number], alpha=0.15, linewidth=0)
+    if numeric:
         log_if_decades(axes, "x", np.array(radii))
     axes.minorticks_off()
-    axes.set_xticks(radii if numbers else range(len(radii)), [eps_label(eps) for eps in radii])
+    axes.set_xticks(radii if numeric else range(len(radii)), [eps_label(eps) for eps in radii])
     axes.set_xlabel("eps, radius of the ball (pixels in [0, 1])", fontsize=11)
     _finish(figure, axes, run, f"MAPE of the decoded PNG against eps, median and quartiles{_left_out(starts)}")
     return figure
@@ -79,8 +79,8 @@ def _finish(figure: Figure, axes: Axes, run: Run, title: str) -> None:
     drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines] or [np.ones(1)])
     if not log_if_decades(axes, "y", drawn):
         axes.set_ylim(bottom=0)
-    if axes.get_ylim()[0] <= SMALL <= axes.get_ylim()[1]:
-        axes.axhline(SMALL, color="black", linestyle=":", linewidth=1)
+    if axes.get_ylim()[0] <= SMALL_MAPE <= axes.get_ylim()[1]:
+        axes.axhline(SMALL_MAPE, color="black", linestyle=":", linewidth=1)
     axes.set_ylabel("MAPE in per cent (dotted: 0.1 %)", fontsize=11)
     axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""The pictures of a run: which there are, and where they go."""
+"""Draw the figures of a run and write them to a folder."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from oodattack.storage.files import write_whole
 
 
 def draw_run(run: Run, folder: Path, *, samples: Sequence[int] | None = None) -> list[Path]:
-    """Draw a run, finished or not.
+    """Draw the figures of a run, which need not be finished.
 
     Args:
         run: the run.
-        folder: where the PNG files go.
-        samples: rows for the grid; by default the one with the median MAPE of each start and eps, six at most.
+        folder: the folder to write the PNG files to.
+        samples: rows for the grid; by default the row with the median MAPE of each start and eps, at most six.
 
     Returns:
-        The files: ``grid.png``, ``histogram.png``, ``convergence.png`` and, with several eps, ``eps.png``; none
-        for a run without rows.
+        The files: ``grid.png``, ``histogram.png``, ``convergence.png`` and, with several eps, ``eps.png``. The list is
+        empty for a run without rows.
 
     Raises:
-        InputError: for a row that the run does not have, or a folder that cannot be written.
+        InputError: if the run does not have one of the rows, or the folder cannot be written.
 
     >>> import tempfile
     >>> from oodattack.pipelines.attack import run_attack
@@ -42,13 +42,13 @@ def draw_run(run: Run, folder: Path, *, samples: Sequence[int] | None = None) ->
     ...     [path.name for path in draw_run(run_attack(settings), Path(out) / "figures")]
     ['grid.png', 'histogram.png', 'convergence.png']
     """
-    there = set(run.read(["row"])["row"].to_pylist())
-    missing = [row for row in samples or [] if row not in there]
+    rows = set(run.read(["row"])["row"].to_pylist())
+    missing = [row for row in samples or [] if row not in rows]
     if missing:
-        raise InputError(f"expected rows that {run.path} has ({_span(there)}), got {missing[0]}")
-    if not there:
+        raise InputError(f"expected rows of {run.path} ({_span(rows)}), got {missing[0]}")
+    if not rows:
         return []
-    # A file's name with two $ in it is no formula, and one in a script that the font lacks is drawn as boxes.
+    # File names may contain two $, which do not mean a formula, or characters that the font lacks, drawn as boxes.
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
         figures = {
@@ -61,7 +61,7 @@ def draw_run(run: Run, folder: Path, *, samples: Sequence[int] | None = None) ->
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as a PNG file, whole or not at all."""
+    """Write a figure as a PNG file, atomically."""
     FigureCanvasAgg(figure)
     write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
     return path

@@ -1,4 +1,4 @@
-"""The paper's grid (Figs. 1-3): images, and the scatter plots of their latents."""
+"""The paper's grid (Figs. 1-3): images beside scatter plots of their latents."""
 
 import io
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ COLUMNS = [
 ]
 
 
-def typical_rows(run: Run, most: int = 6) -> list[int]:
-    """For each start and eps the row whose MAPE is the median: neither the best nor the worst."""
+def typical_rows(run: Run, max_rows: int = 6) -> list[int]:
+    """For each start and eps, the row with the median MAPE, which is neither the best nor the worst."""
     groups: dict[tuple[str, float], list[tuple[float, int]]] = {}
     for row in run.read(["row", "start_source", "eps", "mape"]).to_pylist():
         key = (row["start_source"], row["eps"])
         groups.setdefault(key, []).append((float("inf") if row["mape"] is None else row["mape"], row["row"]))
-    return [sorted(rows)[(len(rows) - 1) // 2][1] for rows in list(groups.values())[:most]]
+    return [sorted(rows)[(len(rows) - 1) // 2][1] for rows in list(groups.values())[:max_rows]]
 
 
 def grid(run: Run, rows: Sequence[int]) -> Figure:
-    """One line a sample: x_in, x'_out and x_out, each beside its latent; MAPE is printed in the plots."""
+    """Draw one line per sample: x_in, x'_out and x_out, each beside its latent, with the MAPE in the plots."""
     samples = _find(run, rows)
     figure = Figure(figsize=(14, 0.9 + 2.35 * len(samples)), layout="constrained")
     entitle(figure, f"x_out looks like x'_out and has the latent of x_in\n{describe(run.header)}", 12)
@@ -40,7 +40,7 @@ def grid(run: Run, rows: Sequence[int]) -> Figure:
         _image(line[0], sample["x_in"], f"x_in: {_short(sample['x_in_name'])}", _top_1(sample, "in"))
         _image(line[2], sample["start"], f"x'_out: {_short(sample['start_name'])}", _top_1(sample, "start"))
         _image(line[4], sample["image"], f"x_out, eps {eps}", _top_1(sample, "out"))
-        # One range for the three, so that the eye compares like with like.
+        # The three plots share one range, so that they can be compared by eye.
         everything = np.concatenate([sample["z_in"], sample["z_start"], sample["z_out"]])
         everything = everything[np.isfinite(everything)]
         height = everything.max() - everything.min() + 1e-12
@@ -52,7 +52,7 @@ def grid(run: Run, rows: Sequence[int]) -> Figure:
 
 
 def _find(run: Run, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """The samples of some rows, in that order, reading only the shards they are in."""
+    """The samples with the given row numbers, in that order; only the shards that contain them are read."""
     size = run.header["batch_size"]
     found: dict[int, dict[str, Any]] = {}
     for number in sorted({row // size for row in rows}):
@@ -76,11 +76,11 @@ def _scatter(
     mape: float | None,
     limits: tuple[float, float],
 ) -> None:
-    places = np.arange(len(z_in))
+    components = np.arange(len(z_in))
     size = 18 if len(z_in) <= 128 else 5
-    axes.scatter(places, z_in, s=size, color=IN, linewidths=0)
+    axes.scatter(components, z_in, s=size, color=IN, linewidths=0)
     if z is not None:
-        axes.scatter(places, z, s=2.2 * size, facecolors="none", edgecolors=OUT, linewidths=0.6)
+        axes.scatter(components, z, s=2.2 * size, facecolors="none", edgecolors=OUT, linewidths=0.6)
         text = "MAPE undefined" if mape is None else f"MAPE {percent_label(100 * mape)}"
         axes.text(
             *(0.97, 0.94, text),
@@ -95,10 +95,10 @@ def _scatter(
     axes.tick_params(labelsize=8)
 
 
-def _top_1(sample: dict[str, Any], who: str) -> str:
-    name, probability = sample[f"class_{who}"], sample[f"probability_{who}"]
+def _top_1(sample: dict[str, Any], image: str) -> str:
+    name, probability = sample[f"class_{image}"], sample[f"probability_{image}"]
     return "" if name is None else f"{_short(name)} ({100 * probability:.0f} %)"
 
 
-def _short(name: str, most: int = 20) -> str:
-    return name if len(name) <= most else "…" + name[-most + 1 :]
+def _short(name: str, max_length: int = 20) -> str:
+    return name if len(name) <= max_length else "…" + name[-max_length + 1 :]

@@ -1,4 +1,4 @@
-"""The MAPE histograms (Figs. 4, 5, 7, 8 and 10 of the paper), before and after."""
+"""Histograms of the MAPE before and after the attack (Figs. 4, 5, 7, 8 and 10 of the paper)."""
 
 import math
 from collections.abc import Sequence
@@ -7,16 +7,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from oodattack.report.style import BEFORE, OUT, SMALL, describe, entitle, eps_label, log_if_decades, percent_label
+from oodattack.report.style import BEFORE, OUT, SMALL_MAPE, describe, entitle, eps_label, log_if_decades, percent_label
 from oodattack.runs import Run
 
 
 def histogram(run: Run) -> Figure:
-    """One panel per start and eps: MAPE of x'_out and of the decoded x_out, on one axis, in per cent."""
+    """Draw one panel per start and eps, with the MAPE of x'_out and of the decoded x_out in per cent on one axis."""
     table = run.read(["start_source", "eps", "mape", "mape_before"]).to_pylist()
     starts = list(dict.fromkeys(row["start_source"] for row in table))
     radii = list(dict.fromkeys(row["eps"] for row in table))
-    # Many starts (a folder of them) are one panel: the question is then how the attack fares over all.
+    # Many starts (a folder of images) share one panel, which then shows the attack's overall result.
     panels = [(start,) for start in starts] if len(starts) <= 6 else [tuple(starts)]
     cells = [(eps, names) for eps in radii for names in panels]
     wide = len(panels) if len(radii) > 1 else min(3, len(panels))
@@ -31,11 +31,11 @@ def histogram(run: Run) -> Figure:
             rows = [row for row in table if row["eps"] == eps and row["start_source"] in names]
             before, after = _percents(rows, "mape_before"), _percents(rows, "mape")
             for values, colour, alpha, what in ((before, BEFORE, 1, "before"), (after, OUT, 0.85, "after (8-bit PNG)")):
-                shown = values.clip(bins[0], bins[-1])  # 0 has no place on an axis of decades: the first bar
+                shown = values.clip(bins[0], bins[-1])  # a logarithmic axis has no 0; count it in the first bar
                 axes.hist(shown, bins=bins, color=colour, alpha=alpha, label=f"{what}, median {_median(values)}")
             log_if_decades(axes, "x", everything)
-            if bins[0] <= SMALL <= bins[-1]:
-                axes.axvline(SMALL, color="black", linestyle=":", linewidth=1)
+            if bins[0] <= SMALL_MAPE <= bins[-1]:
+                axes.axvline(SMALL_MAPE, color="black", linestyle=":", linewidth=1)
             undefined = len(rows) - len(after)
             note = f", {undefined} undefined" if undefined else ""
             name = names[0] if len(names) == 1 else f"{len(names)} starts"

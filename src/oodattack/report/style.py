@@ -1,4 +1,4 @@
-"""What the pictures have in common."""
+"""Colours, labels and titles shared by all figures."""
 
 import math
 import textwrap
@@ -10,16 +10,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from oodattack.runs.summary import SMALL_MAPE
+from oodattack.runs import summary
 from oodattack.settings.ball import NORM_NAMES
 
 IN, OUT, BEFORE = "#1f5fb4", "#d62728", "#8a8a8a"
 COLOURS = ("#d62728", "#1f5fb4", "#2a9d4a", "#8e44ad", "#e08e0b", "#148f9c", "#7f4f24", "#c2185b")
-SMALL = 100 * SMALL_MAPE  # per cent, what the paper calls a small MAPE
+SMALL_MAPE = 100 * summary.SMALL_MAPE  # per cent; below it, the paper calls a MAPE small
 
 
 def describe(header: Mapping[str, Any]) -> str:
-    """One line that says what was attacked and how.
+    """Summarise in one line what was attacked and how.
 
     >>> settings = {"encoder": "embedded", "method": "fast", "norm": "l2", "steps": 9}
     >>> describe({"settings": settings, "inputs": {"layer": "fc"}})
@@ -33,14 +33,14 @@ def describe(header: Mapping[str, Any]) -> str:
 
 
 def entitle(figure: Figure, title: str, size: float) -> None:
-    """Write a title above a picture, its lines broken where they would be wider than that."""
-    letters = int(figure.get_figwidth() * 72 / (0.6 * size))  # letters are of so much of their size, or less
-    broken = (textwrap.fill(line, letters, break_on_hyphens=False) for line in title.splitlines())
-    figure.suptitle("\n".join(broken), fontsize=size)
+    """Add a title to a figure, with lines wrapped to the figure's width."""
+    max_characters = int(figure.get_figwidth() * 72 / (0.6 * size))  # a character is at most 0.6 font sizes wide
+    wrapped = (textwrap.fill(line, max_characters, break_on_hyphens=False) for line in title.splitlines())
+    figure.suptitle("\n".join(wrapped), fontsize=size)
 
 
 def short_encoder(spec: str) -> str:
-    """An encoder's name and the file of its weights, without folders and normalisation.
+    """An encoder's name and its weights file, without folders or other options.
 
     >>> short_encoder("python:nets:resnet20,weights=/home/me/w.pth,mean=0.5/0.5/0.5,size=32")
     'python:nets:resnet20, weights=w.pth'
@@ -55,7 +55,7 @@ def short_encoder(spec: str) -> str:
 
 
 def eps_label(eps: float) -> str:
-    """An eps as a person writes it.
+    """Format an eps, as n/255 where it is a multiple of 1/255 below 1.
 
     >>> eps_label(8 / 255), eps_label(5.0)
     ('8/255', '5')
@@ -67,7 +67,7 @@ def eps_label(eps: float) -> str:
 
 
 def percent_label(percent: float) -> str:
-    """A percentage with as many digits as it needs.
+    """Format a percentage with three significant digits.
 
     >>> percent_label(0.01234), percent_label(12.0), percent_label(0)
     ('0.0123 %', '12 %', '0 %')
@@ -76,7 +76,7 @@ def percent_label(percent: float) -> str:
 
 
 def log_if_decades(axes: Axes, axis: str, values: np.ndarray) -> bool:
-    """Make an axis logarithmic where its positive values span a decade or more; the ticks stay plain numbers."""
+    """Make an axis logarithmic if its positive values span a decade or more; tick labels remain plain numbers."""
     positive = values[np.isfinite(values) & (values > 0)]
     if len(positive) == 0 or positive.max() < 10 * positive.min():
         return False

@@ -1,4 +1,4 @@
-"""The same encoder, computed faster: a prepared copy, and its rough twin in 16 bits."""
+"""Faster encoders: a prepared copy of an encoder, and its bfloat16 twin."""
 
 from oodattack.speed.prepare import prepare
 

@@ -1,4 +1,4 @@
-"""Convolutions whose gradient is computed in 16 bits: right to a hundredth, at about half the time."""
+"""Convolutions whose gradient is computed in bfloat16: with about one per cent error, in about half the time."""
 
 from typing import TypeGuard, cast
 
@@ -8,31 +8,32 @@ from torch.nn import functional as F
 
 from oodattack.speed.own_gradient import OwnGradient
 
-LEAST = 32  # multiplications for each number that is brought to 16 bits or back; with fewer, that takes what they save
+MIN_PRODUCTS_PER_CAST = 32  # with fewer multiplications per value cast to or from bfloat16, the casts dominate
 
 
-def gains(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether `HalfGradient` can take the module's place, and is faster where bfloat16 is.
+def worth_halving(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether `HalfGradient` can replace the module, and is faster than it where bfloat16 is fast.
 
-    >>> gains(nn.Conv2d(64, 64, 3)), gains(nn.Conv2d(32, 16, 1)), gains(nn.Conv2d(64, 64, 3, groups=64))
-    (True, False, False)
+    >>> convolutions = nn.Conv2d(64, 64, 3), nn.Conv2d(32, 16, 1), nn.Conv2d(64, 64, 3, groups=64)
+    >>> [worth_halving(convolution) for convolution in convolutions]
+    [True, False, False]
     """
     if type(module) is not nn.Conv2d or module.groups > 1 or module.padding_mode != "zeros":
         return False
     if isinstance(module.padding, str) or module.weight.dtype != torch.float32:
         return False
     kernel, stride = (pair[0] * pair[1] for pair in (module.kernel_size, module.stride))
-    numbers = module.out_channels + module.in_channels * stride
-    return module.in_channels * module.out_channels * kernel >= LEAST * numbers
+    casts = module.out_channels + module.in_channels * stride
+    return module.in_channels * module.out_channels * kernel >= MIN_PRODUCTS_PER_CAST * casts
 
 
 class HalfGradient(nn.Module):
-    """A convolution, with a gradient that is computed in bfloat16 and added up in 32 bits.
+    """A convolution whose gradient is computed in bfloat16 and accumulated in float32.
 
     >>> convolution = nn.Conv2d(16, 16, 3, stride=2, padding=1)
     >>> x = torch.rand(1, 16, 20, 21, requires_grad=True)
-    >>> slopes = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in (HalfGradient(convolution), convolution)]
-    >>> torch.allclose(*slopes, atol=0.01 * float(slopes[1].abs().max()))
+    >>> gradients = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in (HalfGradient(convolution), convolution)]
+    >>> torch.allclose(*gradients, atol=0.01 * float(gradients[1].abs().max()))
     True
     """
 
@@ -50,7 +51,7 @@ class HalfGradient(nn.Module):
         self.register_buffer("bias", None if convolution.bias is None else convolution.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the convolution gives for (B, C, H, W)."""
+        """Convolve (B, C, H, W)."""
         y: Tensor = OwnGradient.apply(x, self)
         return y
 
@@ -61,9 +62,9 @@ class HalfGradient(nn.Module):
     def pull_back(self, grad: Tensor, size: torch.Size) -> Tensor:
         """See `oodattack.speed.own_gradient.Layer`."""
         weight, stride, padding, dilation = self.half_weight, self.stride, self.padding, self.dilation
-        # Pixels in the end that the stride leaves over: the convolution does not see them.
-        over = [
+        # The number of trailing pixels that the stride skips.
+        skipped = [
             (n + 2 * p - d * (k - 1) - 1) % s
             for n, p, d, k, s in zip(size, padding, dilation, weight.shape[2:], stride, strict=True)
         ]
-        return F.conv_transpose2d(grad.to(weight), weight, None, stride, padding, over, 1, dilation).to(grad)
+        return F.conv_transpose2d(grad.to(weight), weight, None, stride, padding, skipped, 1, dilation).to(grad)

@@ -1,4 +1,4 @@
-"""Convolutions that compute what they always do, and its gradient in a way of their own."""
+"""Convolutions with a custom backward pass."""
 
 from typing import Any, Protocol
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 
 class Layer(Protocol):
-    """What `OwnGradient` asks of a convolution."""
+    """A convolution that `OwnGradient` can differentiate."""
 
     bias: Tensor | None
 
     def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution of (B, C, H, W)."""
+        """Convolve (B, C, H, W)."""
 
     def pull_back(self, grad: Tensor, size: torch.Size) -> Tensor:
-        """From the gradient of the output to that of an input of (H, W) = ``size``."""
+        """Compute the gradient with respect to an input of (H, W) = ``size`` from the gradient of the output."""
 
 
 class OwnGradient(torch.autograd.Function):
-    """``apply(x, layer)`` is ``layer.convolve(x, layer.bias)``, with the gradient of ``layer.pull_back``."""
+    """``apply(x, layer)`` computes ``layer.convolve(x, layer.bias)`` and its gradient by ``layer.pull_back``."""
 
     generate_vmap_rule = True
 
@@ -37,8 +37,8 @@ class OwnGradient(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, x: Tensor, _layer: None) -> Tensor:
         """See `torch.autograd.Function`."""
-        slope: Tensor = ctx.layer.convolve(x, None)
-        return slope
+        tangent: Tensor = ctx.layer.convolve(x, None)
+        return tangent
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

@@ -1,4 +1,4 @@
-"""Convolutions that pad for themselves, as plain ones."""
+"""Replace convolutions that do their own padding by plain ones."""
 
 from typing import cast
 
@@ -10,21 +10,21 @@ from oodattack.speed.swap import swap
 
 
 def absorb_padding(model: nn.Module, images: Tensor) -> None:
-    """Put a plain convolution in the place of each subclass that is one, but for padding that it does for itself.
+    """Replace each instance of a `Conv2d` subclass that only adds its own padding by a plain convolution.
 
-    TensorFlow's "same" padding is one pixel wider on the right and below where the stride asks for it, which torch's
-    convolutions cannot do. So EfficientNets and others copy their images into a larger, padded one before most of
-    their convolutions, and the gradient out of it. For images of one size a plain convolution does the same, where
-    necessary with a row and a column of zeros before the kernel.
+    With some strides, TensorFlow's "same" padding is one pixel wider at the right and bottom than at the left and top,
+    which torch's convolutions do not support. EfficientNets and others therefore copy the input of most convolutions
+    into a larger, padded tensor, and its gradient back. For images of a fixed size, a plain convolution computes the
+    same, if necessary with a row and a column of zeros prepended to the kernel.
 
     Args:
-        model: anything with convolutions inside; changed in place.
-        images: of the size that it is for, to see what size each convolution is given, and gives.
+        model: any model with convolutions; modified in place.
+        images: images of the model's input size, used to record the input and output size of each convolution.
     """
     subclasses = [
         module for module in model.modules() if isinstance(module, nn.Conv2d) and type(module) is not nn.Conv2d
     ]
-    if not subclasses:  # most networks: nothing to look for
+    if not subclasses:  # as in most networks
         return
     seen: dict[nn.Module, list[tuple[torch.Size, torch.Size] | None]] = {}
 
@@ -45,58 +45,66 @@ def absorb_padding(model: nn.Module, images: Tensor) -> None:
 
     def absorbed(part: nn.Module) -> nn.Module | None:
         match seen.get(part):
-            case [(given, gives)]:  # called once, as a convolution is
+            case [(input_shape, output_shape)]:  # called once, with a single tensor
                 try:
-                    return plain(cast(nn.Conv2d, part), given, gives)
-                except Exception:  # noqa: BLE001 -- a subclass may differ in any way
+                    return plain_convolution(cast(nn.Conv2d, part), input_shape, output_shape)
+                except Exception:  # noqa: BLE001 -- a subclass may differ from `Conv2d` in any way
                     return None
         return None
 
     swap(model, absorbed)
 
 
-def plain(convolution: nn.Conv2d, given: torch.Size, gives: torch.Size) -> nn.Conv2d | None:
-    """A plain convolution that does to inputs of one size (B, C, H, W) what the given one does, or None.
+def plain_convolution(convolution: nn.Conv2d, input_shape: torch.Size, output_shape: torch.Size) -> nn.Conv2d | None:
+    """Build a plain convolution equivalent to the given one for inputs of one shape (B, C, H, W), or return None.
 
     >>> class Same(nn.Conv2d):
     ...     def forward(self, x):
     ...         return super().forward(F.pad(x, (0, 1, 0, 1)))
     >>> with torch.no_grad():
-    ...     twin = plain(Same(3, 8, 3, stride=2), torch.Size([1, 3, 32, 32]), torch.Size([1, 8, 16, 16]))
-    >>> twin.kernel_size, twin.padding
+    ...     plain = plain_convolution(
+    ...         Same(3, 8, 3, stride=2), torch.Size([1, 3, 32, 32]), torch.Size([1, 8, 16, 16]))
+    >>> plain.kernel_size, plain.padding
     ((4, 4), (1, 1))
     """
-    # The padding that the sizes ask for; where it is odd, the second half is the wider.
-    wanted = [
+    # The total padding that the shapes imply; if it is odd, the bottom or right side gets the extra pixel.
+    padding = [
         max(0, (outputs - 1) * stride + (kernel - 1) * dilation + 1 - inputs)
         for inputs, outputs, kernel, stride, dilation in zip(
-            given[2:], gives[2:], convolution.kernel_size, convolution.stride, convolution.dilation, strict=True
+            input_shape[2:],
+            output_shape[2:],
+            convolution.kernel_size,
+            convolution.stride,
+            convolution.dilation,
+            strict=True,
         )
     ]
-    top, left = (pixels % 2 for pixels in wanted)
+    top, left = (pixels % 2 for pixels in padding)
     weight, bias = F.pad(convolution.weight.detach(), (left, 0, top, 0)), convolution.bias
-    twin: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]  # draws no random numbers
+    plain: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]  # draws no random numbers
         nn.Conv2d,
         convolution.in_channels,
         convolution.out_channels,
         tuple(weight.shape[2:]),
         tuple(convolution.stride),
-        ((wanted[0] + top) // 2, (wanted[1] + left) // 2),
+        ((padding[0] + top) // 2, (padding[1] + left) // 2),
         tuple(convolution.dilation),
         convolution.groups,
         bias=bias is not None,
         device=weight.device,
         dtype=weight.dtype,
     )
-    twin.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias.detach()})
-    twin.eval().requires_grad_(False)
-    # On numbers of both signs, small and large: what a subclass does besides may not show on a network's own.
-    noise = torch.randn(given, generator=torch.Generator().manual_seed(0)).to(weight)
-    return twin if all(_alike(twin(scale * noise), convolution(scale * noise)) for scale in (1, 100)) else None
+    plain.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias.detach()})
+    plain.eval().requires_grad_(False)
+    # Compare on small and large values of both signs: anything else that a subclass does may not show on the values
+    # that occur in the network.
+    noise = torch.randn(input_shape, generator=torch.Generator().manual_seed(0)).to(weight)
+    equivalent = all(_close(plain(scale * noise), convolution(scale * noise)) for scale in (1, 100))
+    return plain if equivalent else None
 
 
-def _alike(got: Tensor, expected: Tensor) -> bool:
-    """To 1e-5 of the largest number."""
+def _close(got: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors agree to 1e-5 of the largest expected value."""
     return got.shape == expected.shape and torch.allclose(
         got, expected, rtol=0, atol=1e-5 * float(expected.detach().abs().max())
     )

@@ -1,4 +1,4 @@
-"""The same function, computed faster: what an attack calls hundreds of times."""
+"""Prepare an encoder for attacks, which call it hundreds of times: the same function, computed faster."""
 
 import copy
 import warnings
@@ -9,7 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from oodattack.encoders.encoder import Encoder
 from oodattack.encoders.layers import INPUT_OF
-from oodattack.speed.half_gradient import HalfGradient, gains
+from oodattack.speed.half_gradient import HalfGradient, worth_halving
 from oodattack.speed.padding import absorb_padding
 from oodattack.speed.prepared import Prepared
 from oodattack.speed.probe import probe
@@ -18,30 +18,31 @@ from oodattack.speed.stem import Stem, is_stem
 from oodattack.speed.swap import swap
 from oodattack.speed.timing import faster_in_16_bits
 
-LATENT_TOLERANCE = 1e-4  # of the largest latent
-# Relative L2 error. Rounding puts a few of a ReLU network's millions of units on the other side of their kink, each
-# with a jump in the gradient: 0.5 % was seen in nine networks, and 1 % with bfloat16. A wrong backward pass is so by
-# far more.
+LATENT_TOLERANCE = 1e-4  # relative to the largest latent
+# Relative L2 error. Rounding moves a few of a ReLU network's millions of units across their kink, and each makes the
+# gradient jump: errors of 0.5 % were measured on nine networks, and 1 % with bfloat16. The error of a wrong backward
+# pass is far larger.
 GRADIENT_TOLERANCE = 5e-2
 
 
 def prepare(encoder: Encoder, *, half: bool | None = None, rough: bool | None = None) -> Encoder | Prepared:
-    """A copy of an encoder for speed: frozen, batch norms folded into convolutions, channels-last memory.
+    """Make a fast copy of an encoder: frozen, batch norms folded into convolutions, channels-last memory format.
 
-    On a CPU convolutions are brought to the form that its kernels are fast in, too. Where bfloat16 is faster their
-    gradient is computed in that, right to a hundredth (`HalfGradient`); latents are not. The encoder itself is not
-    touched: it stays the one that final figures are measured with. A copy is not used whose latents differ by more than
-    1e-4 of the largest on random images, or whose gradient differs by more than 5 %.
+    On a CPU, convolutions are also rewritten in the form for which its kernels are fast. Where bfloat16 is faster, the
+    gradient of convolutions (but not the latents) is computed in bfloat16, with an error of about one per cent
+    (`HalfGradient`). The encoder itself is left unchanged and remains the one that computes final results. The copy is
+    discarded if, on random images, its latents differ by more than 1e-4 of the largest one or its gradient by more than
+    5 %.
 
     Args:
         encoder: in eval mode.
-        half: whether convolutions compute their gradient in bfloat16, if it stays within the 5 %; by default where the
-            device is faster with it.
-        rough: whether the copy has a second one in 16 bits (`Prepared.rough_twin`), which `attack` uses for samples far
-            from their target; by default where that is measured to be faster here.
+        half: compute the gradient of convolutions in bfloat16, provided it stays within the 5 %; by default, if that
+            is faster on the device.
+        rough: give the copy a bfloat16 twin (`Prepared.rough_twin`), which `attack` evaluates for samples that are far
+            from their target; by default, if the twin is measured to be faster on this machine.
 
     Returns:
-        The copy, or the encoder itself where it cannot be copied, run or trusted.
+        The copy, or the encoder itself if it cannot be copied or run, or if the copy deviates too much.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 6 * 6, 10))
     >>> f = prepare(Encoder(net, name="mine", input_size=(8, 8)))
@@ -52,7 +53,8 @@ def prepare(encoder: Encoder, *, half: bool | None = None, rough: bool | None = 
     on_cpu = noise.device.type == "cpu"
     if half is None:
         half = faster_in_16_bits(noise.device)
-    # Some models ask their convolutions for what plain ones lack; very deep ones may be too far off in 16 bits.
+    # Fall back step by step: some models use features of their convolutions that plain ones lack, and very deep models
+    # may be too inaccurate in bfloat16.
     for absorb, halve in dict.fromkeys([(on_cpu, half), (on_cpu, False), (False, half), (False, False)]):
         try:
             twin = copy.deepcopy(encoder).requires_grad_(False)
@@ -61,9 +63,9 @@ def prepare(encoder: Encoder, *, half: bool | None = None, rough: bool | None = 
                     absorb_padding(twin, noise)
                 _fold(twin, noise)
                 if on_cpu:
-                    _suit_cpu(twin)
+                    _optimise_for_cpu(twin)
                 if halve:
-                    _halve(twin)
+                    _halve_gradients(twin)
                 prepared = Prepared(twin)
             fault = _difference(encoder, prepared, noise)
         except Exception as error:  # noqa: BLE001 -- a user's model may refuse copies or layouts in any way
@@ -72,55 +74,55 @@ def prepare(encoder: Encoder, *, half: bool | None = None, rough: bool | None = 
             if rough is not False:
                 prepared.rough_twin = rough_twin(prepared, noise, measured=rough is None)
             return prepared
-    warnings.warn(f"the encoder is attacked as it is, without preparation for speed: {fault}", stacklevel=2)
+    warnings.warn(f"the encoder is attacked unchanged, without preparation for speed: {fault}", stacklevel=2)
     return encoder
 
 
 def _difference(encoder: nn.Module, prepared: nn.Module, images: Tensor) -> str | None:
-    """What two encoders do differently, or None."""
-    (expected, expected_slope), (got, slope) = probe(encoder, images), probe(prepared, images)
+    """Describe how the prepared copy deviates from the encoder, or return None if it is within tolerance."""
+    (expected, expected_gradient), (got, gradient) = probe(encoder, images), probe(prepared, images)
     if not torch.allclose(got, expected, rtol=0, atol=LATENT_TOLERANCE * float(expected.abs().max())):
         return "its latents differ from the original's"
-    if not float((slope - expected_slope).norm()) <= GRADIENT_TOLERANCE * float(expected_slope.norm()):
+    if not float((gradient - expected_gradient).norm()) <= GRADIENT_TOLERANCE * float(expected_gradient.norm()):
         return "its gradients differ from the original's"
     return None
 
 
-def _suit_cpu(encoder: Encoder) -> None:
-    """Rewrite convolutions whose present form makes torch take a slow way on a CPU; the function stays the same."""
+def _optimise_for_cpu(encoder: Encoder) -> None:
+    """Rewrite convolutions for which torch takes a slow path on a CPU, without changing the function."""
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-            # Dilation means nothing to a 1x1 kernel, but only with it does torch call oneDNN on a single thread.
+            # Dilation has no effect on a 1x1 kernel, but on a single thread torch calls oneDNN only if it is set.
             module.dilation = (2, 2)
     swap(encoder, lambda part: Stem(part) if is_stem(part) else None)
 
 
-def _halve(encoder: Encoder) -> None:
-    """Let convolutions whose gradient is much work compute it in 16 bits."""
+def _halve_gradients(encoder: Encoder) -> None:
+    """Make convolutions with an expensive gradient compute it in bfloat16."""
     for module in encoder.modules():
         if isinstance(module, Stem) and module.weight.dtype == torch.float32:
             module.block_weight = module.block_weight.bfloat16()
-    swap(encoder, lambda part: HalfGradient(part) if gains(part) else None)
+    swap(encoder, lambda part: HalfGradient(part) if worth_halving(part) else None)
 
 
 def _fold(encoder: Encoder, images: Tensor) -> None:
-    """Fold each batch norm that is given the very tensor that a convolution gave into that convolution.
+    """Fold each batch norm whose input is the output of a convolution into that convolution.
 
-    Not where z is that tensor, by the name of one of the two. Whether it, or that convolution, is used elsewhere too
-    cannot be seen from here; the comparison with the original tells.
+    Pairs whose intermediate tensor is part of z are skipped. Whether that tensor or the convolution is also used
+    elsewhere cannot be determined here; the comparison with the original detects it.
     """
-    makers: dict[int, nn.Module] = {}
+    producers: dict[int, nn.Module] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
-    alive: list[Tensor] = []  # so that no identity is given out twice
+    alive: list[Tensor] = []  # keeps the tensors alive, so that no id is reused
 
     def after_convolution(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        makers[id(output)] = module
+        producers[id(output)] = module
         alive.append(output)
 
     def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        maker = makers.get(id(inputs[0]))
-        if isinstance(maker, nn.Conv2d) and type(module) is nn.BatchNorm2d:  # subclasses may do more than a norm
-            pairs.append((maker, module))
+        producer = producers.get(id(inputs[0]))
+        if isinstance(producer, nn.Conv2d) and type(module) is nn.BatchNorm2d:  # subclasses may do more than normalise
+            pairs.append((producer, module))
 
     hooks = []
     try:

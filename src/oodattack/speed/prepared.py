@@ -1,4 +1,4 @@
-"""An encoder's copy in the form that an attack calls hundreds of times."""
+"""The copy of an encoder that an attack calls hundreds of times."""
 
 from itertools import chain
 from typing import Self
@@ -10,15 +10,15 @@ from oodattack.encoders.encoder import Encoder
 
 
 class Prepared(nn.Module):
-    """An encoder's copy in channels-last memory; images may come in any memory format.
+    """A copy of an encoder in channels-last memory format; images may be in any memory format.
 
     Args:
-        encoder: the copy, which is changed.
-        dtype: that its model is to compute in; None leaves the model as it is.
+        encoder: the copy, which is modified in place.
+        dtype: the type in which its model computes; None leaves the model unchanged.
 
     Attributes:
-        rough_twin: the same in 16 bits, where that is faster, or None (`oodattack.speed.rough`): about f, for what
-            need not be exact. `attack` asks it while a sample is far from its target.
+        rough_twin: a bfloat16 copy if that is faster, else None (`oodattack.speed.rough`). It approximates f where
+            exact values are not needed: `attack` evaluates it while a sample is far from its target.
     """
 
     rough_twin: Self | None
@@ -26,19 +26,19 @@ class Prepared(nn.Module):
     def __init__(self, encoder: Encoder, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.encoder = encoder.to(memory_format=torch.channels_last)
-        self.own_type = dtype is not None
+        self.casts = dtype is not None
         if dtype is not None:
             encoder.model.to(dtype)
         self.rough_twin = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The encoder's z, (B, K), of images (B, 3, H, W)."""
-        # Normalised in the caller's layout, for arithmetic on each pixel's three channels is slow; and the gradient in
-        # that of the loop, for arithmetic on a mixture of layouts is slow, too.
+        """Compute the encoder's z, (B, K), for images (B, 3, H, W)."""
+        # Normalise in the caller's layout, because elementwise arithmetic on three channels-last channels is slow, and
+        # return the gradient in the contiguous layout of the attack's loop, because mixing layouts is slow too.
         normalised = self.encoder.normalise(x)
         if normalised.requires_grad:
             normalised.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
-        if not self.own_type:
+        if not self.casts:
             return self.encoder.latents(normalised.contiguous(memory_format=torch.channels_last))
         weights = chain(self.encoder.model.parameters(), self.encoder.model.buffers())
         dtype = next(tensor.dtype for tensor in weights if tensor.is_floating_point())

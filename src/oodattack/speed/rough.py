@@ -1,4 +1,4 @@
-"""About the same function in 16 bits, for half the work: enough while an attack is far from its target."""
+"""The bfloat16 twin of a prepared encoder: accurate enough while an attack is far from its target, at half the cost."""
 
 import copy
 
@@ -12,34 +12,34 @@ from oodattack.speed.half_gradient import HalfGradient
 from oodattack.speed.prepared import Prepared
 from oodattack.speed.probe import probe
 from oodattack.speed.swap import swap
-from oodattack.speed.timing import faster_in_16_bits, in_turn
+from oodattack.speed.timing import faster_in_16_bits, interleaved_times
 
-GAIN = 1.08  # times as fast it must be: what is near to 1 would be so by chance
-# Floating-point operations of an image. Samples do not all leave a twin at once, so that a batch falls into two: for
-# networks of less work torch's calls, which are then twice as many, cost more than the twin saves.
-LEAST_WORK = 2e8
-SECONDS = 0.3  # of measuring, at least
-LIKENESS = 0.5  # the least cosine between the two's latents, and gradients
+MIN_SPEEDUP = 1.08  # of the twin; a ratio closer to 1 could be measurement noise
+# Floating-point operations per image. Samples switch from the twin to the exact encoder at different times, which
+# splits the batch and doubles the number of torch calls; for smaller networks that costs more than the twin saves.
+MIN_FLOPS = 2e8
+TIMING_SECONDS = 0.3  # minimum time spent on comparing the two
+MIN_COSINE = 0.5  # between the latents of the two, and between their gradients
 
 
 def rough_twin(prepared: Prepared, images: Tensor, *, measured: bool = True) -> Prepared | None:
-    """A copy of a prepared encoder that computes in bfloat16, if it is one of float32 and the copy is faster.
+    """Make a copy of a prepared float32 encoder that computes in bfloat16, if the copy is faster.
 
-    Weights are in bfloat16 from the beginning: to cast them in every pass (autocast) takes longer than it saves.
+    Weights are converted to bfloat16 once: casting them in every pass (autocast) costs more than it saves.
 
     Args:
         prepared: the encoder.
-        images: (2, 3, H, W) to try it on.
-        measured: whether the copy must be faster than the encoder, which is measured on this machine, now.
+        images: (2, 3, H, W), to test the copy on.
+        measured: require the copy to be faster than the encoder when both are timed on this machine.
 
     Returns:
-        The copy, or None: where bfloat16 is not faster, the model refuses it, or makes something else of it.
+        The copy, or None if bfloat16 is not faster, the model does not support it, or the results differ too much.
     """
-    numbers = {tensor.dtype for tensor in prepared.encoder.model.state_dict().values()}
-    if {kind for kind in numbers if kind.is_floating_point or kind.is_complex} != {torch.float32}:
+    dtypes = {tensor.dtype for tensor in prepared.encoder.model.state_dict().values()}
+    if {dtype for dtype in dtypes if dtype.is_floating_point or dtype.is_complex} != {torch.float32}:
         return None
     try:
-        if measured and not (_work(prepared, images) > LEAST_WORK and faster_in_16_bits(images.device)):
+        if measured and not (_flops_per_image(prepared, images) > MIN_FLOPS and faster_in_16_bits(images.device)):
             return None
         twin = copy.deepcopy(prepared.encoder)
         if images.device.type == "cpu":
@@ -47,26 +47,28 @@ def rough_twin(prepared: Prepared, images: Tensor, *, measured: bool = True) -> 
         rough = Prepared(twin, torch.bfloat16)
         for module in rough.modules():
             if isinstance(module, HalfGradient):
-                module.half_weight = module.weight  # now the same: once is enough
-        (z, slope), (z_rough, slope_rough) = probe(prepared, images), probe(rough, images)
-        if not (_likeness(z, z_rough) > LIKENESS and _likeness(slope, slope_rough) > LIKENESS):
+                module.half_weight = module.weight  # both are bfloat16 now and can share memory
+        (z, gradient), (z_rough, gradient_rough) = probe(prepared, images), probe(rough, images)
+        if not (_cosine(z, z_rough) > MIN_COSINE and _cosine(gradient, gradient_rough) > MIN_COSINE):
             return None
         if measured:
-            exactly, roughly = in_turn(lambda: probe(prepared, images), lambda: probe(rough, images), seconds=SECONDS)
-            if exactly < GAIN * roughly:
+            exact_times, rough_times = interleaved_times(
+                lambda: probe(prepared, images), lambda: probe(rough, images), seconds=TIMING_SECONDS
+            )
+            if min(exact_times) < MIN_SPEEDUP * min(rough_times):
                 return None
-    except Exception:  # noqa: BLE001 -- a user's model may refuse bfloat16 in any way; it is only for speed
+    except Exception:  # noqa: BLE001 -- a user's model may reject bfloat16 with any exception; the twin is optional
         return None
     return rough
 
 
-def _work(f: nn.Module, images: Tensor) -> float:
-    """Floating-point operations of a forward pass of one image."""
+def _flops_per_image(f: nn.Module, images: Tensor) -> float:
+    """Floating-point operations of a forward pass, per image."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         f(images)
     return float(counter.get_total_flops()) / len(images)
 
 
-def _likeness(one: Tensor, other: Tensor) -> float:
-    """The cosine between two tensors."""
+def _cosine(one: Tensor, other: Tensor) -> float:
+    """The cosine similarity of two tensors."""
     return float(F.cosine_similarity(one.flatten(), other.flatten(), dim=0))

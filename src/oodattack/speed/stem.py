@@ -1,4 +1,4 @@
-"""The first convolution of a network, rewritten for the way a CPU computes."""
+"""The first convolution of a network, with a gradient that is fast on CPUs."""
 
 from typing import TypeGuard
 
@@ -10,7 +10,7 @@ from oodattack.speed.own_gradient import OwnGradient
 
 
 def is_stem(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether `Stem` can take the module's place: a strided, square, zero-padded convolution of three channels.
+    """Whether `Stem` can replace the module: a strided, square, zero-padded convolution of three channels.
 
     >>> is_stem(nn.Conv2d(3, 64, 7, stride=2, padding=3)), is_stem(nn.Conv2d(3, 64, 3))
     (True, False)
@@ -26,17 +26,17 @@ def is_stem(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 class Stem(nn.Module):
-    """A convolution of stride s whose gradient is that of one of stride 1 on s x s blocks of pixels as channels.
+    """A stride-s convolution whose gradient is computed as that of a stride-1 convolution on s x s pixel blocks.
 
-    The result is the same, with the kernel filled up with zeros to a multiple of s. A CPU's convolutions work on 16
-    channels at a time, of which an image fills 3; its s * s * 3 leave fewer idle. That pays in the backward pass; in
-    the forward pass less than it takes to rearrange the pixels.
+    Each block of pixels becomes s * s * 3 channels, and the kernel is zero-padded to a multiple of s; the result is the
+    same. Convolutions on a CPU process 16 channels at a time, of which an image fills only 3 and its blocks more. This
+    pays off in the backward pass only: in the forward pass, rearranging the pixels costs more than it saves.
 
     >>> import torch
     >>> convolution = nn.Conv2d(3, 8, 7, stride=2, padding=3)
     >>> x = torch.rand(1, 3, 20, 21, requires_grad=True)
-    >>> slopes = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in (Stem(convolution), convolution)]
-    >>> torch.allclose(*slopes, atol=1e-5)
+    >>> gradients = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in (Stem(convolution), convolution)]
+    >>> torch.allclose(*gradients, atol=1e-5)
     True
     """
 
@@ -49,15 +49,15 @@ class Stem(nn.Module):
         kernel, self.stride, self.padding = (
             int(n[0]) for n in (convolution.kernel_size, convolution.stride, convolution.padding)
         )
-        filling = -kernel % self.stride
+        extra = -kernel % self.stride
         weight = convolution.weight.detach()
         self.register_buffer("weight", weight)
-        blocks = F.pixel_unshuffle(F.pad(weight, (0, filling, 0, filling)), self.stride)
+        blocks = F.pixel_unshuffle(F.pad(weight, (0, extra, 0, extra)), self.stride)
         self.register_buffer("block_weight", blocks, persistent=False)
         self.register_buffer("bias", None if convolution.bias is None else convolution.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the convolution gives for images (B, 3, H, W)."""
+        """Convolve images (B, 3, H, W)."""
         y: Tensor = OwnGradient.apply(x, self)
         return y
 
@@ -68,7 +68,7 @@ class Stem(nn.Module):
     def pull_back(self, grad: Tensor, size: torch.Size) -> Tensor:
         """See `oodattack.speed.own_gradient.Layer`."""
         blocks = F.conv_transpose2d(grad.to(self.block_weight), self.block_weight).to(grad)
-        slope = F.pixel_shuffle(blocks, self.stride)
-        # Without the padding; where the stride leaves pixels over, the convolution does not see them.
-        bottom, right = (n + self.padding - there for n, there in zip(size, slope.shape[2:], strict=True))
-        return F.pad(slope, (-self.padding, right, -self.padding, bottom))
+        padded = F.pixel_shuffle(blocks, self.stride)
+        # Crop the padding, and add zeros for trailing pixels that the stride skips.
+        bottom, right = (n + self.padding - side for n, side in zip(size, padded.shape[2:], strict=True))
+        return F.pad(padded, (-self.padding, right, -self.padding, bottom))

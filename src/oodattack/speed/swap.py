@@ -1,16 +1,17 @@
-"""Parts of a network that others take the place of."""
+"""Replace submodules of a network."""
 
 from collections.abc import Callable
 
 from torch import nn
 
 
-def swap(model: nn.Module, other: Callable[[nn.Module], nn.Module | None]) -> None:
-    """Put ``other(part)`` in the place of each part of a model; where that is None, the part stays.
+def swap(model: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]) -> None:
+    """Replace each submodule by ``replacement(submodule)``, unless that is None.
 
     Args:
-        model: changed in place; it itself is not asked about. What takes a part's place is, with its own parts.
-        other: what is to take a part's place.
+        model: modified in place; the model itself is never replaced. Replacements are visited in turn, as are their
+            submodules.
+        replacement: returns the module that replaces a given one, or None to keep it.
 
     >>> net = nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU(), nn.Flatten()))
     >>> swap(net, lambda part: nn.Tanh() if isinstance(part, nn.ReLU) else None)
@@ -19,6 +20,6 @@ def swap(model: nn.Module, other: Callable[[nn.Module], nn.Module | None]) -> No
     """
     for parent in model.modules():
         for name, part in parent.named_children():
-            new = other(part)
+            new = replacement(part)
             if new is not None:
                 setattr(parent, name, new)

@@ -1,1 +1,1 @@
-"""Fitting networks: one loop, and what each method minimises."""
+"""Train networks: one training loop, and the loss of each method."""

@@ -1,4 +1,4 @@
-"""What each method minimises."""
+"""The training losses of the methods."""
 
 from collections.abc import Callable
 
@@ -10,22 +10,22 @@ from torch.nn import functional as F
 from oodattack.networks import Bottleneck
 
 Draw = Callable[[nn.Module, Tensor], Tensor]
-"""From the classifier at hand and a batch of normalised images to as many normalised outliers."""
+"""Maps the current classifier and a batch of normalised images to the same number of normalised outliers."""
 
 
 def loss(model: nn.Module, images: Tensor, labels: Tensor, weight: float, draw: Draw | None) -> Tensor:
-    """Cross-entropy of a batch, and what a method adds to it.
+    """Compute the cross-entropy of a batch plus the method's additional term.
 
-    - with outliers, ``weight`` times their cross-entropy to the uniform distribution (Hendrycks et al. 2019; with
-      generated outliers it is, but for a constant, the confidence loss of Lee et al. 2018, eq. 1);
-    - for a `Bottleneck`, ``weight`` times the mean rate in nats (Alemi et al. 2017, eq. 17).
+    - With outliers: ``weight`` times their cross-entropy to the uniform distribution (Hendrycks et al. 2019; for
+      generated outliers this equals, up to a constant, the confidence loss of Lee et al. 2018, eq. 1).
+    - For a `Bottleneck`: ``weight`` times the mean rate in nats (Alemi et al. 2017, eq. 17).
 
     Args:
-        model: from normalised images to logits.
+        model: maps normalised images to logits.
         images: (B, 3, H, W), normalised.
         labels: (B,).
-        weight: of what is added.
-        draw: where outliers come from; None for none.
+        weight: weight of the additional term.
+        draw: supplies outliers; None to train without outliers.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
     >>> x, y = torch.rand(4, 3, 1, 1), torch.tensor([0, 1, 0, 1])

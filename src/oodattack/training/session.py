@@ -1,4 +1,4 @@
-"""A network while it learns."""
+"""The training loop of one network."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,17 +22,17 @@ Tell = Callable[[str, int, int], None]
 
 
 class Session:
-    """A network, its optimizer and schedule, and where its outliers come from; accelerate puts them on the device.
+    """The training state of a network: model, optimizer, schedule and source of outliers.
 
     Args:
-        settings: how to train.
-        model: what to train.
-        images: labelled images.
-        outliers: images of no class; None for none.
-        accelerator: of accelerate.
-        epochs: of the schedule.
-        rate: largest learning rate.
-        seed: epochs of sessions with different seeds draw differently.
+        settings: the training settings.
+        model: the network to train.
+        images: labelled training images.
+        outliers: images that belong to no class, or None.
+        accelerator: places the model and optimizer on the device.
+        epochs: number of epochs in the learning rate schedule.
+        rate: maximum learning rate.
+        seed: determines, together with the epoch, all random numbers of the training.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class Session:
                 self.imagined = Imagined(device, settings.loss_weight, self.mean, self.std)
 
     def epoch(self, tell: Tell) -> float:
-        """One pass over the images; returns the mean loss.
+        """Train for one epoch and return the mean loss.
 
         Raises:
-            InputError: if the loss is no number any more.
+            InputError: if the loss becomes non-finite.
         """
         number = len(self.history)
         what = f"epoch {number + 1} of {self.epochs}"
@@ -78,25 +78,25 @@ class Session:
             for step, (images, labels) in enumerate(loader):
                 x = self.normalise(images.to(self.accelerator.device))
                 y = labels.to(self.accelerator.device)
-                now = loss(self.model, x, y, self.settings.loss_weight, draw)
-                if not bool(now.isfinite()):
+                batch_loss = loss(self.model, x, y, self.settings.loss_weight, draw)
+                if not bool(batch_loss.isfinite()):
                     raise InputError(
-                        f"the loss is no number in {what}, step {step + 1}; the epochs before are kept: give a smaller"
-                        f" --rate than {self.settings.rate:g} and another --out"
+                        f"the loss became non-finite in {what}, step {step + 1}; earlier epochs are kept; retry with a"
+                        f" --rate below {self.settings.rate:g} and a new --out"
                     )
                 self.optimizer.zero_grad(set_to_none=True)
-                self.accelerator.backward(now)
+                self.accelerator.backward(batch_loss)
                 self.accelerator.clip_grad_norm_(self.model.parameters(), 5.0)
                 self.optimizer.step()
                 self.schedule.step()
-                total += float(now.detach())
+                total += float(batch_loss.detach())
                 tell(f"{what}, loss {total / (step + 1):.3f}", step + 1, len(loader))
         self.model.eval()
         self.history.append(total / len(loader))
         return self.history[-1]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """What the network is given for images (B, 3, H, W) in [0, 1]."""
+        """Normalise images (B, 3, H, W) in [0, 1] for the network."""
         return (images - self.mean) / self.std
 
     def _draw(self, number: int) -> Draw | None:
@@ -110,16 +110,16 @@ class Session:
 
     @torch.no_grad()
     def accuracy(self, images: Labelled) -> float:
-        """Share of images that are classified right."""
+        """Compute the fraction of images that are classified correctly."""
         self.model.eval()
-        right = 0
+        correct = 0
         for x, y in DataLoader(images, self.settings.batch_size):
             logits = self.model(self.normalise(x.to(self.accelerator.device)))
-            right += int((logits.argmax(1).cpu() == y).sum())
-        return right / len(images)
+            correct += int((logits.argmax(1).cpu() == y).sum())
+        return correct / len(images)
 
     def save(self, file: Path) -> None:
-        """Keep all that a resumed training needs, whole or not at all."""
+        """Write the state needed to resume training, atomically."""
         state: dict[str, Any] = {
             "history": self.history,
             "model": self.model.state_dict(),
@@ -130,7 +130,7 @@ class Session:
         write_torch(file, state)
 
     def load(self, file: Path) -> None:
-        """Go on from what `save` kept.
+        """Resume from a state that `save` wrote.
 
         Raises:
             InputError: if the file is damaged.
@@ -147,22 +147,22 @@ class Session:
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Say so where a file that is gone on from is damaged.
+    """Convert any exception raised while resuming from a file into an InputError that names the file.
 
     Raises:
-        InputError: for whatever goes wrong within.
+        InputError: if the block raises any exception.
     """
     try:
         yield
     except Exception as error:
         raise InputError(
-            f"cannot go on from {file}: {type(error).__name__}: {error}; delete it to begin again"
+            f"cannot resume from {file}: {type(error).__name__}: {error}; delete it to start over"
         ) from error
 
 
 @contextmanager
 def seeded(seed: int, number: int) -> Iterator[None]:
-    """Torch's random numbers from a seed of this part's own; those of the caller go on afterwards as before.
+    """Seed torch's random numbers within the block, and restore the caller's random state afterwards.
 
     >>> with seeded(0, 1):
     ...     a = torch.rand(1)
