@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oodattack.detectors import Classifier, Loader
+from oodattack.detectors import Loader, Subject
 from oodattack.networks import CifarResNet
 
 
@@ -83,10 +83,10 @@ def dark() -> nn.Module:
 
 
 class Norm:
-    """A user-defined detector: a small norm of z is out-of-distribution."""
+    """A user's own detector, without a base class: a small norm of z is out-of-distribution."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.z = classifier.features
+    def __init__(self, subject: Subject) -> None:
+        self.z = subject.features
 
     def fit(self, loader: Loader) -> None:
         """Nothing to fit."""
@@ -97,3 +97,31 @@ class Norm:
 
     def reads(self, images: Tensor) -> Tensor:
         return self.z(images)
+
+
+class _Density(nn.Module):
+    """A Gaussian over the means of the 4x4 patches, as a model of images with a score of its own."""
+
+    input_size = (16, 16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0.1, 0.3, 48))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = (F.avg_pool2d(x, 4).flatten(1) - 0.5) / self.scale
+        return z, -self.scale.log().sum().expand(len(x))
+
+    def reads(self, x: Tensor) -> Tensor:
+        """Negative log-likelihood in nats of the patches of each channel, (B, 3), up to a constant."""
+        z, log_determinant = self(x)
+        return cast(Tensor, (z.square() / 2).view(-1, 3, 16).sum(2) - log_determinant[:, None] / 3)
+
+    def judge(self, reads: Tensor) -> Tensor:
+        """The negative log-likelihood of the image, (B,)."""
+        return reads.sum(1)
+
+
+def density() -> nn.Module:
+    """A model of images of 16x16 that scores them itself."""
+    return _Density()

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.audit.attacking import plan
+from oodattack.audit.plan import plan
 from oodattack.audit.store import open_audit
 from oodattack.core.errors import InputError, WriteError
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize
-from oodattack.detectors import Classifier, Loader
+from oodattack.detectors import Loader, Own, Subject, make_subject
 from oodattack.encoders import load_encoder
 from oodattack.images import decode, fit
 from oodattack.pipelines.audit import Stage, run_audit
@@ -142,7 +142,7 @@ def test_a_killed_audit_resumes(pictures: tuple[Path, Path, Path], tmp_path: Pat
     same(tmp_path / "audit", whole)
 
 
-def test_a_finished_audit_grows(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_a_finished_audit_can_be_extended(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "audit"
     run_audit(settings(pictures, out, detectors=("KNN",)))
     before = kept(out)
@@ -174,9 +174,9 @@ def test_what_decides_the_results_cannot_change(
 class Broken(Norm):
     """A detector that fails in a way of choice."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__(classifier)
-        self.classifier = classifier
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        self.subject = subject
 
 
 class NoFit(Broken):
@@ -240,7 +240,7 @@ def test_one_bad_detector_costs_the_others_nothing(pictures: tuple[Path, Path, P
 
 
 class Endless(Norm):
-    """A detector that gives half of the images a score without end."""
+    """A detector that gives half of the images an infinite score."""
 
     def fit(self, loader: Loader) -> None:
         with torch.no_grad():
@@ -261,7 +261,7 @@ class Shared(Norm):
 
 
 class Elsewhere(Norm):
-    """One that would write outside of the audit."""
+    """A detector whose files would be outside of the audit."""
 
     reading = "layer/../../x"
 
@@ -283,7 +283,7 @@ def test_infinite_scores_are_audited_and_drawn(pictures: tuple[Path, Path, Path]
     assert "| w | – | – | 50 % |" in audit_markdown(results)
 
 
-def test_what_is_read_by_ones_own_detector_goes_with_its_source(
+def test_what_ones_own_detector_reads_is_kept_under_its_digest(
     pictures: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     changes: dict[str, Any] = {"detectors": ("none",), "detector": ("tests.test_audit:Shared",)}
@@ -291,27 +291,28 @@ def test_what_is_read_by_ones_own_detector_goes_with_its_source(
     (key,) = (key for key in results["attacks"] if key.startswith("informed"))
     assert key.startswith("informed-mine-2-4-")  # and the digest of its source
     assert key in results["detectors"][0]["attacked"]
-    # Of two that share it, the first is asked what it reads: the key has its digest, wherever the other's source is.
-    readers: dict[str, Any] = {name: Shared(Classifier(load_encoder("python:tests.factories:small"))) for name in "ab"}
+    # Of two that share it, the first is asked what it reads, so the key has the digest of its source.
+    subject = make_subject(load_encoder("python:tests.factories:small"))
+    readers = {name: Own(Shared(subject), digit * 64) for name, digit in (("a", "1"), ("b", "2"))}
     two = settings(pictures, tmp_path / "audit", **changes)
-    keys = [found.key for found in plan(two, readers, (), {"a": "1" * 64, "b": "2" * 64})]
+    keys = [found.key for found in plan(two, readers, ())]
     assert "informed-mine-2-4-11111111" in keys
-    with pytest.raises(InputError, match=r"expected reading of .* as a name of letters, .*, got 'layer/../../x'"):
+    with pytest.raises(InputError, match=r"reading to be a name of letters, .*, got 'layer/../../x'"):
         run_audit(settings(pictures, tmp_path / "other", **changes | {"detector": ("tests.test_audit:Elsewhere",)}))
 
 
 def test_a_full_disk_stops_an_audit(
     pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing can be kept any more, so that to go on would be to throw work away."""
-    write_table = pq.write_table
+    """Nothing more can be kept, so continuing would waste work."""
+    write_table = pq.ParquetWriter.write_table
 
-    def full(table: Any, where: Path, *rest: Any, **options: Any) -> None:
-        if "attacks" in Path(where).parts:
+    def full(self: pq.ParquetWriter, table: Any, *rest: Any, **options: Any) -> None:
+        if "mape" in table.column_names:  # a shard of an attack
             raise OSError(errno.ENOSPC, "No space left on device")
-        write_table(table, where, *rest, **options)
+        write_table(self, table, *rest, **options)
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(WriteError, match=r"cannot write .*latent-features-2-4.*No space left on device; what was"):
         run_audit(settings(pictures, tmp_path / "audit", detectors=("KNN",)))
     monkeypatch.undo()
@@ -326,9 +327,9 @@ def test_damaged_training_images_are_reported(pictures: tuple[Path, Path, Path],
     changes = {"train": str(train), "detectors": ("MaxLogit",), "attacks": ("latent",), "fit_limit": 10**6}
     results = run_audit(settings(pictures, tmp_path / "audit", **changes)).read_results()
     assert damaged.name in str(results["skipped"]["train"])
-    assert "## Could not be decoded" in audit_markdown(results)
+    assert "## Images that could not be decoded" in audit_markdown(results)
     assert damaged.name in audit_markdown(results).replace("\\", "")
-    # A natural set in a folder of that name is another one.
+    # A natural set in a folder of the same name is a different set.
     more = settings(pictures, tmp_path / "audit", **changes, ood=(str(train),))
     grown = run_audit(more).read_results()
     assert "train (natural)" in grown["sets"]
@@ -336,7 +337,7 @@ def test_damaged_training_images_are_reported(pictures: tuple[Path, Path, Path],
 
 
 def test_a_witness_judges_by_its_own_latents(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """It is given the images at its own size; the attacked network, beside it, at that of the audit."""
+    """It is given the images at its own size; the attacked network beside it, at that of the audit."""
     witness = "python:tests.factories:tiny"
     results = run_audit(
         settings(pictures, tmp_path, detectors=("MaxLogit",), attacks=("latent",), witness=(witness,))
@@ -370,16 +371,14 @@ def test_a_witness_judges_by_its_own_latents(pictures: tuple[Path, Path, Path], 
         ({"witness": ("embedded", "embedded")}, "expected each witness once"),
     ],
 )
-def test_what_is_given_twice_is_refused(
-    pictures: tuple[Path, Path, Path], changes: dict[str, Any], message: str
-) -> None:
+def test_duplicates_are_rejected(pictures: tuple[Path, Path, Path], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         settings(pictures, Path("unused"), **changes)
 
 
 def test_names_from_outside_do_not_become_markup(whole: Path) -> None:
     results = open_audit(whole).read_results()
-    results["classifier"]["encoder"] = "<script>alert(1)</script> | `x` [a](b)"
+    results["subject"]["encoder"] = "<script>alert(1)</script> | `x` [a](b)"
     results["absent"] = [{"name": "*a*", "reason": "<img src=x>\n# heading"}]
     page = audit_markdown(results)
     assert "<script" not in page
@@ -388,16 +387,16 @@ def test_names_from_outside_do_not_become_markup(whole: Path) -> None:
     assert "[a](b)" not in page
 
 
-def test_a_folder_that_is_no_class_is_predicted(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_classes_that_the_network_lacks_are_predicted(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     results = run_audit(settings(pictures, tmp_path, train=str(pictures[2]), detectors=("MaxLogit",))).read_results()
-    assert results["classifier"]["train_accuracy"] is None
-    assert results["classifier"]["test_accuracy"] is None
+    assert results["subject"]["train_accuracy"] is None
+    assert results["subject"]["test_accuracy"] is None
 
 
 def test_classes_of_few_test_images_are_those_of_the_training_folders(whole: Path) -> None:
-    classifier = open_audit(whole).read_results()["classifier"]
-    assert classifier["train_accuracy"] is not None
-    assert classifier["test_accuracy"] is not None
+    subject = open_audit(whole).read_results()["subject"]
+    assert subject["train_accuracy"] is not None
+    assert subject["test_accuracy"] is not None
 
 
 def test_linf_and_no_bound(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oodattack.attacks.attacks import TOLERANCE, Ball, Samples, lower, match
-from oodattack.attacks.ways import CENTRE, DIRECTIONS, Differences, Ranks, Way, find_way
+from oodattack.attacks import Ball, Followed, Samples, direct, follow, latent
+from oodattack.attacks.differences import DIRECTIONS, Differences
+from oodattack.attacks.direct import TOLERANCE
+from oodattack.attacks.ranks import LOWEST, Ranks
 from oodattack.core.gradient import Autograd, Spsa
 from oodattack.core.pixels import dequantize
+from oodattack.detectors import Detector
 
 BALL = Ball(1.0, 2, 30)
 
@@ -21,14 +24,14 @@ def samples(count: int = 4) -> Samples:
     return Samples(dequantize(x[0]), dequantize(x[1]), list(range(count)))
 
 
-class Linear:
-    """A detector whose score is linear in the image; its judge may be without gradient, or missing."""
+class Linear(Detector):
+    """A detector whose score is linear in the image; its judge may have no gradient, or be missing."""
 
-    def __init__(self, slope: bool = True, judge: bool = True) -> None:
+    def __init__(self, gradient: bool = True, judge: bool = True) -> None:
         generator = torch.Generator().manual_seed(0)
         self.weight = torch.randn(3 * 8 * 8, 5, generator=generator) / 10
         self.direction = torch.randn(5, generator=generator)
-        self.slope = slope
+        self.gradient = gradient
         if not judge:
             self.judge = None  # type: ignore[assignment, method-assign]
 
@@ -39,7 +42,7 @@ class Linear:
         return images.flatten(1) @ self.weight
 
     def judge(self, reads: Tensor) -> Tensor:
-        reads = reads if self.slope else reads.detach()
+        reads = reads if self.gradient else reads.detach()
         scores: Tensor = reads @ self.direction
         return scores
 
@@ -57,45 +60,44 @@ def norms(found: Tensor, start: Tensor) -> Tensor:
     ("detector", "source", "how"),
     [
         (Linear(), Autograd, "gradient of the score"),
-        (Linear(slope=False), Differences, "differences of the score along what it reads"),
-        (Linear(slope=False, judge=False), Spsa, "SPSA on the image"),
+        (Linear(gradient=False), Differences, "differences of the score along what it reads"),
+        (Linear(gradient=False, judge=False), Spsa, "SPSA on the image"),
     ],
 )
 def test_a_score_is_followed_as_well_as_it_can_be(detector: Linear, source: type, how: str) -> None:
     some = samples(16)
-    way = find_way(detector, some.x_in[:2], detector.score(some.x_in))
-    assert isinstance(way.gradient, source)
-    assert way.how == how
+    followed = follow(detector, some.x_in[:2], detector.score(some.x_in))
+    assert isinstance(followed.gradient, source)
+    assert followed.how == how
     ball = Ball(3.0, 2, 60)
-    found = lower(way, detector, some, ball, None)
+    found = direct(followed, detector, some, ball, None)
     assert (norms(found.images, some.start) <= 3 * (1 + 1e-6)).all()
     before, after = detector.score(some.start), detector.score(dequantize(found.images))
     assert (after <= before + 1e-6).all()
     if source is not Spsa:
         wanted = detector.score(some.x_in)
-        # What the ball allows: the start's score less eps times the length of the slope, but for the pixel box.
+        # The ball allows the start's score minus eps times the norm of the gradient, apart from the pixel box.
         reachable = before - 0.9 * 3 * (detector.weight @ detector.direction).norm() < wanted
         assert reachable.any()
         assert (after[reachable] <= wanted[reachable]).all()
 
 
-def test_a_direct_attack_stops_where_it_has_arrived() -> None:
+def test_a_direct_attack_stops_at_its_aim() -> None:
     detector, some = Linear(), samples(16)
-    way = find_way(detector, some.x_in[:2], detector.score(some.x_in))
-    found = lower(way, detector, some, Ball(8.0, 2, 100), None)
-    arrived = found.mape <= TOLERANCE
-    assert arrived.all()
+    followed = follow(detector, some.x_in[:2], detector.score(some.x_in))
+    found = direct(followed, detector, some, Ball(8.0, 2, 100), None)
+    assert (found.mape <= TOLERANCE).all()
     assert (found.gradient_evaluations < 40).all()
-    # An image that passes with room to spare is not raised to the target.
+    # An image whose score is far below the target is not raised to it.
     low = Samples(some.start, some.x_in, some.seeds)
     best = detector.score(some.x_in).argmin()
     alone = Samples(low.x_in[best : best + 1] * 0 + some.x_in[:1], some.x_in[best : best + 1], [0])
-    kept = lower(way, detector, alone, BALL, None)
+    kept = direct(followed, detector, alone, BALL, None)
     assert torch.equal(dequantize(kept.images), some.x_in[best : best + 1])
 
 
 class Bent(Linear):
-    """A score whose slope at the start is not that on the way."""
+    """A score whose gradient at the start is not that further on."""
 
     def reads(self, images: Tensor) -> Tensor:
         return super().reads(images).sub(0.5).square()
@@ -103,23 +105,23 @@ class Bent(Linear):
 
 def test_the_better_of_two_tries_is_kept() -> None:
     detector, some = Bent(), samples(8)
-    way = find_way(detector, some.x_in[:2], detector.score(some.x_in))
-    # One step from the start reaches little; the second try begins where a longer attack has ended.
-    far = lower(way, detector, some, Ball(3.0, 2, 60), None)
+    followed = follow(detector, some.x_in[:2], detector.score(some.x_in))
+    # One step from the start changes little; the second try begins where a longer attack ended.
+    far = direct(followed, detector, some, Ball(3.0, 2, 60), None)
     short = Ball(3.0, 2, 1)
-    alone = lower(way, detector, some, short, None)
-    both = lower(way, detector, some, short, dequantize(far.images))
+    alone = direct(followed, detector, some, short, None)
+    both = direct(followed, detector, some, short, dequantize(far.images))
     scores = [detector.score(dequantize(found.images)) for found in (alone, both)]
     assert (scores[1] <= scores[0] + 1e-9).all()
     assert (scores[1] < scores[0]).any()
-    again = alone.mape > TOLERANCE  # who has arrived is not tried again
+    again = alone.mape > TOLERANCE  # samples at their aim are not tried again
     assert (both.gradient_evaluations[again] > alone.gradient_evaluations[again]).all()
     assert torch.equal(both.gradient_evaluations[~again], alone.gradient_evaluations[~again])
 
 
-def test_a_match_has_the_reads_of_x_in() -> None:
+def test_a_match_reads_the_same_as_x_in() -> None:
     detector, some = Linear(), samples()
-    found = match(detector.reads, some, Ball(6.0, 2, 100), parts=None, tolerance=0)
+    found = latent(detector.reads, some, Ball(6.0, 2, 100))
     assert (norms(found.images, some.start) <= 6 * (1 + 1e-6)).all()
     reads = detector.reads(dequantize(found.images))
     assert (reads - detector.reads(some.x_in)).abs().max() < 0.02 * (detector.reads(some.start) - reads).abs().max()
@@ -147,13 +149,13 @@ def test_differences_are_the_gradient_where_they_span_what_is_read(width: int) -
 
 def test_differences_along_few_directions_never_point_uphill() -> None:
     width = 4 * DIRECTIONS
-    slope = torch.randn(width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    weights = torch.randn(width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
     lift = torch.randn(192, width, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-    differences = Differences(lambda images: images.flatten(1) @ lift, lambda z: z @ slope)
+    differences = Differences(lambda images: images.flatten(1) @ lift, lambda z: z @ weights)
     pullback = differences(differences.reads, x, [torch.Generator().manual_seed(i) for i in range(2)])[1]
     found = pullback(torch.ones(2, 1, dtype=torch.float64)).flatten(1)
-    gradient = lift @ slope
+    gradient = lift @ weights
     assert (found @ gradient > 0).all()
 
 
@@ -162,19 +164,19 @@ def test_ranks_are_the_shares_below_and_continue_beyond() -> None:
     ranks = Ranks(scores)
     given = torch.tensor([1.0, 1.5, 2.0, 5.0], dtype=torch.float64)
     # Places 0.5 (two are equal), 2, 3, from the first to the last.
-    assert torch.allclose(ranks(given) - CENTRE, torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64))
+    assert torch.allclose(ranks(given) - LOWEST, torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64))
     spread = float(scores.std(correction=0))
-    beyond = ranks(torch.tensor([1.0 - spread, 5.0 + 2 * spread])) - CENTRE
+    beyond = ranks(torch.tensor([1.0 - spread, 5.0 + 2 * spread])) - LOWEST
     assert torch.allclose(beyond, torch.tensor([-1.0, 3.0], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("scores", [torch.ones(5), torch.full((3,), 1e30), torch.tensor([0.0, 1e-30, 1.0])])
-def test_ranks_of_constant_huge_and_crowded_scores_are_finite_with_a_slope(scores: Tensor) -> None:
+def test_ranks_of_constant_huge_and_crowded_scores_are_finite_and_increase(scores: Tensor) -> None:
     x = (scores + scores.abs().max() * 0.1).clone().requires_grad_(True)
     ranks = Ranks(scores)(x)
-    (slope,) = torch.autograd.grad(ranks.sum(), x)
+    (gradient,) = torch.autograd.grad(ranks.sum(), x)
     assert ranks.isfinite().all()
-    assert (slope > 0).all()
+    assert (gradient > 0).all()
 
 
 def test_ranks_are_monotone() -> None:
@@ -182,18 +184,17 @@ def test_ranks_are_monotone() -> None:
     given = torch.linspace(-2, 20, 500, dtype=torch.float64)
     found = Ranks(scores)(given)
     assert (found.diff() > 0).all()
-    assert math.isclose(float(Ranks(scores)(scores.max())) - CENTRE, 1.0)
+    assert math.isclose(float(Ranks(scores)(scores.max())) - LOWEST, 1.0)
 
 
-def test_a_way_needs_some_finite_scores() -> None:
-    with pytest.raises(ValueError, match="none of its scores"):
-        find_way(Linear(), samples().x_in, torch.tensor([math.inf, math.inf]))
-    way = find_way(Linear(), samples().x_in, torch.tensor([1.0, math.inf, 2.0]))
-    assert torch.allclose(way.ranks(torch.tensor([2.0])), torch.tensor([CENTRE + 1], dtype=torch.float64))
+def test_following_needs_some_finite_scores() -> None:
+    with pytest.raises(ValueError, match="expected finite scores of in-distribution images, got none"):
+        follow(Linear(), samples().x_in, torch.tensor([math.inf, math.inf]))
+    followed = follow(Linear(), samples().x_in, torch.tensor([1.0, math.inf, 2.0]))
+    assert torch.allclose(followed.ranks(torch.tensor([2.0])), torch.tensor([LOWEST + 1], dtype=torch.float64))
 
 
-def test_a_network_of_its_own_kind_is_followed_too() -> None:
-    """A score that is found by sorting has a gradient all the same."""
+def test_a_sorted_score_has_a_gradient() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Tanh())
     net.requires_grad_(False)
     reads: Callable[[Tensor], Tensor] = net
@@ -210,5 +211,5 @@ def test_a_network_of_its_own_kind_is_followed_too() -> None:
             return scores
 
     some = samples()
-    way: Way = find_way(Sorted(), some.x_in[:2], Sorted().score(some.x_in))
-    assert isinstance(way.gradient, Autograd)
+    followed: Followed = follow(Sorted(), some.x_in[:2], Sorted().score(some.x_in))
+    assert isinstance(followed.gradient, Autograd)

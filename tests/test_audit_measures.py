@@ -99,7 +99,7 @@ def test_pairs_that_move_together_have_a_narrow_interval() -> None:
     assert paired.auroc_low <= paired.auroc <= paired.auroc_high
 
 
-def test_images_of_one_start_do_not_count_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_one_start_are_not_independent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where starts differ more than x_in do, the interval is that of so few starts."""
     monkeypatch.setattr("oodattack.audit.measures.RESAMPLES", 200)
     rng = torch.Generator().manual_seed(5)
@@ -119,7 +119,7 @@ def test_images_of_one_start_do_not_count_as_many(monkeypatch: pytest.MonkeyPatc
     assert measure(inside, outside, paired=True, groups=few, seed=1) == measure(inside, outside, paired=True, seed=1)
 
 
-def test_the_interval_of_the_share_that_passes_draws_the_threshold_too() -> None:
+def test_the_interval_of_the_pass_rate_resamples_the_threshold_too() -> None:
     inside, outside = normal(100, 40), normal(400, 41) + 1.6
     found = measure(inside, outside)
     rng = np.random.default_rng(3)
@@ -134,13 +134,13 @@ def test_the_interval_of_the_share_that_passes_draws_the_threshold_too() -> None
 @pytest.mark.parametrize(
     ("inside", "outside", "paired", "message"),
     [
-        (torch.zeros(0), torch.zeros(3), False, "expected scores of both kinds, got 0 inside"),
-        (torch.zeros(3), torch.zeros(0), False, "and 0 outside"),
+        (torch.zeros(0), torch.zeros(3), False, "expected in-distribution and OOD scores, got 0 and 3"),
+        (torch.zeros(3), torch.zeros(0), False, "got 3 and 0 of them"),
         (torch.tensor([0.0, torch.nan]), torch.zeros(3), False, "got NaN"),
-        (torch.zeros(3), torch.zeros(2), True, "expected as many scores outside as inside"),
+        (torch.zeros(3), torch.zeros(2), True, "expected as many OOD as in-distribution scores"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(inside: Tensor, outside: Tensor, paired: bool, message: str) -> None:
+def test_bad_scores_are_rejected(inside: Tensor, outside: Tensor, paired: bool, message: str) -> None:
     with pytest.raises(InputError, match=message):
         measure(inside, outside, paired=paired)
 

@@ -39,6 +39,7 @@ def torch_file(name: str, value: Any) -> Callable[[Path], Path]:
 PNG = encode_png(torch.zeros(3, 32, 32, dtype=torch.uint8))
 TINY = "python:tests.factories:tiny"
 MISSING = "/no/such/place"
+FORMAT_2 = '{"format": 2, "rows": 1, "batch_size": 1, "settings": {}, "inputs": {}, "environment": {}}'
 
 # (what is wrong, the changed options; a function makes a file first, and its path replaces {}), the message)
 CASES: list[tuple[str, dict[str, Any], str]] = [
@@ -180,14 +181,19 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "a run of nothing",
-        {"out": lambda folder: write("r/run.json", '{"format": 2}')(folder).parent},
+        {"out": lambda folder: write("r/run.json", '{"format": 3}')(folder).parent},
         "cannot read",
+    ),
+    (
+        "a run of a format that can only be read",
+        {"out": lambda folder: write("r/run.json", FORMAT_2)(folder).parent},
+        "expected a run of format 3 to resume, got format 2",
     ),
     ("run.json is broken", {"out": lambda folder: write("r/run.json", "{")(folder).parent}, "cannot read"),
     (
         "a run of another format",
         {"out": lambda folder: write("r/run.json", '{"format": 9}')(folder).parent},
-        "format 2",
+        "expected a run of format 3, got 9",
     ),
 ]
 
@@ -344,9 +350,9 @@ def test_a_run_of_nothing_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     broken.write_bytes(encode_png(torch.ones(3, 32, 32, dtype=torch.uint8)))
     done = oodattack(capsys, *command, "--out", tmp_path / "run")
     assert done.code == 2
-    assert "(inputs.images: not what the run was begun with)" in done.err
+    assert "(inputs.images: changed since the run began)" in done.err
     done = oodattack(capsys, *command, "--seed", 5, "--out", tmp_path / "run")
-    assert "settings.seed: the run has 0, you ask for 5" in done.err
+    assert "settings.seed: the run has 0, this command has 5" in done.err
 
 
 @pytest.mark.usefixtures("without_figures")

@@ -1,4 +1,4 @@
-"""What every detector promises: three methods that agree with each other, whatever shares the batch."""
+"""What every detector guarantees: three methods that agree with each other, whatever else is in the batch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ def network(kind: str) -> nn.Module:
             module.bias.data.normal_(0, 0.3)
     body.eval()
     x, y = (torch.cat(parts) for parts in zip(*batches(), strict=True))
-    with torch.no_grad():  # a head that is right: some detectors learn from what it gets right
+    with torch.no_grad():  # an accurate head: some detectors learn from correctly classified images
         z = body.pooled((x - 0.5) / 0.25)
         z = torch.cat([z, torch.ones(len(z), 1)], dim=1)
         head = torch.linalg.lstsq(z.double(), nn.functional.one_hot(y).double()).solution.float().T
@@ -81,7 +81,7 @@ def close(one: Tensor, other: Tensor, share: float = 2e-3) -> bool:
     return one.shape == other.shape and bool(((one - other).abs() <= share * spread).all())
 
 
-def test_none_is_forgotten() -> None:
+def test_every_detector_applies_or_is_listed() -> None:
     found, absent = make_detectors(Classifier(Encoder(network("plain"), name="mine", input_size=(16, 16))))
     assert {*found, "MCD", "Rate"} == set(NAMES)
     assert {a.name for a in absent} == {"MCM", "WeightedEBO", "MCD", "Rate"}
@@ -104,12 +104,11 @@ def test_what_is_read_decides_the_score_and_follows_the_image(fitted: Callable[[
     x = X.clone().requires_grad_(True)
     reads = detector.reads(x)
     assert reads.ndim == 2
-    (slope,) = torch.autograd.grad(reads.square().sum(), x)
-    assert slope.isfinite().all()
-    assert (slope.flatten(1).abs().amax(1) > 0).all()
-    judge = getattr(detector, "judge", None)
-    if judge is not None:
-        assert close(judge(reads).detach().double(), detector.score(X))
+    (gradient,) = torch.autograd.grad(reads.square().sum(), x)
+    assert gradient.isfinite().all()
+    assert (gradient.flatten(1).abs().amax(1) > 0).all()
+    if detector.judge is not None:
+        assert close(detector.judge(reads).detach().double(), detector.score(X))
     else:
         assert name == "MCD"  # its draws act within the network
 
@@ -118,58 +117,58 @@ SORTED_OR_COUNTED = ("KNN", "OpenMax", "NACUE")  # by numpy, scikit-learn or in 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_score_has_the_slope_of_its_formula(fitted: Callable[[str], Detector], name: str) -> None:
-    """Also where the library detaches it."""
+def test_a_score_has_the_gradient_of_its_formula(fitted: Callable[[str], Detector], name: str) -> None:
+    """Even where the library detaches it."""
     if name == "Gram":
-        pytest.skip("piecewise linear, with a corner at every bound that a row sum meets")
+        pytest.skip("piecewise linear, with a kink at every bound that a row sum reaches")
     detector = fitted(name)
     z = detector.reads(X).detach().requires_grad_(True)
-    judge = detector.judge  # type: ignore[attr-defined]
+    judge = detector.judge
+    assert judge is not None
     scores = judge(z)
     if name in SORTED_OR_COUNTED:
         assert not scores.requires_grad
         return
-    (slope,) = torch.autograd.grad(scores.sum(), z)
-    # Along the slope itself, where differences in float32 have something to see.
-    direction = slope / slope.norm(dim=1, keepdim=True)
+    (gradient,) = torch.autograd.grad(scores.sum(), z)
+    # Along the gradient itself, where differences in float32 are largest.
+    direction = gradient / gradient.norm(dim=1, keepdim=True)
     reach = 2e-4 * z.detach().norm(dim=1, keepdim=True)
     with torch.no_grad():
         ahead, behind = judge(z + reach * direction), judge(z - reach * direction)
     differences = (ahead - behind).double() / (2 * reach[:, 0])
-    close_ones = ((differences - slope.norm(dim=1)).abs() <= 0.1 * slope.norm(dim=1)).sum()
-    assert close_ones >= 6, (differences, slope.norm(dim=1))  # one of seven may sit on a corner
+    close_ones = ((differences - gradient.norm(dim=1)).abs() <= 0.1 * gradient.norm(dim=1)).sum()
+    assert close_ones >= 6, (differences, gradient.norm(dim=1))  # one of seven may be at a kink
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_fit_that_was_kept_gives_the_same_scores(
-    fitted: Callable[[str], Detector], name: str, tmp_path: Path
-) -> None:
+def test_a_restored_fit_gives_the_same_scores(fitted: Callable[[str], Detector], name: str, tmp_path: Path) -> None:
     detector, again = fitted(name), make(name)
-    if not hasattr(detector, "state_dict"):
+    fit = detector.state_dict()
+    if fit is None:
         assert name in ("ODIN", "MCD", "Rate")  # nothing is fitted
         return
     audit = Audit(tmp_path)
     assert audit.read_fit(name) is None
-    audit.write_fit(name, detector.state_dict())
+    audit.write_fit(name, fit)
     state = audit.read_fit(name)
     assert state is not None
-    again.load_state_dict(state)  # type: ignore[attr-defined]
+    again.load_state_dict(state)
     assert torch.equal(again.score(X), detector.score(X))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_training_images_does_not_matter(name: str, fitted: Callable[[str], Detector]) -> None:
     if name in ("Gram", "TemperatureScaling", "OpenMax", "KLMatching", "NACUE"):
-        pytest.skip("the library holds out a part, stops early, or counts in the order that it sees")
+        pytest.skip("the library holds out a part, stops early, or counts in the order of the images")
     if name == "ViM":
-        pytest.skip("the last of these features' 64 eigenvalues, and so its subspace, are rounding")
+        pytest.skip("the smallest of the 64 eigenvalues of these features, and so its subspace, are rounding errors")
     data = batches().dataset
     assert isinstance(data, TensorDataset)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(3))
     x, y = data[order]
     detector = make(name)
     detector.fit(DataLoader(TensorDataset(x, y), batch_size=50))
-    # PNML: the library inverts a matrix of features in float32, whose least eigenvalues are partly rounding.
+    # PNML: the library inverts a matrix of features in float32, whose smallest eigenvalues are partly rounding errors.
     assert close(detector.score(X), fitted(name).score(X), share=5e-2 if name == "PNML" else 2e-3)
 
 
@@ -183,7 +182,7 @@ def test_a_missing_class_is_reported(name: str) -> None:
         make(name).fit(some)
 
 
-def test_nothing_of_the_users_is_changed() -> None:
+def test_the_users_objects_are_not_changed() -> None:
     net = network("plain").train()
     net.eval()
     encoder = Encoder(net, name="mine", input_size=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -211,7 +210,7 @@ def test_nothing_of_the_users_is_changed() -> None:
     assert not net.training
 
 
-def test_an_image_that_is_changed_in_place_is_looked_at_again(fitted: Callable[[str], Detector]) -> None:
+def test_an_image_changed_in_place_is_scored_again(fitted: Callable[[str], Detector]) -> None:
     x = X.clone()
     first = fitted("MaxLogit").score(x)
     x.fill_(0.5)
@@ -220,7 +219,7 @@ def test_an_image_that_is_changed_in_place_is_looked_at_again(fitted: Callable[[
 
 def test_a_network_that_is_no_classifier_is_refused() -> None:
     softmax = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4), nn.Softmax(1))
-    with pytest.raises(InputError, match="leave its softmax out"):
+    with pytest.raises(InputError, match="remove its softmax, or give layer=output"):
         Classifier(Encoder(softmax, name="mine", input_size=(16, 16)))
     headless = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
     with pytest.raises(InputError, match="expected a classifier with a linear head, got mine without one"):

@@ -343,7 +343,7 @@ def check(case: Case, name: str) -> None:
     assert tolerance > 0
     np.testing.assert_allclose(detector.score(case.images).numpy(), expected, rtol=0, atol=tolerance)
     assert not any(module.training for module in case.net.modules())
-    if hasattr(detector, "judge"):  # an attack's way: by the copy of the network that is made for speed
+    if detector.judge is not None:  # as an attack computes it: by the copy of the network that is prepared for speed
         judged = detector.judge(detector.reads(case.images.clone().requires_grad_(True)))
         np.testing.assert_allclose(judged.detach().numpy(), expected, rtol=0, atol=tolerance)
 

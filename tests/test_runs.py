@@ -23,7 +23,7 @@ from oodattack.core.pixels import dequantize
 from oodattack.encoders import load_encoder
 from oodattack.images import decode, encode_png
 from oodattack.pipelines.attack import run_attack
-from oodattack.runs import Run, open_run, start_run, summarize
+from oodattack.runs import Run, ShardRecord, open_run, start_run, summarize
 from oodattack.settings.attack import AttackSettings
 from oodattack.storage.files import write_whole
 from tests.conftest import Shared
@@ -177,11 +177,11 @@ def test_a_killed_run_resumes_and_gives_the_rows_of_an_uninterrupted_one(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_ctrl_c_finishes_the_present_shard(photos_of_all: Path, finished: Run, tmp_path: Path) -> None:
+def test_ctrl_c_finishes_the_current_shard(photos_of_all: Path, finished: Run, tmp_path: Path) -> None:
     pressed: list[int] = []
 
     def interrupt(progress: Any) -> None:
-        if progress.rows_done == 5 and not pressed:
+        if progress.rows_done == 5 and progress.running and not pressed:
             pressed.append(1)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -195,10 +195,10 @@ def test_ctrl_c_finishes_the_present_shard(photos_of_all: Path, finished: Run, t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 13}, r"settings\.steps: the run has 6, you ask for 13"),
-        ({"eps": (1.0, 5.0)}, r"settings\.eps: the run has \[1\.0, 4\.0\], you ask for \[1\.0, 5\.0\]"),
+        ({"steps": 13}, r"settings\.steps: the run has 6, this command has 13"),
+        ({"eps": (1.0, 5.0)}, r"settings\.eps: the run has \[1\.0, 4\.0\], this command has \[1\.0, 5\.0\]"),
         ({"encoder": "python:tests.factories:tiny,layer=conv"}, r"inputs\.encoder"),
-        ({"batch_size": 4}, "batch_size: the run has 5, you ask for 4"),
+        ({"batch_size": 4}, "batch_size: the run has 5, this command has 4"),
         ({"seed": 1}, r"settings\.seed"),
     ],
 )
@@ -220,8 +220,50 @@ def test_the_batch_size_of_the_run_is_kept_when_none_is_given(photos_of_all: Pat
     assert run_attack(settings(photos_of_all, copied, batch_size=None)).header["batch_size"] == 5
 
 
+def test_a_run_of_format_2_is_read_but_not_resumed(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run"))
+    rows, skipped = rows_of(run.path), run.skipped()
+    header = dict(run.header) | {"format": 2}
+    del header["rows_per_shard"], header["environment"]["device_model"]
+    (run.path / "run.json").write_text(json.dumps(header))
+    for number in run.done():
+        record = {"skipped": run.record(number).skipped}
+        table = run.read_shard(number)
+        metadata = {**table.schema.metadata, b"oodattack": json.dumps(record).encode()}
+        pq.write_table(table.replace_schema_metadata(metadata), run.shard(number))
+    old = open_run(run.path)
+    assert old.shard_count == len(old.done())
+    assert old.read().to_pylist() == rows
+    assert old.skipped() == skipped
+    assert old.record(0).batch_sizes == ()
+    assert sum(group.count for group in summarize(old)) == len(rows)
+    with pytest.raises(InputError, match=r"expected a run of format 3 to resume, got format 2 in .*only be read"):
+        run_attack(settings(photos, tmp_path / "run"))
+
+
+def test_each_shard_records_how_it_was_computed(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run"))
+    environment = run.header["environment"]
+    assert environment["device_model"]
+    for number in run.done():
+        record = run.record(number)
+        assert record.batch_sizes == [len(run.shard_rows(number))]
+        assert record.machine.items() <= environment.items()
+        assert record.machine["threads"] == torch.get_num_threads()
+
+
+def test_a_shard_that_exists_is_kept(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run"))
+    before = run.shard(0).read_bytes()
+    run.write_shard(0, [], ShardRecord())  # of two writers the first wins
+    assert run.shard(0).read_bytes() == before
+    (run.path / "shards" / "7.parquet").write_bytes(b"not a shard of this run")
+    (run.path / "shards" / "99999.parquet").write_bytes(b"nor this")
+    assert run.done() == list(range(run.shard_count))
+
+
 def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
-    header = {"settings": {}, "inputs": {}, "rows": 1, "batch_size": 1, "environment": {}}
+    header = {"settings": {}, "inputs": {}, "rows": 1, "batch_size": 1, "rows_per_shard": 1, "environment": {}}
     with (
         start_run(tmp_path, header),
         pytest.raises(InputError, match="in use by another process"),
@@ -384,7 +426,7 @@ def test_a_run_begun_elsewhere_warns(photos_of_all: Path, copied: Path) -> None:
     header = json.loads((copied / "run.json").read_text())
     header["environment"]["torch"] = "1.0"
     (copied / "run.json").write_text(json.dumps(header))
-    with pytest.warns(UserWarning, match=r"begun elsewhere \(torch '1\.0', now"):
+    with pytest.warns(UserWarning, match=r"begun in another environment \(torch '1\.0', now"):
         run_attack(settings(photos_of_all, copied))
 
 

@@ -19,7 +19,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
-from oodattack.attacks.attacks import Ball, Found, Samples, lower, match
+from oodattack.attacks import Ball, Found, Samples, direct, latent
 from oodattack.audit.measures import Measure, measure
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
@@ -244,8 +244,8 @@ class _Listening:
         self.found: list[Found] = []
         self.measured: list[tuple[Tensor, Tensor, dict[str, Any], Measure]] = []
         patch.setattr(rounds, "STEPS", 5)
-        patch.setattr(rounds, "match", self.match)
-        patch.setattr(rounds, "lower", self.lower)
+        patch.setattr(rounds, "latent", self.latent)
+        patch.setattr(rounds, "direct", self.direct)
         patch.setattr(rounds, "measure", self.measure)
 
     def _hear(self, samples: Samples, ball: Ball, found: Found) -> Found:
@@ -254,11 +254,11 @@ class _Listening:
         self.found.append(found)
         return found
 
-    def match(self, f: Any, samples: Samples, ball: Ball, **options: Any) -> Found:
-        return self._hear(samples, ball, match(f, samples, ball, **options))
+    def latent(self, features: Any, samples: Samples, ball: Ball) -> Found:
+        return self._hear(samples, ball, latent(features, samples, ball))
 
-    def lower(self, way: Any, detector: Any, samples: Samples, ball: Ball, latent: Tensor | None) -> Found:
-        return self._hear(samples, ball, lower(way, detector, samples, ball, latent))
+    def direct(self, followed: Any, detector: Any, samples: Samples, ball: Ball, initial: Tensor | None) -> Found:
+        return self._hear(samples, ball, direct(followed, detector, samples, ball, initial))
 
     def measure(self, inside: Tensor, outside: Tensor, **options: Any) -> Measure:
         found = measure(inside, outside, **options)
@@ -385,7 +385,7 @@ def test_bad_folders_are_refused(pictures: tuple[Path, Path, Path], tmp_path: Pa
     (tmp_path / "net" / "model.safetensors").unlink()
     with pytest.raises(InputError, match="expected a finished training"):
         load_encoder(f"trained:{tmp_path / 'net'}")
-    with pytest.raises(InputError, match=r"settings\.epochs: the run has 1, you ask for 2"):
+    with pytest.raises(InputError, match=r"settings\.epochs: the run has 1, this command has 2"):
         train(settings(pictures, tmp_path / "net", epochs=2))
     checkpoint = tmp_path / "net" / "checkpoint.pt"
     state = torch.load(checkpoint, weights_only=True)

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
-from oodattack.detectors import Classifier
+from oodattack.detectors import Subject
 from oodattack.images import ImageSource, StartSource, decode, evenly, fit
-from oodattack.images.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,8 @@ class ImageSet:
     Attributes:
         name: what the tables call it.
         images: (N, 3, H, W) uint8.
-        names: of the files.
-        skipped: those that could not be decoded, with the reason.
+        names: file names.
+        skipped: images that could not be decoded, with the reason.
     """
 
     name: str
@@ -29,30 +28,35 @@ class ImageSet:
     names: tuple[str, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
 
+    def rows(self, rows: range, device: torch.device) -> Tensor:
+        """Some of the images (B, 3, H, W) in [0, 1]."""
+        return dequantize(self.images[rows.start : rows.stop]).to(device)
+
     def batches(self, size: int, device: torch.device) -> Iterator[Tensor]:
-        """Images (B, 3, H, W) in [0, 1]."""
+        """All images (B, 3, H, W) in [0, 1]."""
         for part in torch.split(self.images, size):
             yield dequantize(part).to(device)
 
 
 class TrainImages:
-    """Images and classes to fit on, read again with every pass; see `oodattack.detectors.Loader`.
+    """Images and classes to fit on, decoded again in every pass; a `oodattack.detectors.Loader`.
 
-    Classes are folders, or what a data set tells. Their number is that of the network's class of the same name, or
-    their own where the network has as many; without either the network's own prediction stands in.
+    Classes are folders, or the labels of a data set. A class has the number that the subject gives it
+    (`Subject.class_order`). Where there are no usable classes, the subject says what stands in for them
+    (`Subject.guess`).
 
     Attributes:
-        order: the names of the classes in the order of the network's, where they are these.
+        order: names of the classes in the order of their numbers; None where they are not usable.
         labelled: whether the classes are those of the source.
-        skipped: images that could not be decoded.
+        skipped: images that could not be decoded, with the reason.
     """
 
-    def __init__(self, source: ImageSource, classifier: Classifier, limit: int, batch_size: int) -> None:
-        self.source, self.classifier, self.batch_size = source, classifier, batch_size
+    def __init__(self, source: ImageSource, subject: Subject, limit: int, batch_size: int) -> None:
+        self.source, self.subject, self.batch_size = source, subject, batch_size
         self.chosen = evenly(len(source), limit)
-        told = source.labels(self.chosen)
-        self.order = None if told is None else class_order(told, classifier)
-        numbers = None if told is None else class_numbers(told.names, self.order)
+        labels = source.labels(self.chosen)
+        self.order = None if labels is None else subject.class_order(labels)
+        numbers = None if labels is None else class_numbers(labels.names, self.order)
         self.labels = None if numbers is None else torch.tensor(numbers)
         self.labelled = numbers is not None
         self.skipped: dict[str, str] = {}
@@ -61,38 +65,23 @@ class TrainImages:
         return -(-len(self.chosen) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size, device = self.classifier.encoder.input_size, self.classifier.encoder.mean.device
         for first in range(0, len(self.chosen), self.batch_size):
-            places = range(first, min(first + self.batch_size, len(self.chosen)))
-            found, kept = [], []
-            for place in places:
+            images, kept = [], []
+            for place in range(first, min(first + self.batch_size, len(self.chosen))):
                 index = self.chosen[place]
                 try:
-                    found.append(fit(self.source.read(index), size))
+                    images.append(fit(self.source.read(index), self.subject.encoder.input_size))
                     kept.append(place)
                 except InputError as error:
                     self.skipped[self.source.names[index]] = str(error)
-            if not found:
+            if not images:
                 continue
-            images = dequantize(torch.stack(found)).to(device)
-            if self.labels is None:
-                with torch.no_grad():
-                    yield images, self.classifier.logits(images).argmax(1).cpu()
-            else:
-                yield images, self.labels[kept]
-
-
-def class_order(labels: Labels, classifier: Classifier) -> Sequence[str] | None:
-    """The names of training images' classes in the order of the network's; None where they are not its classes."""
-    known = classifier.encoder.classes
-    if known is not None and set(labels.classes or labels.names) <= set(known):
-        return known
-    order = labels.classes or [str(number) for number in range(classifier.classes)]
-    return order if len(order) == classifier.classes and set(labels.names) <= set(order) else None
+            batch = dequantize(torch.stack(images)).to(self.subject.device)
+            yield batch, self.subject.guess(batch) if self.labels is None else self.labels[kept]
 
 
 def class_numbers(names: Sequence[str] | None, order: Sequence[str] | None) -> list[int] | None:
-    """The number of each image's class; None where classes are not told, there is no order, or a name is not in it.
+    """The number of each image's class; None if there are no classes, no order, or a name that is not in it.
 
     >>> class_numbers(["dog", "cat"], ["cat", "dog"])
     [1, 0]
@@ -103,10 +92,10 @@ def class_numbers(names: Sequence[str] | None, order: Sequence[str] | None) -> l
 
 
 def read_set(source: ImageSource, name: str, limit: int, size: tuple[int, int]) -> ImageSet:
-    """Images of a source, evenly spaced over all; those that cannot be decoded are left out, and told.
+    """At most ``limit`` images of a source, evenly spaced; those that cannot be decoded are recorded as skipped.
 
     Raises:
-        InputError: if there is nothing to read.
+        InputError: if none can be decoded.
     """
     images, names = [], []
     skipped: dict[str, str] = {}
@@ -123,7 +112,7 @@ def read_set(source: ImageSource, name: str, limit: int, size: tuple[int, int]) 
 
 
 def read_starts(sources: Sequence[StartSource], count: int) -> ImageSet:
-    """The start of each of ``count`` attacks: the sources in turn, and within each its images in turn."""
+    """The start of each of ``count`` attacks: the sources take turns, and so do the images within each."""
     found = [sources[i % len(sources)].get(i // len(sources)) for i in range(count)]
     return ImageSet("starts", torch.stack([image for _, image in found]), tuple(name for name, _ in found))
 

@@ -1,16 +1,14 @@
-"""What an audit works on: the images, and who judges them."""
+"""The images that an audit's settings name."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from oodattack.attacks.attacks import VIEWS
 from oodattack.audit.data import ImageSet, TrainImages, read_set, read_starts
 from oodattack.core.errors import InputError
-from oodattack.detectors import Absent, Classifier, Detector, make_detectors, own_detector, source_digest
+from oodattack.detectors import Subject
 from oodattack.images import open_images, open_starts
 from oodattack.settings.audit import AuditSettings
 
@@ -22,10 +20,10 @@ class Inputs:
     Attributes:
         train: in-distribution, to fit on.
         x_in: in-distribution, never fitted on.
-        x_in_classes: the names of their classes; None where they are not told.
+        x_in_classes: the names of their classes; None if unknown.
         starts: one for each x_in.
         natural: OOD sets.
-        digests: of what there is to read, by setting.
+        digests: of what is read, by setting.
     """
 
     train: TrainImages
@@ -33,16 +31,31 @@ class Inputs:
     x_in_classes: tuple[str, ...] | None
     starts: ImageSet
     natural: Sequence[ImageSet]
-    digests: dict[str, Any]
+    digests: Mapping[str, Any]
+
+    @property
+    def clean(self) -> dict[str, ImageSet]:
+        """Every set that is scored without an attack, by name: x_in as "in", "starts", the natural ones."""
+        return {"in": self.x_in, "starts": self.starts, **{images.name: images for images in self.natural}}
+
+    def skipped(self) -> dict[str, Mapping[str, str]]:
+        """Images that could not be decoded, with the reason, by set; sets without any are left out."""
+        found = {"train": self.train.skipped, **{name: images.skipped for name, images in self.clean.items()}}
+        return {name: skipped for name, skipped in found.items() if skipped}
 
 
-def read_inputs(settings: AuditSettings, classifier: Classifier, batch_size: int) -> Inputs:
+def read_inputs(settings: AuditSettings, subject: Subject, batch_size: int) -> Inputs:
     """Open and read the images that the settings name.
+
+    Args:
+        settings: of the audit.
+        subject: its input size is that of the images.
+        batch_size: of the training images.
 
     Raises:
         InputError: if one of them cannot be read.
     """
-    size = classifier.encoder.input_size
+    size = subject.encoder.input_size
     open_set = partial(open_images, data_root=settings.data_root, download=settings.download)
     train, test = open_set(settings.train), open_set(settings.test)
     starts = [
@@ -53,18 +66,18 @@ def read_inputs(settings: AuditSettings, classifier: Classifier, batch_size: int
     if len(x_in.names) < 2:
         raise InputError(f"expected at least 2 images in {settings.test}, got {len(x_in.names)}")
     places = {name: index for index, name in enumerate(test.names)}
-    told = test.labels([places[name] for name in x_in.names])
+    labels = test.labels([places[name] for name in x_in.names])
     names = _short_names(settings.ood)
-    natural = [
-        read_set(open_set(spec), name, settings.ood_limit, size) for spec, name in zip(settings.ood, names, strict=True)
-    ]
     return Inputs(
-        TrainImages(train, classifier, settings.fit_limit, batch_size),
-        x_in,
-        None if told is None else told.names,
-        read_starts(starts, len(x_in.names)),
-        natural,
-        {
+        train=TrainImages(train, subject, settings.fit_limit, batch_size),
+        x_in=x_in,
+        x_in_classes=None if labels is None else labels.names,
+        starts=read_starts(starts, len(x_in.names)),
+        natural=[
+            read_set(open_set(spec), name, settings.ood_limit, size)
+            for spec, name in zip(settings.ood, names, strict=True)
+        ],
+        digests={
             "train": train.digest(),
             "test": test.digest(),
             "start": [source.digest() for source in starts],
@@ -77,31 +90,3 @@ def _short_names(specs: Sequence[str]) -> list[str]:
     short = [Path(spec).name or spec for spec in specs]
     names = [name if short.count(name) == 1 else spec for name, spec in zip(short, specs, strict=True)]
     return [f"{name} (natural)" if name in ("train", "in", "starts") else name for name in names]
-
-
-def find_detectors(
-    settings: AuditSettings, classifier: Classifier
-) -> tuple[dict[str, Detector], dict[str, str], list[Absent]]:
-    """Those of pytorch-ood that were asked for, and the user's own, not yet fitted.
-
-    Returns:
-        All detectors by name; of the user's own the digest of their source; and those that do not apply.
-
-    Raises:
-        InputError: for a name that there is not, a name used twice, or if none is left.
-    """
-    names = () if settings.detectors == ("none",) else settings.detectors
-    found, absent = make_detectors(classifier, names) if names else ({}, [])
-    own = {}
-    for spec in settings.detector:
-        name, detector = own_detector(spec, classifier)
-        what = getattr(detector, "reading", name)
-        if not isinstance(what, str) or re.fullmatch(r"[\w+-]+", what) is None:
-            raise InputError(f"expected reading of {spec} as a name of letters, digits, _, - and +, got {what!r}")
-        if name in (*found, *VIEWS):
-            raise InputError(f"expected a detector's own name for {spec}, got {name}, which there is; rename it")
-        found[name], own[name] = detector, source_digest(spec)
-    if not found:
-        reasons = "; ".join(f"{a.name}: {a.reason}" for a in absent) or "no detector was named"
-        raise InputError(f"expected a detector that applies to {classifier.encoder.name}, got none ({reasons})")
-    return found, own, absent

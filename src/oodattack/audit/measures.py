@@ -1,4 +1,4 @@
-"""How well scores tell out-of-distribution images from in-distribution ones, with intervals, and the verdict."""
+"""How well scores separate out-of-distribution from in-distribution images, with intervals, and the verdict."""
 
 import math
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from torch import Tensor
 
 from oodattack.core.errors import InputError
 
-ACCEPTED = 0.95  # of in-distribution images pass at the threshold
+ACCEPTED = 0.95  # share of in-distribution images that pass at the threshold
 RESAMPLES = 1000
-FEWEST = 10  # groups that a bootstrap of groups can do with
-BROKEN, BENT = 0.55, 0.9
+MIN_GROUPS = 10  # with fewer, the bootstrap draws pairs
+BROKEN_AUROC = 0.55
+BENT_SHARE = 0.9  # of the AUROC before the attack
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Figures of one detector on one set of out-of-distribution images; all are shares from 0 to 1.
+    """Figures of one detector on one set of out-of-distribution images; shares from 0 to 1, except the threshold.
 
     Attributes:
         auroc: probability that an OOD image scores higher than an in-distribution one; ties count half.
@@ -28,12 +29,12 @@ class Measure:
         auroc_high: upper end.
         fpr95_in_positive: FPR at 95 % TPR with in-distribution as the positive class: the share of OOD images that pass
             at the threshold that accepts 95 % of the in-distribution images.
-        fpr95_low: lower end of its 95 % bootstrap interval; the threshold is drawn anew with the images.
+        fpr95_low: lower end of its 95 % bootstrap interval; the threshold is resampled with the images.
         fpr95_high: upper end.
-        aupr_in: area under the precision-recall curve, in-distribution positive; by trapezoids, as pytorch-ood has it,
-            which is more than average precision where many scores are equal.
+        aupr_in: area under the precision-recall curve, in-distribution positive; by the trapezoidal rule, as in
+            pytorch-ood, which exceeds average precision where many scores are equal.
         aupr_out: the same, OOD positive.
-        threshold: that threshold, the least score that 95 % of the in-distribution images do not exceed.
+        threshold: that threshold, the lowest score that 95 % of the in-distribution images do not exceed.
         count: number of OOD images.
     """
 
@@ -54,18 +55,18 @@ def measure(
 ) -> Measure:
     """Compare in-distribution with OOD scores, higher being more OOD.
 
-    The figures are those of pytorch-ood, rank based in float64: neither the size of scores nor a monotone map of them
-    matters.
+    The figures are those of pytorch-ood, rank based in float64: they are invariant under monotone maps of the scores.
 
     Args:
         inside: (N,) scores of in-distribution images.
         outside: (M,) scores of OOD images.
         paired: whether ``outside[i]`` was attacked to look like ``inside[i]``: the bootstrap then draws pairs.
-        groups: of pairs, the name of the start of each: ten or more that serve several pairs are drawn as wholes.
+        groups: name of the start of each pair; if there are ten or more, and some are repeated, the bootstrap draws
+            all pairs of a start together.
         seed: of the bootstrap.
 
     Raises:
-        InputError: if there are no scores, or NaN among them, or pairs of unequal number.
+        InputError: if there are no scores, or NaN among them, or pairs of different numbers.
 
     >>> m = measure(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 3.0]))
     >>> m.auroc, m.fpr95_in_positive, m.threshold
@@ -73,11 +74,13 @@ def measure(
     """
     inside, outside = inside.double().flatten().cpu(), outside.double().flatten().cpu()
     if len(inside) == 0 or len(outside) == 0:
-        raise InputError(f"expected scores of both kinds, got {len(inside)} inside and {len(outside)} outside")
+        raise InputError(f"expected in-distribution and OOD scores, got {len(inside)} and {len(outside)} of them")
     if bool(inside.isnan().any() or outside.isnan().any()):
-        raise InputError("expected scores that are numbers, got NaN; see what the detector gives for these images")
+        raise InputError("expected numbers as scores, got NaN; check the detector on these images")
     if paired and len(inside) != len(outside):
-        raise InputError(f"expected as many scores outside as inside for pairs, got {len(outside)} and {len(inside)}")
+        raise InputError(
+            f"expected as many OOD as in-distribution scores for pairs, got {len(outside)} and {len(inside)}"
+        )
     scores = torch.cat([inside, outside])
     labels = torch.cat([torch.zeros(len(inside)), -torch.ones(len(outside))])  # below 0 is OOD to pytorch-ood
     rng = np.random.default_rng(seed)
@@ -99,7 +102,7 @@ def measure(
 
 
 def threshold(inside: Tensor) -> float:
-    """The least score that 95 % of the in-distribution scores (N,) do not exceed.
+    """The lowest score that 95 % of the in-distribution scores (N,) do not exceed.
 
     >>> threshold(torch.arange(1.0, 101.0))
     95.0
@@ -108,35 +111,39 @@ def threshold(inside: Tensor) -> float:
 
 
 Draw = tuple[np.ndarray, np.ndarray]
-"""How often each image inside, and each outside, is in a resample."""
+"""How often each in-distribution image, and each OOD image, occurs in a resample."""
 
 
 def _draw(rng: np.random.Generator, inside: int, outside: int, paired: bool, groups: Sequence[str] | None) -> Draw:
     if not paired:
-        return _often(rng, inside), _often(rng, outside)
+        return _multiplicities(rng, inside), _multiplicities(rng, outside)
     names, member = np.unique(groups if groups is not None else [], return_inverse=True)
-    # What one start has in common must not count as so many independent images.
-    weight = _often(rng, len(names))[member] if FEWEST <= len(names) < inside else _often(rng, inside)
+    # Attacked images from the same start are not independent.
+    if MIN_GROUPS <= len(names) < inside:
+        weight = _multiplicities(rng, len(names))[member]
+    else:
+        weight = _multiplicities(rng, inside)
     return weight, weight
 
 
-def _often(rng: np.random.Generator, count: int) -> np.ndarray:
+def _multiplicities(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.multinomial(count, np.full(count, 1 / count))
 
 
 def _interval(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw], paired: bool) -> tuple[float, float]:
     """95 % percentile interval of the AUROC over bootstrap resamples.
 
-    An AUROC is the mean over pairs of who is higher (Mann and Whitney), so a resample only weighs the pairs anew. An
-    image attacked to look like another is compared with it once, however often the two are drawn: counted with the
-    square, their part, which an attack makes one-sided, would double.
+    The AUROC is the share of pairs (in-distribution, OOD) in which the OOD score is higher (Mann and Whitney), so a
+    resample only changes the weights of the pairs. An image is compared once with the x_in it was attacked to look
+    like, however often the two are drawn: weighted by the square of their multiplicity, this comparison, which the
+    attack makes one-sided, would count twice on average.
     """
     order = np.sort(inside)
     below = np.searchsorted(order, outside, side="left")
     upto = np.searchsorted(order, outside, side="right")
     rank = np.argsort(inside, kind="stable")
     own = (outside > inside) + (outside == inside) / 2 if paired else np.zeros(len(outside))
-    once = 1 - 1 / len(inside)  # the mean weight of any other two
+    once = 1 - 1 / len(inside)  # mean weight of any other pair
     values = []
     for weight_in, weight_out in draws:
         passed = np.concatenate([[0], np.cumsum(weight_in[rank])])
@@ -148,7 +155,7 @@ def _interval(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw], pa
 
 
 def _passing(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw]) -> tuple[float, float]:
-    """The same of the share of images outside that pass at the threshold of the images inside."""
+    """The same for the share of OOD images that pass at the threshold of the in-distribution images."""
     rank = np.argsort(inside, kind="stable")
     values = []
     for weight_in, weight_out in draws:
@@ -161,27 +168,27 @@ def _passing(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw]) -> 
 
 Verdict = Literal["broken", "bent", "held", "blind", "unfinished"]
 VERDICTS = {
-    "broken": "AUROC under the strongest attack on each image, its interval included, at or below 0.55",
-    "bent": "AUROC under the strongest attack below 0.9 of that of the starts before it",
-    "held": "held at this eps and budget; a stronger attack may come",
-    "blind": "no better than chance on the starts before any attack: there is nothing to break",
-    "unfinished": "an attack on it failed, so that nothing is said",
+    "broken": "AUROC under the strongest attack on each image at or below 0.55, including its interval",
+    "bent": "AUROC under the strongest attack below 0.9 times that of the starts before it",
+    "held": "neither, at this eps and budget; a stronger attack may exist",
+    "blind": "no better than chance on the starts before any attack, so there is nothing to break",
+    "unfinished": "an attack on it failed, so there is no verdict",
 }
 
 
 def verdict(clean: Measure, strongest: Measure) -> Verdict:
-    """What an attack did to a detector; see `VERDICTS`.
+    """The effect of the attacks on a detector; see `VERDICTS`.
 
     Args:
         clean: on the starts.
-        strongest: on what the strongest attack made of them.
+        strongest: on the images that the strongest attack made from them.
 
     >>> good, bad = (measure(torch.arange(9.0), torch.arange(9.0) + shift) for shift in (9, -9))
     >>> verdict(good, bad), verdict(good, good), verdict(bad, bad)
     ('broken', 'held', 'blind')
     """
-    if clean.auroc_high <= BROKEN:
+    if clean.auroc_high <= BROKEN_AUROC:
         return "blind"
-    if strongest.auroc_high <= BROKEN:
+    if strongest.auroc_high <= BROKEN_AUROC:
         return "broken"
-    return "bent" if strongest.auroc < BENT * clean.auroc else "held"
+    return "bent" if strongest.auroc < BENT_SHARE * clean.auroc else "held"

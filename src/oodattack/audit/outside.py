@@ -1,4 +1,4 @@
-"""Is x_out still out-of-distribution? Its distance and likeness to the start, and what others make of it."""
+"""Is x_out still out-of-distribution? Distance and similarity to the start, and the view of other encoders."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,26 +8,26 @@ from pytorch_ood.detector import KNN
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-from oodattack.attacks.attacks import Attack
+from oodattack.audit.bench import Bench
 from oodattack.audit.data import ImageSet
 from oodattack.audit.inputs import Inputs
 from oodattack.audit.measures import threshold
+from oodattack.audit.plan import Attack
 from oodattack.audit.store import Audit
 from oodattack.core.ball import distance
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize, quantize
-from oodattack.detectors import Classifier
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.images import fit
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.ball import NORMS
 
 NEIGHBOUR = 50  # whose distance the witness judges by (Sun et al. 2022, for CIFAR)
-WINDOW = 11  # pixels of SSIM's window (Wang et al. 2004)
+SSIM_WINDOW = 11  # pixels (Wang et al. 2004)
 
 
 def open_witnesses(settings: AuditSettings) -> dict[str, Encoder]:
-    """The encoders that were not attacked.
+    """The encoders that are not attacked.
 
     Raises:
         InputError: if one of them cannot be loaded.
@@ -36,54 +36,52 @@ def open_witnesses(settings: AuditSettings) -> dict[str, Encoder]:
 
 
 def still_outside(
-    settings: AuditSettings,
-    classifier: Classifier,
-    witnesses: Mapping[str, Encoder],
-    inputs: Inputs,
-    audit: Audit,
-    attacks: Sequence[Attack],
-    batch_size: int,
+    bench: Bench, witnesses: Mapping[str, Encoder], audit: Audit, attacks: Sequence[Attack], batch_size: int
 ) -> dict[str, Any]:
-    """Per latent attack with all its steps: likeness in pixels, and a line for each encoder, the attacked one first.
+    """For each latent attack with all its steps: similarity in pixels, and an entry per encoder, the attacked first.
 
     Returns:
         JSON values, medians and shares over the samples. By attack: ``distance_l2``, ``distance_linf`` (pixels in
-        [0, 1]), ``ssim_start``, ``ssim_in`` (1 is equal; None for images smaller than its window); and
+        [0, 1]), ``ssim_start``, ``ssim_in`` (1 means equal; None for images smaller than its window); and
         ``encoders``: ``mape`` of z_out and ``mape_before`` of z'_out against z_in, ``nearer_start``, the share whose
         latent is nearer (L2) to that of the start than to that of x_in, and ``flagged``, ``flagged_start``, the shares
         that the distance to the 50th neighbour among the features of the training images calls OOD at the threshold
         that accepts 95 % of x_in.
     """
-    sets = {"in": inputs.x_in, "starts": inputs.starts}
+    settings, inputs = bench.settings, bench.inputs
     wanted = [a for a in attacks if a.kind == "latent" and a.steps == settings.steps]
-    sets |= {attack.key: audit.read_images(attack, inputs.starts.names) for attack in wanted}
-    features = {settings.encoder: _Features(classifier.features.exact, inputs, sets, batch_size)}
+    sets = {
+        "in": inputs.x_in,
+        "starts": inputs.starts,
+        **{attack.key: audit.read_images(attack.key, inputs.starts.names) for attack in wanted},
+    }
+    features = {settings.encoder: _Features(bench.subject.features.exact, inputs, sets, batch_size)}
     features |= {spec: _Features(witness, inputs, sets, batch_size) for spec, witness in witnesses.items()}
     return {
         attack.key: {
-            **_likeness(sets["in"], sets["starts"], sets[attack.key], batch_size),
+            **_similarity(sets["in"], sets["starts"], sets[attack.key], batch_size),
             "encoders": {name: found.compare(attack.key) for name, found in features.items()},
         }
         for attack in wanted
     }
 
 
-def _likeness(x_in: ImageSet, start: ImageSet, out: ImageSet, batch_size: int) -> dict[str, float | None]:
+def _similarity(x_in: ImageSet, start: ImageSet, out: ImageSet, batch_size: int) -> dict[str, float | None]:
     found: dict[str, list[Tensor]] = {"distance_l2": [], "distance_linf": [], "ssim_start": [], "ssim_in": []}
     for parts in zip(*(s.batches(batch_size, torch.device("cpu")) for s in (x_in, start, out)), strict=True):
-        inside, begun, ended = parts
+        inside, begin, end = parts
         for norm in ("l2", "linf"):
-            found[f"distance_{norm}"].append(distance(ended, begun, NORMS[norm]))
-        if min(ended.shape[2:]) >= WINDOW:
-            for name, other in (("start", begun), ("in", inside)):
-                likeness = ssim(ended, other, data_range=1.0, reduction="none")
-                assert isinstance(likeness, Tensor)  # noqa: S101 -- a tuple only if asked for the full image
-                found[f"ssim_{name}"].append(likeness.reshape(-1))
+            found[f"distance_{norm}"].append(distance(end, begin, NORMS[norm]))
+        if min(end.shape[2:]) >= SSIM_WINDOW:
+            for name, other in (("start", begin), ("in", inside)):
+                similarity = ssim(end, other, data_range=1.0, reduction="none")
+                assert isinstance(similarity, Tensor)  # noqa: S101 -- a tuple only if asked for the full image
+                found[f"ssim_{name}"].append(similarity.reshape(-1))
     return {name: float(torch.cat(parts).quantile(0.5)) if parts else None for name, parts in found.items()}
 
 
 class _Features:
-    """The latents that one encoder has of all sets, and its neighbours among the training images."""
+    """The latents of all sets in one encoder, and its nearest-neighbour distances to the training images."""
 
     def __init__(self, encoder: Encoder, inputs: Inputs, sets: Mapping[str, ImageSet], batch_size: int) -> None:
         self.encoder = encoder
@@ -99,13 +97,14 @@ class _Features:
     @torch.no_grad()
     def _of(self, images: Tensor) -> Tensor:
         size = self.encoder.input_size
-        if tuple(images.shape[2:]) != tuple(size):  # as its own images would be brought to its size
+        if tuple(images.shape[2:]) != tuple(size):  # resized as its own images would be
             resized = torch.stack([fit(image, size) for image in quantize(images).cpu()])
             images = dequantize(resized).to(self.encoder.mean.device)
         latents: Tensor = self.encoder(images)
         return latents.cpu()
 
     def compare(self, key: str) -> dict[str, float]:
+        """See `still_outside`."""
         out, inside, start = (self.latents[name] for name in (key, "in", "starts"))
         return {
             "mape": float(mape(out, inside).nanquantile(0.5)),

@@ -1,37 +1,41 @@
-"""What an audit leaves on disk, and finds there when it goes on.
+"""What an audit leaves on disk, and finds there when it resumes.
 
 ::
 
     audit.json                  settings, inputs, environment
     samples.parquet             x_in and start of each row
     fits/KNN.pt                 what a detector was fitted to: tensors, loaded without executing code
-    attacks/latent-…/00000.parquet   attacked images, one row a sample, written whole
+    attacks/latent-…/00000-00064.parquet   attacked images, one row a sample; a file per range of rows
     scores.parquet              every score of every image by every detector
     results.json                the tables
-    figures/                    the pictures
+    figures/                    the figures
 """
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from oodattack.attacks.attacks import Attack, Found
+from oodattack.attacks import Found
 from oodattack.audit.data import ImageSet, from_pngs
+from oodattack.audit.plan import Shard
 from oodattack.core.errors import InputError
-from oodattack.images import encode_png
-from oodattack.runs.rows import IMAGE, image_cell
-from oodattack.storage.files import read_table, write_text, write_torch, write_whole
+from oodattack.images import decode, encode_png
+from oodattack.storage.files import write_text, write_torch
+from oodattack.storage.tables import IMAGE, create_table, image_cell, read_table, with_record, write_table
 
 NAME = "audit.json"
-FORMAT = 1
+FORMAT = 2  # 1: files of attacks were named after their first row, and their ranges depended on interruptions
+
+Scores = Mapping[tuple[str, str], Tensor]
+"""Scores (N,) in float64, by detector and set. What an attack made is a set of its key's name."""
 
 _ATTACKED = pa.schema(
     [
@@ -69,6 +73,10 @@ class Audit:
 
     path: Path
 
+    def fits(self) -> set[str]:
+        """Names of the detectors whose fits are kept."""
+        return {file.stem for file in (self.path / "fits").glob("*.pt")}
+
     def read_fit(self, detector: str) -> dict[str, Any] | None:
         """What a detector was fitted to, or None.
 
@@ -82,7 +90,7 @@ class Audit:
             with torch.serialization.safe_globals(_plain_types()):
                 state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise InputError(f"cannot read {file}: {error}; delete it and give the command again") from error
+            raise InputError(f"cannot read {file}: {error}; delete it and repeat the command") from error
         return state
 
     def write_fit(self, detector: str, state: Mapping[str, Any]) -> None:
@@ -90,57 +98,80 @@ class Audit:
         write_torch(self.path / "fits" / f"{detector}.pt", dict(state))
 
     def write_samples(self, x_in: ImageSet, starts: ImageSet) -> None:
-        """Keep what the attacks go from and to, as the encoder gets it."""
+        """Keep the in-distribution images and the starts, as the encoder is given them."""
         columns: dict[str, list[Any]] = {"row": list(range(len(x_in.names)))}
         for column, images in (("x_in", x_in), ("start", starts)):
             columns[f"{column}_name"] = list(images.names)
             columns[column] = [
                 image_cell(encode_png(image), name) for image, name in zip(images.images, images.names, strict=True)
             ]
-        table = pa.table(columns, schema=_SAMPLES)
-        write_whole(self.path / "samples.parquet", lambda partial: pq.write_table(table, partial))
+        write_table(self.path / "samples.parquet", pa.table(columns, schema=_SAMPLES))
 
-    def attack_rows(self, attack: Attack) -> set[int]:
-        """The samples that an attack is done with."""
-        done: set[int] = set()
-        for file in self._shards(attack):
-            done.update(read_table(file, ["row"])["row"].to_pylist())
-        return done
+    def shards(self) -> set[tuple[str, range]]:
+        """Every finished shard: key of the attack and range of rows. One listing."""
+        found = set()
+        for file in (self.path / "attacks").glob("*/*.parquet"):
+            bounds = re.fullmatch(r"(\d+)-(\d+)", file.stem)
+            if bounds is not None:
+                found.add((file.parent.name, range(int(bounds[1]), int(bounds[2]))))
+        return found
 
-    def write_attack(self, attack: Attack, rows: Sequence[int], found: Found) -> None:
-        """Keep a batch of attacked images."""
-        table = pa.Table.from_pylist(
-            [
-                {
-                    "row": row,
-                    "image": image_cell(encode_png(found.images[i]), f"{attack.key}-{row:05d}.png"),
-                    "mape": float(found.mape[i]),
-                    "distance": float(found.distance[i]),
-                    "gradient_evaluations": int(found.gradient_evaluations[i]),
-                    "forward_evaluations": int(found.forward_evaluations[i]),
-                }
-                for i, row in enumerate(rows)
-            ],
-            schema=_ATTACKED,
-        )
-        file = self.path / "attacks" / attack.key / f"{rows[0]:05d}.parquet"
-        write_whole(file, lambda partial: pq.write_table(table, partial))
+    def write_shard(self, shard: Shard, parts: Sequence[Found], record: Mapping[str, Any]) -> None:
+        """Keep the images that an attack found for the rows of a shard.
 
-    def read_attack(self, attack: Attack) -> pa.Table:
-        """All attacked images, by row."""
-        tables = [read_table(file) for file in self._shards(attack)]
-        return pa.concat_tables(tables).sort_by("row") if tables else _ATTACKED.empty_table()
+        Args:
+            shard: whose images they are.
+            parts: of each batch, in the order of the rows.
+            record: how they were computed, as JSON values: batch sizes, machine.
+        """
+        images = (image for found in parts for image in found.images)
+        names = (f"{shard.attack.key}-{row:05d}.png" for row in shard.rows)
+        columns: dict[str, Any] = {
+            "row": list(shard.rows),
+            "image": [image_cell(encode_png(image), name) for image, name in zip(images, names, strict=True)],
+            "mape": torch.cat([found.mape for found in parts]).double().tolist(),
+            "distance": torch.cat([found.distance for found in parts]).double().tolist(),
+            "gradient_evaluations": torch.cat([found.gradient_evaluations for found in parts]).tolist(),
+            "forward_evaluations": torch.cat([found.forward_evaluations for found in parts]).tolist(),
+        }
+        create_table(self._file(shard), pa.table(columns, schema=with_record(_ATTACKED, record)))
 
-    def read_images(self, attack: Attack, names: Sequence[str], first: int = 0) -> ImageSet:
-        """What an attack made of the samples from ``first`` on; ``names``: of their starts."""
-        cells = self.read_attack(attack)["image"].slice(first, len(names)).to_pylist()
-        return from_pngs(attack.key, [cell["bytes"] for cell in cells], names)
+    def read_shard(self, shard: Shard) -> Tensor:
+        """The images (B, 3, H, W) uint8 of a shard.
 
-    def _shards(self, attack: Attack) -> list[Path]:
-        return sorted((self.path / "attacks" / attack.key).glob("*.parquet"))
+        Raises:
+            InputError: if the file is missing or damaged.
+        """
+        cells = read_table(self._file(shard), ["image"])["image"].to_pylist()
+        return torch.stack([decode(cell["bytes"]) for cell in cells])
 
-    def write_scores(self, scores: Mapping[tuple[str, str], Tensor], names: Mapping[str, Sequence[str]]) -> None:
-        """Keep the scores (N,) by detector and set, with the names of the images of each set."""
+    def _file(self, shard: Shard) -> Path:
+        name = f"{shard.rows.start:05d}-{shard.rows.stop:05d}.parquet"
+        return self.path / "attacks" / shard.attack.key / name
+
+    def read_attack(self, key: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """All attacked images of an attack, by row; of any format.
+
+        Raises:
+            InputError: if there are none, or a file is damaged.
+        """
+        files = sorted((self.path / "attacks" / key).glob("*.parquet"))
+        if not files:
+            raise InputError(f"expected images of the attack {key} in {self.path}, got none; repeat the command")
+        tables = [read_table(file, columns and ["row", *columns]) for file in files]
+        return pa.concat_tables(tables).sort_by("row")
+
+    def read_images(self, key: str, names: Sequence[str]) -> ImageSet:
+        """The images that an attack made; ``names`` are those of their starts.
+
+        Raises:
+            InputError: as `read_attack`.
+        """
+        cells = self.read_attack(key, ["image"])["image"].to_pylist()
+        return from_pngs(key, [cell["bytes"] for cell in cells], names)
+
+    def write_scores(self, scores: Scores, names: Mapping[str, Sequence[str]]) -> None:
+        """Keep the scores, with the names of the images of each set."""
         columns: dict[str, list[Any]] = {name: [] for name in _SCORES.names}
         for (detector, images), values in scores.items():
             columns["detector"] += [detector] * len(values)
@@ -148,11 +179,14 @@ class Audit:
             columns["row"] += range(len(values))
             columns["name"] += names[images]
             columns["score"] += values.tolist()
-        table = pa.table(columns, schema=_SCORES)
-        write_whole(self.path / "scores.parquet", lambda partial: pq.write_table(table, partial))
+        write_table(self.path / "scores.parquet", pa.table(columns, schema=_SCORES))
 
     def read_scores(self) -> dict[tuple[str, str], Tensor]:
-        """All scores, by detector and set."""
+        """All scores, by detector and set.
+
+        Raises:
+            InputError: if the audit is not finished, or the file is damaged.
+        """
         table = read_table(self.path / "scores.parquet", ["detector", "set", "score"])
         found: dict[tuple[str, str], list[float]] = {}
         for detector, images, score in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
@@ -160,11 +194,11 @@ class Audit:
         return {key: torch.tensor(values, dtype=torch.float64) for key, values in found.items()}
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Keep the tables; what is no number, or without end, is null in JSON."""
+        """Keep the tables; NaN and infinity become null in JSON."""
         write_text(self.path / "results.json", json.dumps(_finite(results), indent=2, allow_nan=False) + "\n")
 
     def read_results(self) -> dict[str, Any]:
-        """The tables.
+        """The tables, of any format.
 
         Raises:
             InputError: if the audit is not finished.
@@ -173,7 +207,9 @@ class Audit:
         try:
             results: dict[str, Any] = json.loads(file.read_text())
         except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {file}: {error}; `oodattack audit` makes it when it is finished") from error
+            raise InputError(f"cannot read {file}: {error}; a finished `oodattack audit` writes it") from error
+        if "classifier" in results:  # format 1
+            results["subject"] = {"kind": "classifier", "labels": None, **results.pop("classifier")}
         return results
 
 
@@ -196,6 +232,27 @@ def open_audit(path: Path) -> Audit:
 def is_begun(path: Path) -> bool:
     """Whether a directory holds fits or attacks."""
     return any(path.glob("fits/*.pt")) or any(path.glob("attacks/*/*.parquet"))
+
+
+def begun_header(path: Path) -> dict[str, Any] | None:
+    """The header of an audit that can be resumed; None where there is nothing to resume, or it cannot be read.
+
+    Raises:
+        InputError: if the audit is of another format.
+    """
+    if not is_begun(path):
+        return None
+    try:
+        header: dict[str, Any] = json.loads((path / NAME).read_text())
+        format_ = header["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the claim on the directory reports it
+    if format_ != FORMAT:
+        raise InputError(
+            f"expected an audit of format {FORMAT} in {path}, got format {format_}, which can be read but not resumed;"
+            " choose another --out"
+        )
+    return header
 
 
 def _finite(value: Any) -> Any:

@@ -2,82 +2,112 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from oodattack.attacks.attacks import Attack, reading
-from oodattack.audit.attacking import Z
-from oodattack.audit.data import ImageSet
+from oodattack.audit.kinds import reading
+from oodattack.audit.kinds.latent import Z
 from oodattack.audit.measures import Measure, measure, verdict
-from oodattack.audit.store import Audit
+from oodattack.audit.plan import Attack
+from oodattack.audit.store import Audit, Scores
 from oodattack.detectors import Detector
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.saved import plain
 
-ORDER = ("held", "bent", "broken", "blind", "unfinished")  # what survived comes first
-WORST = "worst"  # of the attacks in one ball, image by image
+ORDER = ("held", "bent", "broken", "blind", "unfinished")  # of the rows: what survived comes first
+WORST = "worst"  # prefix of a set: the strongest attack on each image in one ball
 
 
-@dataclass
-class Scores:
-    """All scores, and the images that are there from the beginning.
+@dataclass(frozen=True)
+class Audited:
+    """A detector and the attacks on it.
 
     Attributes:
-        settings: of the audit.
-        sets: images by name: "in", "starts" and natural sets.
-        values: scores (N,) by detector and set; what attacks made goes by their keys.
+        name: of the detector.
+        detector: itself.
+        how: how its score is followed, or why it cannot be.
+        attacks: those that are finished and scored.
+        unfinished: those that failed, in general or for this detector.
     """
 
-    settings: AuditSettings
-    sets: dict[str, ImageSet]
-    values: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    name: str
+    detector: Detector
+    how: str
+    attacks: Sequence[Attack]
+    unfinished: Sequence[Attack]
 
-    @staticmethod
-    def concerns(attack: Attack, name: str, detector: Detector) -> bool:
-        """Whether an attack is one on this detector: *latent* is on all."""
-        return attack.kind == "latent" or attack.target == (
-            name if attack.kind == "direct" else reading(name, detector)
-        )
+    def full(self, settings: AuditSettings, eps: float) -> list[Attack]:
+        """The finished attacks in one ball that took all their steps."""
+        return [attack for attack in self.attacks if attack.eps == eps and attack.steps == settings.steps]
+
+
+def audited(
+    detectors: Mapping[str, Detector],
+    how: Mapping[str, str],
+    attacks: Sequence[Attack],
+    failures: Mapping[str, str],
+) -> list[Audited]:
+    """Every detector with the attacks that concern it.
+
+    Args:
+        detectors: by name.
+        how: how each score is followed, or why it cannot be.
+        attacks: all that were planned.
+        failures: by key of an attack, or by ``KEY by DETECTOR`` where only that detector's scores failed.
+    """
+    found = []
+    for name, detector in detectors.items():
+        mine = [attack for attack in attacks if attack.concerns(name, detector)]
+        failed = [a for a in mine if a.key in failures or f"{a.key} by {name}" in failures]
+        done = [attack for attack in mine if attack not in failed]
+        found.append(Audited(name, detector, how[name], done, failed))
+    return found
+
+
+def worst_scores(settings: AuditSettings, rows: Sequence[Audited], scores: Scores) -> Scores:
+    """The lowest score of each image over the attacks in one ball, by detector and set ``worst-EPS``."""
+    found: dict[tuple[str, str], Tensor] = {}
+    for row in rows:
+        for eps in settings.eps:
+            if full := row.full(settings, eps):
+                found[row.name, worst_set(eps)] = torch.stack([scores[row.name, a.key] for a in full]).amin(0)
+    return found
+
+
+def worst_set(eps: float) -> str:
+    """Name of the set of the strongest attacks in one ball.
+
+    >>> worst_set(0.5)
+    'worst-0.5'
+    """
+    return f"{WORST}-{eps:.9g}"
 
 
 def tabulate(
-    scores: Scores,
-    detectors: Mapping[str, Detector],
-    ways: Mapping[str, str],
-    attacks: Sequence[Attack],
-    failures: Mapping[str, str],
-    audit: Audit,
-) -> dict[str, Any]:
-    """The part of the results that is about detectors and attacks, as JSON holds it.
+    settings: AuditSettings, rows: Sequence[Audited], scores: Scores, starts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What the results say of each detector, as JSON values.
 
     Args:
-        scores: of all sets; the worst case of each image over the attacks in each ball is added.
-        detectors: by name.
-        ways: how each score is followed, or why not.
-        attacks: all that were planned.
-        failures: those that failed, by key (and `` by `` whom, where only one detector's scores did).
-        audit: with the attacked images.
+        settings: of the audit.
+        rows: detectors and attacks.
+        scores: of all sets, `worst_scores` among them.
+        starts: names of the starts.
     """
-    work = {attack.key: _work(attack, audit) for attack in attacks if attack.key not in failures}
-    rows = []
-    for name, detector in detectors.items():
-        mine = [attack for attack in attacks if Scores.concerns(attack, name, detector)]
-        open_ones = [a for a in mine if a.key in failures or f"{a.key} by {name}" in failures]
-        rows.append(_row(scores, name, detector, ways[name], [a for a in mine if a not in open_ones], open_ones))
-    rows.sort(key=lambda row: (ORDER.index(row["verdict"]), -row["strongest"]["auroc"]))
-    return {"attacks": work, "detectors": rows}
+    table = [_row(settings, row, scores, starts) for row in rows]
+    return sorted(table, key=lambda row: (ORDER.index(row["verdict"]), -row["strongest"]["auroc"]))
 
 
-def _work(attack: Attack, audit: Audit) -> dict[str, Any]:
-    """What an attack reached, medians over the samples, and what it cost, means."""
-    table = audit.read_attack(attack)
+def work_of(attack: Attack, audit: Audit) -> dict[str, Any]:
+    """What an attack reached, medians over the samples, and what it cost, means over them."""
+    table = audit.read_attack(attack.key, ["mape", "distance", "gradient_evaluations", "forward_evaluations"])
     mape = [value for value in table["mape"].to_pylist() if value is not None and not math.isnan(value)]
     return {
-        **_told(attack),
+        **_described(attack),
         "mape": float(np.median(mape)) if mape else None,
         "distance": float(np.median(table["distance"].to_numpy())),
         "gradient_evaluations": float(np.mean(table["gradient_evaluations"].to_numpy())),
@@ -85,54 +115,46 @@ def _work(attack: Attack, audit: Audit) -> dict[str, Any]:
     }
 
 
-def _row(
-    scores: Scores, name: str, detector: Detector, way: str, attacks: Sequence[Attack], unfinished: Sequence[Attack]
-) -> dict[str, Any]:
-    """One detector: what it makes of every set, and its verdict.
+def _row(settings: AuditSettings, row: Audited, scores: Scores, starts: Sequence[str]) -> dict[str, Any]:
+    """One detector: its figures on every set, and its verdict.
 
-    The strongest attack is that which is strongest on each image: the least of the scores that the attacks in one ball
-    have reached.
+    The verdict is that of the strongest attack on each image in the largest ball.
     """
-    settings, starts = scores.settings, scores.sets["starts"].names
-    inside = scores.values[name, "in"]
+    inside, eps_max = scores[row.name, "in"], max(settings.eps)
 
     def compare(images: str, *, paired: bool) -> Measure:
         groups = starts if paired else None
-        return measure(inside, scores.values[name, images], paired=paired, groups=groups, seed=settings.seed)
+        return measure(inside, scores[row.name, images], paired=paired, groups=groups, seed=settings.seed)
 
-    keys = {attack.key for attack in attacks}
-    natural = [images for judge, images in scores.values if judge == name and images not in ("in", "starts", *keys)]
+    made = {*(attack.key for attack in row.attacks), *map(worst_set, settings.eps)}
+    natural = [s for name, s in scores if name == row.name and s not in ("in", "starts", *made)]
     clean = {images: compare(images, paired=False) for images in natural} | {"starts": compare("starts", paired=True)}
-    attacked = {attack.key: compare(attack.key, paired=True) for attack in attacks}
+    attacked = {attack.key: compare(attack.key, paired=True) for attack in row.attacks}
     worst: dict[float, Measure] = {}
     where: dict[float, dict[str, Any]] = {}
     for eps in settings.eps:
-        full = [a.key for a in attacks if a.eps == eps and a.steps == settings.steps]
-        if not full:
-            continue
-        images = f"{WORST}-{eps:.9g}"
-        scores.values[name, images] = torch.stack([scores.values[name, key] for key in full]).amin(0)
-        best = min(full, key=lambda key: attacked[key].auroc)
-        worst[eps], where[eps] = compare(images, paired=True), {"attack": best, "set": images}
-    largest = max(settings.eps)
-    strongest = worst.get(largest, clean["starts"])
-    complete = largest in worst and not any(a.eps == largest and a.steps == settings.steps for a in unfinished)
-    reads = reading(name, detector)
+        if full := row.full(settings, eps):
+            best = min(full, key=lambda attack: attacked[attack.key].auroc)
+            worst[eps] = compare(worst_set(eps), paired=True)
+            where[eps] = {"attack": best.key, "set": worst_set(eps)}
+    strongest = worst.get(eps_max, clean["starts"])
+    failed = any(a.eps == eps_max and a.steps == settings.steps for a in row.unfinished)
+    reads = reading(row.name, row.detector)
     return {
-        "name": name,
-        "reads": "z" if reads == Z else reads if reads != name else "its own",
+        "name": row.name,
+        "reads": "z" if reads == Z else reads if reads != row.name else "its own",
         "applicable": {
             "latent": "yes",
             "informed": "the same as latent: it reads z" if reads == Z else "yes",
-            "direct": way,
+            "direct": row.how,
         },
-        "verdict": verdict(clean["starts"], strongest) if complete else "unfinished",
-        "strongest": {**where.get(largest, {"attack": None, "set": "starts"}), **asdict(strongest)},
+        "verdict": verdict(clean["starts"], strongest) if eps_max in worst and not failed else "unfinished",
+        "strongest": {**where.get(eps_max, {"attack": None, "set": "starts"}), **asdict(strongest)},
         "worst": [{"eps": plain(eps), **where[eps], **asdict(found)} for eps, found in worst.items()],
         "clean": {images: asdict(found) for images, found in clean.items()},
-        "attacked": {a.key: {**_told(a), **asdict(attacked[a.key])} for a in attacks},
+        "attacked": {a.key: {**_described(a), **asdict(attacked[a.key])} for a in row.attacks},
     }
 
 
-def _told(attack: Attack) -> dict[str, Any]:
+def _described(attack: Attack) -> dict[str, Any]:
     return {"kind": attack.kind, "target": attack.target, "eps": plain(attack.eps), "steps": attack.steps}

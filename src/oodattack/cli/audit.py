@@ -75,8 +75,8 @@ def audit(settings: AuditSettings, *, json: Json = False, quiet: Quiet = False) 
 def _print_results(results: Mapping[str, Any], settings: AuditSettings, written: list[Path]) -> None:
     console = output_console()
     console.print(_table(results), LEGEND, soft_wrap=False)
-    classifier = results["classifier"]
-    for name, accuracy in (("training", classifier["train_accuracy"]), ("test", classifier["test_accuracy"])):
+    subject = results["subject"]
+    for name, accuracy in (("training", subject["train_accuracy"]), ("test", subject["test_accuracy"])):
         if accuracy is not None:
             console.print(f"accuracy  {percent(accuracy)} of the {name} images")
     for key, found in results["outside"].items():

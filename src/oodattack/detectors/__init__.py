@@ -1,8 +1,32 @@
-"""Who judges: out-of-distribution detectors, those of pytorch-ood and your own."""
+"""Out-of-distribution detectors, pytorch-ood's and your own, and the subjects that they are fitted on."""
 
+from oodattack.detectors.base import Detector, Loader, NotApplicableError
 from oodattack.detectors.catalogue import Absent, make_detectors
-from oodattack.detectors.classifier import Classifier
-from oodattack.detectors.detector import Detector, Loader
-from oodattack.detectors.own import own_detector, source_digest
+from oodattack.detectors.own import Own, own_detector, own_name
+from oodattack.detectors.subjects import (
+    SHARED_VIEWS,
+    BareEncoder,
+    Classifier,
+    ImageModel,
+    ModelOfImages,
+    Subject,
+    make_subject,
+)
 
-__all__ = ["Absent", "Classifier", "Detector", "Loader", "make_detectors", "own_detector", "source_digest"]
+__all__ = [
+    "SHARED_VIEWS",
+    "Absent",
+    "BareEncoder",
+    "Classifier",
+    "Detector",
+    "ImageModel",
+    "Loader",
+    "ModelOfImages",
+    "NotApplicableError",
+    "Own",
+    "Subject",
+    "make_detectors",
+    "make_subject",
+    "own_detector",
+    "own_name",
+]

@@ -1,4 +1,4 @@
-"""Detectors that look at the penultimate features, z: distances, subspaces, neighbours, gradients of the head."""
+"""Detectors that read the penultimate features, z: distances, subspaces, neighbours, gradients of the head."""
 
 from typing import Any
 
@@ -18,46 +18,49 @@ from pytorch_ood.detector import (
 )
 from torch import Tensor
 
-from oodattack.detectors.adapted import Adapted, differentiable, fitted_state
-from oodattack.detectors.classifier import Classifier
-from oodattack.detectors.detector import Loader
+from oodattack.detectors.adapted import Adapted, consecutive, every, several
+from oodattack.detectors.base import Loader
+from oodattack.detectors.make import Make
+from oodattack.detectors.subjects import Subject
+from oodattack.detectors.wrapped import differentiable, fitted_state
 
 
-def feature_detectors(classifier: Classifier) -> dict[str, Adapted]:
-    """Everything that is a function of z, the case that the paper's claim is about (Section II-B).
+def feature_detectors() -> dict[str, Make]:
+    """Every detector whose score is a function of z, the case that the paper's claim is about (Section II-B).
 
-    >>> from oodattack.encoders import load_encoder
-    >>> list(feature_detectors(Classifier(load_encoder("python:tests.factories:tiny"))))[:3]
+    The first four need z alone; the others read the classification head as well.
+
+    >>> list(feature_detectors())[:3]
     ['Mahalanobis', 'RMD', 'GMM']
     """
-    head, view = classifier.head, classifier.features
-    width = head.in_features
-    found: dict[str, Adapted] = {
-        name: Adapted(kind(None), classifier, view, contiguous=True)
-        for name, kind in {"Mahalanobis": Mahalanobis, "RMD": RMD, "GMM": GMM}.items()
+    return {
+        "Mahalanobis": lambda s: Adapted(Mahalanobis(None), s, s.features, consecutive),
+        "RMD": lambda s: Adapted(RMD(None), s, s.features, several),
+        "GMM": lambda s: Adapted(GMM(None), s, s.features, consecutive),
+        "SHE": lambda s: Adapted(SHE(None, s.head), s, s.features, every(s.head.out_features)),
+        "KNN": lambda s: _Neighbours(KNN(None), s, s.features),
+        "NNGuide": lambda s: Adapted(NNGuide(None, s.head), s, s.features),
+        "ViM": _vim,
+        "NCI": lambda s: Adapted(NCI(None, s.head), s, s.features),
+        "fDBD": lambda s: Adapted(fDBD(None, s.head), s, s.features),
+        "PNML": lambda s: Adapted(PNML(None, s.head), s, s.features),
+        # Of the network's gradients the papers and OpenOOD take those of the head, which are functions of z.
+        "GradNorm": lambda s: _HeadGradient(GradNorm(s.head, param_filter=_weight), s, s.features),
+        "GradUncertainty": lambda s: _HeadGradient(GradUncertainty(s.head, param_filter=_weight), s, s.features),
     }
-    found["SHE"] = Adapted(SHE(None, head), classifier, view, every_class=True)
-    found["KNN"] = _Neighbours(KNN(None), classifier, view)
-    others = {
-        "NNGuide": NNGuide(None, head),
-        # The papers' dimensions (512 of 2048) belong to wide networks; half is what the library falls back to.
-        "ViM": ViM(None, d=width // 2, w=head.weight, b=head.bias),
-        "NCI": NCI(None, head),
-        "fDBD": fDBD(None, head),
-        "PNML": PNML(None, head),
-    }
-    found |= {name: Adapted(detector, classifier, view) for name, detector in others.items()}
-    # Of the network's gradients the papers and OpenOOD take those of the head, which are functions of z.
-    found["GradNorm"] = _HeadGradient(GradNorm(head, param_filter=_weight), classifier, view)
-    found["GradUncertainty"] = _HeadGradient(GradUncertainty(head, param_filter=_weight), classifier, view)
-    return found
+
+
+def _vim(subject: Subject) -> Adapted:
+    # The papers' dimensions (512 of 2048) belong to wide networks; half is what the library falls back to.
+    head = subject.head
+    return Adapted(ViM(None, d=head.in_features // 2, w=head.weight, b=head.bias), subject, subject.features)
 
 
 class _Neighbours(Adapted):
-    """KNN, whose tree is made again from the features it was fitted to: scikit-learn's own format executes code."""
+    """KNN, whose state is the features it was fitted to: scikit-learn's own format executes code when loaded."""
 
     def fit(self, loader: Loader) -> None:
-        self.bank = self.classifier.collect(self.view, loader)
+        self.bank = self.subject.collect(self.view, loader)
         self.inner.fit_features(*self.bank)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,72 +1,45 @@
-"""Detectors that look at several layers: they see more than z."""
+"""Detectors that read several layers: they see more than z."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from pytorch_ood.detector import NACUE, Gram, MultiMahalanobis
 from pytorch_ood.detector.nac import _bin_indices_geometric
 from torch import Tensor, nn
 
-from oodattack.detectors.adapted import differentiable, fitted_state, load_fitted_state, need_every_class
-from oodattack.detectors.classifier import Classifier, View
-from oodattack.detectors.detector import Loader
-from oodattack.encoders.encoder import Encoder
+from oodattack.detectors.adapted import consecutive, every
+from oodattack.detectors.base import Loader
+from oodattack.detectors.make import Make
+from oodattack.detectors.subjects import Subject
+from oodattack.detectors.wrapped import Wrapped, differentiable
+from oodattack.encoders import Encoder
 
 
-def layer_detectors(classifier: Classifier) -> "dict[str, LayersMahalanobis | LayersGram | Coverage]":
-    """MultiMahalanobis (Lee et al. 2018, the paper's [5]), Gram and neuron activation coverage; none without layers.
+def layer_detectors() -> dict[str, Make]:
+    """MultiMahalanobis (Lee et al. 2018, the paper's [5]), Gram matrices, and neuron activation coverage.
 
-    >>> from oodattack.encoders import load_encoder
-    >>> list(layer_detectors(Classifier(load_encoder("python:tests.factories:tiny"))))
+    >>> list(layer_detectors())
     ['MultiMahalanobis', 'Gram', 'NACUE']
     """
-    if classifier.layers is None:
-        return {}
-    return {
-        "MultiMahalanobis": LayersMahalanobis(classifier, classifier.layers),
-        "Gram": LayersGram(classifier, classifier.layers),
-        "NACUE": Coverage(classifier, classifier.layers),
-    }
+    return {"MultiMahalanobis": LayersMahalanobis, "Gram": LayersGram, "NACUE": Coverage}
 
 
-class _Layers:
-    """What the three have in common: a view of several layers, and state."""
+class LayersMahalanobis(Wrapped):
+    """The Mahalanobis distance of each layer's spatial mean, summed. Needs layers, but no classification head."""
 
-    inner: Any
-    reading: str
-
-    def __init__(self, classifier: Classifier, layers: View) -> None:
-        self.classifier, self.layers = classifier, layers
-        self.widths = [shape[0] for shape in layers.shapes[:-1]]
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was fitted."""
-        return fitted_state(self.inner)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what another has been fitted to."""
-        load_fitted_state(self.inner, state)
-        self.inner.to(self.classifier.encoder.mean.device)
-
-
-class LayersMahalanobis(_Layers):
-    """The Mahalanobis distance of each layer's spatial mean, summed."""
-
-    def __init__(self, classifier: Classifier, layers: View) -> None:
-        super().__init__(classifier, layers)
-        self.inner = MultiMahalanobis([nn.Identity() for _ in self.widths])
-        self.parts = tuple(self.widths)
+    def __init__(self, subject: Subject) -> None:
+        self.layers = subject.layers
+        self.parts: tuple[int, ...] = tuple(shape[0] for shape in self.layers.shapes[:-1])
+        super().__init__(MultiMahalanobis([nn.Identity() for _ in self.parts]), subject)
 
     def _pooled(self, rows: Tensor) -> Tensor:
         return torch.cat([maps.mean((2, 3)) for maps in self.layers.split(rows)[:-1]], dim=1)
 
     def fit(self, loader: Loader) -> None:
         """See `Detector`."""
-        means, labels = self.classifier.collect(self.layers, loader, self._pooled)
-        classes = torch.unique(labels, return_inverse=True)[1]
-        self.inner.fit_structured(list(torch.split(means, self.widths, dim=1)), classes)
-        self.inner.to(self.classifier.encoder.mean.device)
+        means, labels = self.subject.collect(self.layers, loader, self._pooled)
+        self.inner.fit_structured(list(torch.split(means, list(self.parts), dim=1)), consecutive(labels))
+        self.inner.to(self.subject.device)
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
@@ -78,33 +51,35 @@ class LayersMahalanobis(_Layers):
         return self._pooled(self.layers.flat(images))
 
     def judge(self, reads: Tensor) -> Tensor:
-        """The score of these means."""
+        """See `Detector`."""
         function = differentiable(self.inner, "predict_structured")
-        scores: Tensor = function(list(torch.split(reads, self.widths, dim=1)))
+        scores: Tensor = function(list(torch.split(reads, list(self.parts), dim=1)))
         return scores
 
 
-class LayersGram(_Layers):
-    """Row sums of Gram matrices of each layer, compared with the range that each class has."""
+class LayersGram(Wrapped):
+    """Row sums of each layer's Gram matrices, compared with the range that each class has."""
 
-    def __init__(self, classifier: Classifier, layers: View) -> None:
-        super().__init__(classifier, layers)
-        # The library runs layer on layer; here the network is run once, and each "layer" hands on what it gave.
-        self._found: list[Tensor] = []
+    def __init__(self, subject: Subject) -> None:
+        self.logits, self.layers, self.classes = subject.logits, subject.layers, subject.head.out_features
+        widths = [shape[0] for shape in self.layers.shapes[:-1]]
+        # The library applies one layer after the other. Here the network runs once, in the first "layer", and each of
+        # the others returns what that pass recorded.
+        self._recorded: list[Tensor] = []
         steps: list[Callable[[Tensor], Tensor]] = [self._first]
-        steps += [lambda _before, place=place: self._found[place] for place in range(1, len(self.widths))]  # type: ignore[misc]
-        self.inner: Any = Gram(lambda _last: self._found[-1], steps, classifier.classes)
+        steps += [lambda _before, place=place: self._recorded[place] for place in range(1, len(widths))]  # type: ignore[misc]
+        super().__init__(Gram(lambda _last: self._recorded[-1], steps, self.classes), subject)
         self.poles = list(self.inner.num_poles_list)
-        self.parts = (*(width for width in self.widths for _ in self.poles), classifier.classes)
+        self.parts: tuple[int, ...] = (*(width for width in widths for _ in self.poles), self.classes)
 
     def _first(self, images: Tensor) -> Tensor:
-        self._found = self.layers.parts(images)
-        return self._found[0]
+        self._recorded = self.layers.parts(images)
+        return self._recorded[0]
 
     def fit(self, loader: Loader) -> None:
-        """See `Detector`; the held-out tenth that it draws is the same every time."""
-        need_every_class(self.classifier.collect(self.classifier.logits, loader)[1], self.classifier)
-        self.inner.to(self.classifier.encoder.mean.device)
+        """See `Detector`; the tenth of the images that it holds out is the same every time."""
+        every(self.classes)(self.subject.collect(self.logits, loader)[1])
+        self.inner.to(self.subject.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.inner.fit(loader)
@@ -122,36 +97,33 @@ class LayersGram(_Layers):
         return torch.cat([_gram_rows(values.flatten(2), p) for values in maps for p in self.poles] + [logits], dim=1)
 
     def judge(self, reads: Tensor) -> Tensor:
-        """The score of these row sums: how far they are out of the range of the predicted class."""
+        """See `Detector`: how far these row sums are outside the range of the predicted class."""
         *rows, logits = torch.split(reads, list(self.parts), dim=1)
         best, total, number = logits.argmax(1), torch.zeros_like(reads[:, 0]), iter(rows)
+        bounds = (self.inner.feature_min, self.inner.feature_max)
         for layer, norm in enumerate(self.inner.layer_norm):
             for pole in range(len(self.poles)):
-                low, high = (bounds[layer][pole].to(reads)[best] for bounds in self._bounds())
+                low, high = (bound[layer][pole].to(reads)[best] for bound in bounds)
                 total = total + self.inner._deviation(next(number), low, high) / norm.to(reads)
         return total
 
-    def _bounds(self) -> Iterator[Any]:
-        yield from (self.inner.feature_min, self.inner.feature_max)
 
+class Coverage(Wrapped):
+    """Neuron activation coverage: how often a neuron's activation times its gradient had that value in training.
 
-class Coverage(_Layers):
-    """Neuron activation coverage: how often a neuron's activation times its gradient was seen at that value.
-
-    Both hooks and gradients act on the network itself, for they need the tensors of its own graph.
+    Hooks and gradients act on the network itself, since they need the tensors of its own graph.
     """
 
-    def __init__(self, classifier: Classifier, layers: View) -> None:
-        super().__init__(classifier, layers)
-        self.encoder = classifier.encoder
-        self.modules = [self.encoder.model.get_submodule(name) for name in classifier.layer_names]
-        self.inner = NACUE(_Logits(self.encoder), self.modules)
-        self.parts = tuple(self.widths)
+    def __init__(self, subject: Subject) -> None:
+        self.logits, self.encoder = subject.logits, subject.encoder
+        self.parts: tuple[int, ...] = tuple(shape[0] for shape in subject.layers.shapes[:-1])
+        self.modules = [self.encoder.model.get_submodule(name) for name in subject.layer_names]
+        super().__init__(NACUE(_Logits(self.encoder), self.modules), subject)
 
     def fit(self, loader: Loader) -> None:
         """See `Detector`."""
-        self.inner.to(self.encoder.mean.device).fit(_WithGradient(loader))
-        self.inner._captured = []  # the last batch's graph
+        self.inner.to(self.subject.device).fit(_WithGradient(loader))
+        self.inner._captured = []  # the graph of the last batch
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
@@ -160,7 +132,10 @@ class Coverage(_Layers):
         return scores.cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
-        """See `Detector`: of every layer the spatial mean of activation times gradient of the logits' KL divergence."""
+        """See `Detector`: for every layer, the spatial mean of activation times gradient of the logits' divergence.
+
+        The divergence is that of the softmax from the uniform distribution.
+        """
         seen: list[Tensor] = []
         handles = [module.register_forward_hook(lambda _m, _i, output: seen.append(output)) for module in self.modules]
         try:
@@ -173,12 +148,12 @@ class Coverage(_Layers):
         with torch.enable_grad():
             loss = -(logits.softmax(1) + 1e-12).log().mean(1).sum()
             gradients = torch.autograd.grad(loss, seen, create_graph=images.requires_grad)
-            pairs = zip(seen, gradients, strict=True)
-            found = torch.cat([(value * slope).mean((2, 3)) for value, slope in pairs], dim=1)
+            products = [value * gradient for value, gradient in zip(seen, gradients, strict=True)]
+            found = torch.cat([product.mean((2, 3)) for product in products], dim=1)
         return found if images.requires_grad else found.detach()
 
     def judge(self, reads: Tensor) -> Tensor:
-        """The score of these products; it counts, and has no gradient."""
+        """See `Detector`. It counts, so it has no gradient."""
         total = torch.zeros_like(reads[:, 0])
         for part, alpha, stats in zip(
             torch.split(reads, list(self.parts), dim=1), self.inner.alpha, self.inner._stats, strict=True
@@ -202,7 +177,7 @@ class _Logits(nn.Module):
 
 
 class _WithGradient:
-    """A loader whose images ask for a gradient, so that a frozen network has a graph."""
+    """A loader whose images require a gradient, so that a frozen network has a graph."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -216,5 +191,5 @@ def _gram_rows(values: Tensor, p: int) -> Tensor:
     """Row sums of the p-th order Gram matrix of (B, C, N) activations, (B, C), as the library computes them."""
     power = values**p
     rows = (power @ power.transpose(1, 2)).sum(2)
-    # The root has no finite slope at 0.
+    # The derivative of the root is infinite at 0.
     return rows.sign() * rows.abs().clamp_min(1e-12) ** (1 / p)

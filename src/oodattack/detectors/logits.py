@@ -1,4 +1,7 @@
-"""Detectors that look at the logits."""
+"""Detectors that read the logits."""
+
+from functools import partial
+from typing import Any
 
 import torch
 from pytorch_ood.detector import (
@@ -14,37 +17,40 @@ from pytorch_ood.detector import (
 from torch import Tensor
 
 from oodattack.detectors.adapted import Adapted
-from oodattack.detectors.classifier import Classifier
+from oodattack.detectors.make import Make
+from oodattack.detectors.subjects import Subject
 
 
-def logit_detectors(classifier: Classifier) -> dict[str, Adapted]:
-    """MaxSoftmax (Hendrycks & Gimpel 2017, the paper's [2]) and what came after it.
+def logit_detectors() -> dict[str, Make]:
+    """MaxSoftmax (Hendrycks & Gimpel 2017, the paper's [2]) and its successors.
 
-    >>> from oodattack.encoders import load_encoder
-    >>> list(logit_detectors(Classifier(load_encoder("python:tests.factories:tiny"))))[:3]
+    >>> list(logit_detectors())[:3]
     ['MaxSoftmax', 'MaxLogit', 'EnergyBased']
     """
-    inner = {
-        "MaxSoftmax": MaxSoftmax(None),
-        "MaxLogit": MaxLogit(None),
-        "EnergyBased": EnergyBased(None),
-        "Entropy": Entropy(None),
-        "GEN": GEN(None),
-        "KLMatching": KLMatching(None),
-        "TemperatureScaling": TemperatureScaling(None),
+    kinds = {
+        "MaxSoftmax": MaxSoftmax,
+        "MaxLogit": MaxLogit,
+        "EnergyBased": EnergyBased,
+        "Entropy": Entropy,
+        "GEN": GEN,
+        "KLMatching": KLMatching,
+        "TemperatureScaling": TemperatureScaling,
     }
-    found = {name: Adapted(detector, classifier, classifier.logits) for name, detector in inner.items()}
-    return {**found, "OpenMax": _EachAlone(OpenMax(None), classifier, classifier.logits)}
+    found: dict[str, Make] = {name: partial(_on_logits, kind) for name, kind in kinds.items()}
+    return {**found, "OpenMax": lambda subject: _EachAlone(OpenMax(None), subject, subject.logits)}
+
+
+def _on_logits(kind: Any, subject: Subject) -> Adapted:
+    return Adapted(kind(None), subject, subject.logits)
 
 
 class _EachAlone(Adapted):
-    """OpenMax, which takes the distance to a class that nothing in a batch is predicted as for 0.
+    """OpenMax, which takes the distance to a class as 0 when no image of the batch is predicted as that class.
 
-    With one row more for each class the scores of an image are the same in every batch.
+    With one more row for each class, the scores of an image are the same in every batch.
     """
 
     def score(self, images: Tensor) -> Tensor:
-        """See `Detector`."""
         return self.judge(self.view(images)).cpu().double()
 
     def judge(self, reads: Tensor) -> Tensor:

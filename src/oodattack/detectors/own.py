@@ -1,55 +1,101 @@
-"""A detector of the user's own, by name."""
+"""A detector of your own, by name. Everything that is optional in it is looked up here, once."""
 
 import hashlib
 import inspect
 import re
 from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
 
 from oodattack.core.errors import InputError
-from oodattack.detectors.classifier import Classifier
-from oodattack.detectors.detector import Detector
+from oodattack.detectors.base import Detector, Loader, NotApplicableError
+from oodattack.detectors.subjects import Subject
 from oodattack.encoders.own import here_importable, import_function
 
+REQUIRED = ("fit", "score", "reads")
 
-def own_detector(spec: str, classifier: Classifier) -> tuple[str, Detector]:
-    """The detector that ``MODULE:FACTORY`` makes for a classifier, and its name, the factory's.
+
+class Own(Detector):
+    """Any object with ``fit``, ``score`` and ``reads`` as a `Detector`; what else it has of one is used.
+
+    Args:
+        inner: the object.
+        source: digest of its source code, see `Detector.source`.
 
     Raises:
-        InputError: if there is no such function, or it fails, or what it returns lacks a method.
+        InputError: if a method is missing, or `reading` cannot be part of a file name.
+    """
+
+    def __init__(self, inner: Any, source: str) -> None:
+        missing = [name for name in REQUIRED if not callable(getattr(inner, name, None))]
+        if missing:
+            raise InputError(
+                f"expected a detector with fit(loader), score(images) and reads(images), got {type(inner).__name__}"
+                f" without {' and '.join(missing)}"
+            )
+        self.inner, self.source = inner, source
+        for name in ("reading", "parts", "judge", "unfollowed"):
+            setattr(self, name, getattr(inner, name, getattr(Detector, name)))
+        if self.reading is not None and re.fullmatch(r"[\w+-]+", str(self.reading)) is None:
+            raise InputError(
+                "expected the detector's reading to be a name of letters, digits, _, - and +, got"
+                f" {self.reading!r}; rename it"
+            )
+
+    def fit(self, loader: Loader) -> None:
+        """See `Detector`."""
+        self.inner.fit(loader)
+
+    def score(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+        scores: Tensor = self.inner.score(images)
+        return scores
+
+    def reads(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+        values: Tensor = self.inner.reads(images)
+        return values
+
+
+def own_detector(spec: str, subject: Subject) -> Detector:
+    """The detector that ``MODULE:FACTORY`` makes for a subject.
+
+    Raises:
+        NotApplicableError: if it needs something that the subject lacks.
+        InputError: if there is no such function, if it fails, or if what it returns is no detector.
 
     >>> from oodattack.encoders import load_encoder
-    >>> c = Classifier(load_encoder("python:tests.factories:tiny"))
-    >>> name, detector = own_detector("tests.factories:Norm", c)
-    >>> name, isinstance(detector, Detector)
-    ('Norm', True)
+    >>> from oodattack.detectors import make_subject
+    >>> subject = make_subject(load_encoder("python:tests.factories:tiny"))
+    >>> detector = own_detector("tests.factories:Norm", subject)
+    >>> detector.judge, len(detector.source)
+    (None, 64)
     """
     factory = import_function(spec)
     try:
         with here_importable():
-            detector = factory(classifier)
+            inner = factory(subject)
+    except NotApplicableError:
+        raise
     except Exception as error:
-        raise InputError(f"expected {spec}(classifier) to build a detector, got {error!r}") from error
-    lacking = [name for name in ("fit", "score", "reads") if not callable(getattr(detector, name, None))]
-    if lacking:
-        raise InputError(
-            f"expected {spec} to return a detector with fit(loader), score(images) and reads(images), got"
-            f" {type(detector).__name__} without {' and '.join(lacking)}"
-        )
-    return re.sub(r"\W+", "-", spec.rpartition(":")[2]), detector
+        raise InputError(f"expected {spec}(subject) to build a detector, got {error!r}") from error
+    return Own(inner, _digest(factory))
 
 
-def source_digest(spec: str) -> str:
-    """SHA-256 (hex) over the file that a detector's factory is in: another one means another detector.
+def own_name(spec: str) -> str:
+    """The name of the detector of ``MODULE:FACTORY`` in tables and files.
 
-    >>> len(source_digest("tests.factories:Norm"))
-    64
+    >>> own_name("my.detectors:Centroid")
+    'Centroid'
     """
-    return _digest(import_function(spec))
+    return re.sub(r"\W+", "-", spec.rpartition(":")[2])
 
 
 def _digest(function: Callable[..., object]) -> str:
+    """SHA-256 (hex) of the file that a factory is in: another file means another detector."""
     try:
         source = inspect.getsource(inspect.getmodule(function) or function)
-    except (OSError, TypeError):  # made in a console
+    except (OSError, TypeError):  # defined interactively
         source = repr(function)
     return hashlib.sha256(source.encode()).hexdigest()

@@ -1,8 +1,7 @@
-"""Detectors that move the image a little before they look at it (ODIN), or look many times with dropout."""
+"""Detectors that first move the image by a small step (ODIN), or score it many times with dropout."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from pytorch_ood.detector import MCD, ODIN, Mahalanobis, MahalanobisODIN, odin_preprocessing
@@ -10,36 +9,30 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.modules.dropout import _DropoutNd
 
-from oodattack.detectors.adapted import differentiable, fitted_state, load_fitted_state
-from oodattack.detectors.classifier import Classifier, View
-from oodattack.detectors.detector import Loader
+from oodattack.detectors.adapted import consecutive
+from oodattack.detectors.base import Detector, Loader, NotApplicableError
+from oodattack.detectors.make import Make
+from oodattack.detectors.subjects import Subject, View
+from oodattack.detectors.wrapped import Wrapped, differentiable
+
+DROPOUT_DRAWS = 30
 
 
-def perturbing_detectors(classifier: Classifier) -> "dict[str, Odin | OdinMahalanobis | Dropout]":
+def perturbing_detectors() -> dict[str, Make]:
     """ODIN (Liang et al. 2018, the paper's [4]), Mahalanobis with its preprocessing [5], and Monte Carlo dropout.
 
-    >>> from oodattack.encoders import load_encoder
-    >>> list(perturbing_detectors(Classifier(load_encoder("python:tests.factories:tiny"))))
-    ['ODIN', 'MahalanobisODIN']
+    >>> list(perturbing_detectors())
+    ['ODIN', 'MahalanobisODIN', 'MCD']
     """
-    found: dict[str, Odin | OdinMahalanobis | Dropout] = {
-        "ODIN": Odin(classifier),
-        "MahalanobisODIN": OdinMahalanobis(classifier),
-    }
-    if any(isinstance(module, _DropoutNd) and module.p > 0 for module in classifier.encoder.modules()):
-        found["MCD"] = Dropout(classifier)
-    return found
+    return {"ODIN": Odin, "MahalanobisODIN": OdinMahalanobis, "MCD": Dropout}
 
 
-class Odin:
-    """The softmax at temperature 1000 after a step of 0.0014 (in pixels of [0, 1]) towards more confidence."""
+class Odin(Detector):
+    """The softmax at temperature 1000 after a step of 0.0014 (pixels in [0, 1]) towards higher confidence."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.logits = classifier.logits
+    def __init__(self, subject: Subject) -> None:
+        self.logits = subject.logits
         self.inner = ODIN(self.logits.exact)
-
-    def fit(self, loader: Loader) -> None:
-        """Nothing to fit."""
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
@@ -47,94 +40,89 @@ class Odin:
         return scores.cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
-        """See `Detector`: the logits of the moved image; that the step's sign changes with the image has no slope."""
+        """See `Detector`: the logits of the moved image. The gradient treats the step as a constant."""
         moved = odin_preprocessing(
             _network(self.logits, images), images, eps=self.inner.eps, temperature=self.inner.temperature
         )
         return self.logits(images + (moved - images).detach())
 
     def judge(self, reads: Tensor) -> Tensor:
-        """The score of these logits."""
+        """See `Detector`."""
         scores: Tensor = -(reads / self.inner.temperature).softmax(1).amax(1)
         return scores
 
 
-class OdinMahalanobis:
-    """The Mahalanobis distance after a step of 0.002 (in pixels of [0, 1]) towards the nearest class."""
+class OdinMahalanobis(Wrapped):
+    """The Mahalanobis distance after a step of 0.002 (pixels in [0, 1]) towards the nearest class."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.classifier, self.features = classifier, classifier.features
-        self.inner = MahalanobisODIN(self.features.exact)
+    def __init__(self, subject: Subject) -> None:
+        self.features = subject.features
+        self.odin = MahalanobisODIN(self.features.exact)
+        super().__init__(self.odin._base, subject)
 
     def fit(self, loader: Loader) -> None:
         """See `Detector`."""
-        features, labels = self.classifier.collect(self.features, loader)
-        self.inner.fit_features(features, torch.unique(labels, return_inverse=True)[1])
-        self.inner._base.to(self.classifier.encoder.mean.device)
+        features, labels = self.subject.collect(self.features, loader)
+        self.odin.fit_features(features, consecutive(labels))
+        self.inner.to(self.subject.device)
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         with _frozen(self.features.exact):
-            scores: Tensor = self.inner.predict(images.detach())
+            scores: Tensor = self.odin.predict(images.detach())
         return scores.cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: the features of the moved image."""
-        fitted: Mahalanobis = self.inner._base
+        fitted: Mahalanobis = self.inner
         exact, fitted.encoder = fitted.encoder, _network(self.features, images)
         try:
             with _frozen(fitted.encoder):
-                moved = self.inner._odin_preprocess(images.detach(), images.device)
+                moved = self.odin._odin_preprocess(images.detach(), images.device)
         finally:
             fitted.encoder = exact
         return self.features(images + (moved - images).detach())
 
     def judge(self, reads: Tensor) -> Tensor:
-        """The score of these features."""
-        scores: Tensor = differentiable(self.inner._base, "predict_features")(reads)
+        """See `Detector`."""
+        scores: Tensor = differentiable(self.inner, "predict_features")(reads)
         return scores
 
-    def state_dict(self) -> dict[str, Any]:
-        """What was fitted."""
-        return fitted_state(self.inner._base)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what another has been fitted to."""
-        load_fitted_state(self.inner._base, state)
-        self.inner._base.to(self.classifier.encoder.mean.device)
+class Dropout(Detector):
+    """The variance of 30 softmaxes with dropout, with the same draws for every image.
 
+    Images are scored one by one, since within a batch the draws depend on an image's position. Where dropout acts on z
+    alone, the score is a function of z and has a `judge`; elsewhere it takes 30 passes of the network and cannot be
+    followed.
 
-class Dropout:
-    """The variance of 30 softmaxes with dropout, drawn alike for every image.
-
-    Images are judged one by one: within a batch each would have draws of its own place. Where dropout acts on z alone,
-    the score is a function of z, ``judge``; elsewhere it takes 30 passes of the network, and is not followed.
+    Raises:
+        NotApplicableError: if the network has no active dropout.
     """
 
     unfollowed = "its draws act within the network: each score takes 30 passes, too many for a direct attack"
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.classifier = classifier
-        self.inner = MCD(classifier.logits.exact)
-        active = [m.p for m in classifier.encoder.modules() if isinstance(m, _DropoutNd) and m.p > 0]
-        self.p = active[0]
-        size, device = classifier.encoder.input_size, classifier.encoder.mean.device
-        image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    def __init__(self, subject: Subject) -> None:
+        active = [m.p for m in subject.encoder.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+        self.logits, self.features = subject.logits, subject.features
+        if not active:
+            raise NotApplicableError("the network has no dropout")
+        self.head, self.p = subject.head, active[0]
+        self.inner = MCD(self.logits.exact)
+        size = subject.encoder.input_size
+        image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(subject.device)
         with torch.no_grad():
-            guess = self._judge(classifier.features(image))
+            guess = self._judge(self.features(image))
         score = self.score(image)
         if len(active) == 1 and torch.allclose(guess.cpu().double(), score, rtol=1e-3, atol=1e-9):
             self.judge = self._judge
-
-    def fit(self, loader: Loader) -> None:
-        """Nothing to fit."""
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         try:
             return torch.cat([self._drawn(image) for image in torch.split(images, 1)]).cpu().double()
         finally:
-            self.classifier.logits.exact.eval()  # whatever happened within
+            self.logits.exact.eval()  # the library leaves dropout active after an error
 
     def _drawn(self, image: Tensor) -> Tensor:
         with torch.random.fork_rng():
@@ -143,28 +131,28 @@ class Dropout:
         return scores
 
     def reads(self, images: Tensor) -> Tensor:
-        """See `Detector`: z, on whose copies dropout acts in the networks that have it before their head."""
-        return self.classifier.features(images)
+        """See `Detector`: z, since most networks apply dropout just before their head."""
+        return self.features(images)
 
     def _judge(self, reads: Tensor) -> Tensor:
         """The score of these features, if dropout acts on them alone."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            masks = [dropout(torch.ones_like(reads[:1]), self.p) for _ in range(30)]
-        draws = torch.stack([self.classifier.head(reads * mask).softmax(1) for mask in masks])
+            masks = [dropout(torch.ones_like(reads[:1]), self.p) for _ in range(DROPOUT_DRAWS)]
+        draws = torch.stack([self.head(reads * mask).softmax(1) for mask in masks])
         return draws.var(0).mean(1)
 
 
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """No gradients of weights: the library takes those of the image by a backward pass that would leave them."""
-    asking = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    """No gradients of weights: the library's backward pass to the image would leave them on the network."""
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
-        for parameter in asking:
+        for parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in asking:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 

@@ -3,31 +3,34 @@
 import torch
 from torch import Tensor
 
-from oodattack.detectors.classifier import Classifier, View
-from oodattack.detectors.detector import Loader
+from oodattack.detectors.base import Detector, NotApplicableError
+from oodattack.detectors.make import Make
+from oodattack.detectors.subjects import Subject, View
 from oodattack.networks import Bottleneck
 from oodattack.networks.bottleneck import rate
 
 
-def rate_detectors(classifier: Classifier) -> "dict[str, Rate]":
-    """The rate, where the network has one.
+def rate_detectors() -> dict[str, Make]:
+    """The rate, for networks that have one.
 
-    >>> from oodattack.encoders import load_encoder
-    >>> rate_detectors(Classifier(load_encoder("python:tests.factories:tiny")))
-    {}
+    >>> list(rate_detectors())
+    ['Rate']
     """
-    network = classifier.encoder.model
-    return {"Rate": Rate(classifier, network)} if isinstance(network, Bottleneck) else {}
+    return {"Rate": Rate}
 
 
-class Rate:
-    """KL(q(z|x) || r(z)) in nats: how much the network needs to say of an image."""
+class Rate(Detector):
+    """KL(q(z|x) || r(z)) in nats: how many the network needs to encode an image.
 
-    def __init__(self, classifier: Classifier, network: Bottleneck) -> None:
-        self.view = View(classifier.encoder, ["stats"], [torch.Size([network.stats.out_features])])
+    Raises:
+        NotApplicableError: if the network is no `Bottleneck`.
+    """
 
-    def fit(self, loader: Loader) -> None:
-        """Nothing to fit."""
+    def __init__(self, subject: Subject) -> None:
+        network = subject.encoder.model
+        if not isinstance(network, Bottleneck):
+            raise NotApplicableError("the network is no variational information bottleneck")
+        self.view = View(subject.encoder, ["stats"], [torch.Size([network.stats.out_features])])
 
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
@@ -35,9 +38,9 @@ class Rate:
             return self.judge(self.view(images)).cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
-        """See `Detector`: means and log-variances, of which z, the mean, is a part."""
+        """See `Detector`: means and log-variances; z, the means, is a part of them."""
         return self.view(images)
 
     def judge(self, reads: Tensor) -> Tensor:
-        """The rate of these."""
+        """See `Detector`."""
         return rate(reads)

@@ -7,9 +7,19 @@ from typing import Any
 from oodattack.core.errors import InputError
 from oodattack.encoders.device import pick_device
 from oodattack.encoders.encoder import Encoder
+from oodattack.encoders.headless import without_head
+from oodattack.encoders.layers import OUTPUT
 from oodattack.encoders.own import from_file, from_python
 from oodattack.encoders.source import Source
-from oodattack.encoders.spec import KINDS, Options, parse_channels, parse_classes, parse_size, parse_spec
+from oodattack.encoders.spec import (
+    KINDS,
+    Options,
+    parse_channels,
+    parse_classes,
+    parse_num_classes,
+    parse_size,
+    parse_spec,
+)
 from oodattack.encoders.trained import from_training
 from oodattack.encoders.zoo import from_package, from_timm, from_torchvision
 
@@ -24,6 +34,7 @@ def load_encoder(
     std: Sequence[float] | str | None = None,
     classes: Sequence[str] | str | None = None,
     factory: str | None = None,
+    num_classes: int | None = None,
     trust: bool = False,
     device: str | None = None,
 ) -> Encoder:
@@ -37,7 +48,7 @@ def load_encoder(
     - `file:PATH`: a `.pt2`, TorchScript or pickled model (needs `trust`), or a state dict (needs `factory`).
 
     Args:
-        spec: one of these; the options `layer` to `factory` may follow: `torchvision:resnet18,weights=none`.
+        spec: one of these; the options `layer` to `num_classes` may follow: `torchvision:resnet18,weights=none`.
         layer: the layers that make up z, joined by `+`; see `Encoder`.
         weights: `none` (random), the name of published weights, or a file (`.pth`, `.safetensors`, ...).
         size: input size in pixels: 224, `224`, `32x48` or (32, 48), height first.
@@ -45,6 +56,7 @@ def load_encoder(
         std: likewise.
         classes: class names, or a text file with one name per line.
         factory: `MODULE:FACTORY`, a function that builds the model whose state dict is in the file.
+        num_classes: 0 removes the classification head, as in timm: a bare encoder, whose z is the model's output.
         trust: allow formats that can execute code when loaded. This cannot be set from within `spec`.
         device: see `pick_device`.
 
@@ -74,11 +86,13 @@ def load_encoder(
         std=once("std", std, partial(parse_channels, "std")),
         classes=once("classes", classes, parse_classes),
         factory=once("factory", factory),
+        num_classes=once("num_classes", num_classes, parse_num_classes),
     )
     picked = pick_device(device)
     source = _source(kind, target, options, spec, trust=trust)
     if isinstance(source.model, Encoder):
-        options.refuse(f"{spec!r}, which is an Encoder already", "layer", "size", "mean", "std", "classes")
+        given = ("layer", "size", "mean", "std", "classes", "num_classes")
+        options.refuse(f"{spec!r}, which is an Encoder already", *given)
         encoder = source.model.eval()
         encoder.name = spec
     else:
@@ -96,7 +110,7 @@ def _source(kind: str, target: str, options: Options, spec: str, *, trust: bool)
         case "torchvision":
             return from_torchvision(target, options.weights, trust=trust)
         case "timm":
-            return from_timm(target, options.weights, trust=trust)
+            return from_timm(target, options.weights, trust=trust, headless=options.num_classes == 0)
         case "python":
             return from_python(target, options.weights, trust=trust)
         case "trained":
@@ -112,12 +126,15 @@ def _wrap(source: Source, options: Options, spec: str) -> Encoder:
     size = source.size if options.size is None else options.size
     if size is None:
         raise InputError(f"expected the input size of {spec!r}, got none; pass size=224 or size=HxW")
+    headless = options.num_classes == 0
+    if headless:
+        options.refuse("a model without a head", "classes")
     return Encoder(
-        source.model,
+        without_head(source.model, size, spec) if headless and not source.headless else source.model,
         name=spec,
         input_size=size,
-        layer=options.layer,
+        layer=OUTPUT if headless and options.layer is None else options.layer,
         mean=options.mean or source.mean,
         std=options.std or source.std,
-        classes=options.classes or source.classes,
+        classes=None if headless else options.classes or source.classes,
     )

@@ -7,10 +7,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Source:
-    """A model with the input size, normalisation and class names that its source declares; None where undeclared."""
+    """A model with the input size, normalisation and class names that its source declares; None where undeclared.
+
+    `headless`: the model was built without a classification head, as requested.
+    """
 
     model: nn.Module
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     classes: tuple[str, ...] | None = None
+    headless: bool = False

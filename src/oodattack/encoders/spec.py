@@ -24,6 +24,7 @@ class Options:
         std: per channel, for pixels in [0, 1].
         classes: class names, in the order of the model's outputs.
         factory: `MODULE:FACTORY`, a function that builds the model for a file of weights.
+        num_classes: 0 removes the classification head, as in timm; z is then the model's output.
     """
 
     layer: str | None = None
@@ -33,6 +34,7 @@ class Options:
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] | None = None
     factory: str | None = None
+    num_classes: int | None = None
 
     def refuse(self, kind: str, *names: str) -> None:
         """Raise InputError if one of the named options, which do not apply to `kind`, was given.
@@ -91,6 +93,20 @@ def parse_size(value: object) -> tuple[int, int]:
         if height > 0 and width > 0:
             return height, width
     raise InputError(f"expected size as 224 or 32x48 (height x width, pixels), got {value!r}")
+
+
+def parse_num_classes(value: int | str) -> int:
+    """0, the only number of classes that can be chosen: no classification head.
+
+    Raises:
+        InputError: for any other number.
+
+    >>> parse_num_classes("0")
+    0
+    """
+    if str(value).strip() != "0":
+        raise InputError(f"expected num_classes=0, which removes the classification head, got {value!r}")
+    return 0
 
 
 def parse_channels(key: str, value: str | Sequence[float]) -> tuple[float, ...]:

@@ -70,27 +70,28 @@ def from_torchvision(name: str, weights: str | None, *, trust: bool) -> Source:
     return Source(model, (side, side), tuple(transforms.mean), tuple(transforms.std), classes)
 
 
-def from_timm(name: str, weights: str | None, *, trust: bool) -> Source:
-    """A timm model; `weights` is None (the pretrained weights), `none` or a file."""
+def from_timm(name: str, weights: str | None, *, trust: bool, headless: bool = False) -> Source:
+    """A timm model; `weights` is None (the pretrained weights), `none` or a file. Headless: timm's `num_classes=0`."""
     try:
         timm = importlib.import_module("timm")
     except ImportError as error:
         raise InputError(f"expected timm for timm:{name}, got none; pip install 'oodattack[timm]'") from error
 
+    options = {"num_classes": 0} if headless else {}
     names = [*timm.list_models(), *timm.list_models(pretrained=True)]
     if name not in names:
         raise _unknown("timm", name, names)
     if weights is None:
         with _download(f"timm:{name}"):
             _reach_hub(timm.models.get_pretrained_cfg(name))
-            model = timm.create_model(name, pretrained=True)
+            model = timm.create_model(name, pretrained=True, **options)
     else:
-        model = _build(lambda: timm.create_model(name), f"timm:{name}", weights, [], trust=trust)
+        model = _build(lambda: timm.create_model(name, **options), f"timm:{name}", weights, [], trust=trust)
     config = timm.data.resolve_data_config({}, model=model)
     subset = timm.data.infer_imagenet_subset(model)
     classes = tuple(timm.data.ImageNetInfo(subset).label_descriptions()) if subset else None
     _, height, width = config["input_size"]
-    return Source(model, (height, width), tuple(config["mean"]), tuple(config["std"]), classes)
+    return Source(model, (height, width), tuple(config["mean"]), tuple(config["std"]), classes, headless)
 
 
 def _build(make: Callable[[], nn.Module], name: str, weights: str, published: list[str], *, trust: bool) -> nn.Module:

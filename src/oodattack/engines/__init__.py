@@ -1,1 +1,32 @@
-"""How work is run: batches that fit into memory, their measured size, the machine."""
+"""Where work runs: engines, batches that fit into memory, batch sizes, and the machine."""
+
+from oodattack.engines.batch_size import measure_batch_size, rows_that_fit
+from oodattack.engines.engine import Chunk, Engine, OnStep, Report, Result, Step, Work, run_one
+from oodattack.engines.interrupt import finish_first
+from oodattack.engines.local import LocalEngine
+from oodattack.engines.machine import environment, exact, machine
+from oodattack.engines.memory import in_batches, keep_freed_memory
+from oodattack.engines.per_process import PerProcess
+from oodattack.engines.seeds import sample_seed
+
+__all__ = [
+    "Chunk",
+    "Engine",
+    "LocalEngine",
+    "OnStep",
+    "PerProcess",
+    "Report",
+    "Result",
+    "Step",
+    "Work",
+    "environment",
+    "exact",
+    "finish_first",
+    "in_batches",
+    "keep_freed_memory",
+    "machine",
+    "measure_batch_size",
+    "rows_that_fit",
+    "run_one",
+    "sample_seed",
+]

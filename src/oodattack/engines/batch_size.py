@@ -1,4 +1,4 @@
-"""How many samples at once: measured, not guessed."""
+"""Batch size: measured, not guessed."""
 
 import time
 from collections.abc import Mapping
@@ -10,39 +10,49 @@ from oodattack.core.checks import evaluation_mode
 from oodattack.core.gradient import Gradient
 from oodattack.engines.memory import out_of_memory
 
-MOST = 256
-# A CPU's memory gives no error when it runs short: the process is ended. 16 images of 224x224, 64 of 112x112.
-MOST_PIXELS_ON_CPU = 16 * 224 * 224
-SHARE = 0.03  # of the planned work may be spent on measuring
-SECONDS = 1.0  # which may be spent in any case
-NEARLY = 0.95  # of the best throughput is as good, and a smaller batch is kinder to memory and to who interrupts
+MAX_BATCH_SIZE = 256
+MAX_CPU_BATCH_SIZE = 64
+# A CPU that runs out of memory raises no error: the process is killed. 16 images of 224x224, or 64 of 112x112.
+MAX_CPU_BATCH_PIXELS = 16 * 224 * 224
+MAX_MEASURING_SHARE = 0.03  # of the time of the planned work
+MIN_MEASURING_SECONDS = 1.0  # always allowed
+NEAR_BEST = 0.95  # of the best throughput is good enough: a smaller batch uses less memory and loses less on Ctrl-C
+
+
+def rows_that_fit(most: int, input_size: tuple[int, int]) -> int:
+    """At most ``most`` rows, and no more images of this size (height, width) than a CPU's memory usually holds.
+
+    >>> rows_that_fit(64, (224, 224)), rows_that_fit(64, (32, 32))
+    (16, 64)
+    """
+    height, width = input_size
+    return min(most, max(1, MAX_CPU_BATCH_PIXELS // (height * width)))
 
 
 def measure_batch_size(f: nn.Module, gradient: Gradient, image: Tensor, *, samples: int, steps: int) -> int:
-    """The smallest batch whose samples a second are within 5 % of the best.
+    """The smallest batch size whose throughput is within 5 % of the best.
 
-    Sizes are doubled from 1 until two doublings in a row bring nothing, memory or the time allowed ends, or the batch
+    Sizes double from 1 until two doublings in a row bring no gain, memory or the time allowed runs out, or the batch
     holds all samples.
 
     Args:
         f: the encoder as the attack uses it.
         gradient: the source of gradients that the attack uses.
         image: (1, 3, H, W) in [0, 1], on the encoder's device.
-        samples: how many the run has.
-        steps: how often each will be evaluated, at most.
+        samples: number of samples in the run.
+        steps: maximum number of evaluations of each.
 
     Returns:
-        The size, a power of 2; 1 where not even that fits into memory, which the run will tell.
+        The size, a power of 2; 1 if not even that fits into memory, which the run will report.
 
     >>> from oodattack.core.gradient import Autograd
     >>> measure_batch_size(nn.Flatten(), Autograd(), torch.rand(1, 3, 8, 8), samples=1, steps=10)
     1
     """
-    speeds: dict[int, float] = {}
+    throughput: dict[int, float] = {}
     size, begun = 1, time.perf_counter()
-    most = MOST
-    if image.device.type == "cpu":
-        most = min(64, max(1, MOST_PIXELS_ON_CPU // (image.shape[2] * image.shape[3])))
+    height, width = image.shape[2:]
+    most = rows_that_fit(MAX_CPU_BATCH_SIZE, (height, width)) if image.device.type == "cpu" else MAX_BATCH_SIZE
     while size <= min(samples, most):
         try:
             with evaluation_mode(f):
@@ -51,28 +61,28 @@ def measure_batch_size(f: nn.Module, gradient: Gradient, image: Tensor, *, sampl
             if not out_of_memory(error):
                 raise
             break
-        speeds[size] = size / seconds
-        best = max(speeds.values())
-        no_gain = size >= 4 and max(speeds[size], speeds[size // 2]) < speeds[size // 4] / NEARLY
+        throughput[size] = size / seconds
+        best = max(throughput.values())
+        no_gain = size >= 4 and max(throughput[size], throughput[size // 2]) < throughput[size // 4] / NEAR_BEST
         spent, next_one = time.perf_counter() - begun, 3 * 2 * seconds
-        if no_gain or spent + next_one > max(SECONDS, SHARE * samples * steps / best):
+        if no_gain or spent + next_one > max(MIN_MEASURING_SECONDS, MAX_MEASURING_SHARE * samples * steps / best):
             break
         size *= 2
-    return smallest_enough(speeds) if speeds else 1
+    return smallest_near_best(throughput) if throughput else 1
 
 
-def smallest_enough(speeds: Mapping[int, float]) -> int:
-    """The smallest size whose speed is within 5 % of the best.
+def smallest_near_best(throughput: Mapping[int, float]) -> int:
+    """The smallest batch size whose throughput (samples per second) is within 5 % of the best.
 
-    >>> smallest_enough({1: 10.0, 2: 19.5, 4: 20.0, 8: 20.1})
+    >>> smallest_near_best({1: 10.0, 2: 19.5, 4: 20.0, 8: 20.1})
     2
     """
-    enough = NEARLY * max(speeds.values())
-    return min(size for size, speed in speeds.items() if speed >= enough)
+    enough = NEAR_BEST * max(throughput.values())
+    return min(size for size, speed in throughput.items() if speed >= enough)
 
 
 def _seconds(f: nn.Module, gradient: Gradient, image: Tensor, size: int) -> float:
-    """Time of one evaluation of a batch: the better of two, after one that prepares kernels and memory."""
+    """Time of one evaluation of a batch: the better of two, after one that warms up kernels and memory."""
     images = image.repeat(size, 1, 1, 1)
     generators = [torch.Generator() for _ in range(size)]
     times = []

@@ -1,4 +1,4 @@
-"""Memory: kept between passes, and when a batch does not fit, the batch is halved."""
+"""Memory: freed memory is kept between passes, and a batch that does not fit is halved."""
 
 import ctypes
 import sys
@@ -12,27 +12,27 @@ from oodattack.core.errors import InputError
 
 T = TypeVar("T")
 
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that tensors on the CPU free, for the next ones; only glibc needs to be told.
+    """Make glibc keep the memory of freed CPU tensors for reuse, for the whole process; other systems are unaffected.
 
-    Every pass of an encoder frees hundreds of megabytes and asks for them again. By default they go back to the system
-    in between, which clears each page before it gives it out anew: a third of the time of an EfficientNet's pass.
+    Each pass of an encoder frees hundreds of megabytes and then allocates them again. By default the memory goes back
+    to the system in between, which zeroes every page before handing it out again: a third of the time of an
+    EfficientNet pass.
 
     >>> keep_freed_memory()
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    # The second alone would make it worse: it ends glibc's own adapting of the first.
-    # Older versions take no more than 32 MB.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
+    # The mmap threshold alone would make it worse, because setting it disables glibc's dynamic adjustment of the trim
+    # threshold. Older versions accept at most 32 MB.
     if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):
         mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was short, on any device.
+    """Whether an error means that memory ran out, on any device.
 
     >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("shapes do not match"))
     (True, False)
@@ -44,45 +44,45 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "MPS backend out of memory" in text)
 
 
-class Fitting:
-    """Cuts rows into batches that fit into memory, and remembers the size that did.
+def in_batches(rows: range, size: int, compute: Callable[[range], T]) -> Iterator[tuple[range, T]]:
+    """Compute rows in batches; when a batch does not fit into memory, halve it and continue with the smaller size.
+
+    Call it once per chunk: every chunk then starts with the full size, and its batches do not depend on which chunks
+    the process computed before.
 
     Args:
-        most: rows at once, until memory proves too small.
+        rows: rows of the chunk.
+        size: maximum number of rows per batch.
+        compute: computes one batch.
 
-    >>> fitting = Fitting(4)
-    >>> def work(rows: range) -> int:
+    Yields:
+        Each batch and its result, in order.
+
+    Raises:
+        InputError: if a single row does not fit.
+
+    >>> def total(rows: range) -> int:
     ...     if len(rows) > 2:
     ...         raise MemoryError
     ...     return sum(rows)
     >>> with warnings.catch_warnings(action="ignore"):
-    ...     list(fitting.batches(range(5), work))
+    ...     list(in_batches(range(5), 4, total))
     [(range(0, 2), 1), (range(2, 4), 5), (range(4, 5), 4)]
     """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-
-    def batches(self, rows: range, work: Callable[[range], T]) -> Iterator[tuple[range, T]]:
-        """Every batch of rows in turn, with what ``work`` gives for it; one that is too large is halved first.
-
-        Raises:
-            InputError: a single row does not fit.
-        """
-        while rows:
-            batch = rows[: self.most]
-            try:
-                done = work(batch)
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-                if len(batch) == 1:
-                    raise InputError(
-                        "expected memory for a batch of one image, got too little of it for the attack on this"
-                        " encoder; free some, use another --device, or load the encoder with a smaller size="
-                    ) from error
-                self.most = (len(batch) + 1) // 2
-                warnings.warn(f"memory is too small for {len(batch)} samples at once: {self.most} now", stacklevel=2)
-                continue  # outside of this block the error, and with it all that the batch held, is gone
-            yield batch, done
-            rows = rows[len(batch) :]
+    while rows:
+        batch = rows[:size]
+        try:
+            result = compute(batch)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise InputError(
+                    "expected enough memory for a batch of one image, got less than this encoder needs; free some, use"
+                    " another --device, or load the encoder with a smaller size="
+                ) from error
+            size = (len(batch) + 1) // 2
+            warnings.warn(f"not enough memory for a batch of {len(batch)}: reduced to {size}", stacklevel=2)
+            continue  # outside the except block, so that the error and the batch's tensors are released
+        yield batch, result
+        rows = rows[len(batch) :]

@@ -1,44 +1,45 @@
 """The audit: fit, attack, score, compare."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-import torch
-
-from oodattack.attacks.attacks import Attack
-from oodattack.audit.attacking import Attacker, plan
-from oodattack.audit.data import class_numbers
-from oodattack.audit.inputs import Inputs, find_detectors, read_inputs
-from oodattack.audit.judging import fit_all, score_all, told, ways_of
+from oodattack.audit.attack import follow_scores, run_attacks
+from oodattack.audit.bench import MAX_BATCH_SIZE, Bench, open_bench
+from oodattack.audit.describe import describe
+from oodattack.audit.fit import fit_detectors
 from oodattack.audit.outside import open_witnesses, still_outside
-from oodattack.audit.store import FORMAT, NAME, Audit, is_begun
-from oodattack.audit.tables import Scores, tabulate
-from oodattack.core.errors import InputError, WriteError
+from oodattack.audit.plan import plan
+from oodattack.audit.score import score_attacked, score_clean
+from oodattack.audit.store import FORMAT, NAME, Audit, begun_header, is_begun
+from oodattack.audit.tables import audited, tabulate, work_of, worst_scores
 from oodattack.core.gradient import Autograd
 from oodattack.core.pixels import dequantize
-from oodattack.detectors import Classifier
-from oodattack.encoders import load_encoder
-from oodattack.engines.batch_size import MOST_PIXELS_ON_CPU, measure_batch_size
-from oodattack.engines.machine import environment, exact
-from oodattack.engines.memory import keep_freed_memory
+from oodattack.engines import (
+    Engine,
+    LocalEngine,
+    environment,
+    exact,
+    keep_freed_memory,
+    measure_batch_size,
+    rows_that_fit,
+)
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.saved import identity, saved
 from oodattack.storage.directory import claim
 
-MOST = 64  # samples at once: what is finished is kept after each batch
+EVALUATIONS_PER_STEP = 10  # of each sample over all attacks, roughly: what the batch size is measured for
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How far an audit is.
+    """Progress of an audit.
 
     Attributes:
         name: what is being done.
-        done: of this stage.
-        total: of this stage.
+        done: how much of it is finished.
+        total: of how much.
     """
 
     name: str
@@ -46,16 +47,22 @@ class Stage:
     total: int
 
 
-def run_audit(settings: AuditSettings, *, on_progress: Callable[[Stage], None] | None = None) -> Audit:
-    """Fit detectors, attack them, and leave a directory with scores and tables; go on with the one that is there.
+def run_audit(
+    settings: AuditSettings,
+    *,
+    on_progress: Callable[[Stage], None] | None = None,
+    engine: Engine = LocalEngine(),  # noqa: B008 -- immutable
+) -> Audit:
+    """Fit detectors, attack them, and leave a directory with scores and tables; an existing audit is resumed.
 
-    Fits and batches of attacks are kept as they are finished, so that after Ctrl-C, a crash or a power cut the same
-    command goes on. Detectors, attacks, radii, budgets, natural sets and witnesses may be added to a finished audit in
-    the same way: what is there is not computed again.
+    Fits and shards of attacks are kept as they are finished, so that the same command resumes after Ctrl-C, a crash or
+    a power cut. Detectors, attacks, radii, budgets, natural sets and witnesses may be added to a finished audit in the
+    same way: nothing is computed twice.
 
     Args:
         settings: what to do.
-        on_progress: called as each stage goes on.
+        on_progress: called with each change of the stage.
+        engine: where fits, scores and attacks are computed.
 
     Returns:
         The finished audit.
@@ -80,118 +87,70 @@ def run_audit(settings: AuditSettings, *, on_progress: Callable[[Stage], None] |
         if on_progress is not None:
             on_progress(Stage(name, done, total))
 
-    tell("loading the encoder", 0, 1)
-    encoder = load_encoder(settings.encoder, device=settings.device, trust=settings.trust)
-    device = encoder.mean.device
-    layers = None if settings.layers is None else settings.layers.split("+")
-    classifier = Classifier(encoder, layers=layers)
-    detectors, own, absent = find_detectors(settings, classifier)
+    tell("loading the encoder and the images", 0, 1)
+    bench = open_bench(settings)
     witnesses = open_witnesses(settings)
-    tell("reading the images", 0, 1)
-    inputs = read_inputs(settings, classifier, _fitting(MOST, classifier))
-    batch_size = _batch_size(settings, classifier, inputs)
-    header = {
-        "format": FORMAT,
-        "settings": identity(settings),
-        "batch_size": batch_size,
-        "inputs": {**inputs.digests, "encoder": encoder.digest()},
-        "environment": {**environment(device), "pytorch-ood": version("pytorch-ood")},
-    }
+    batch_size = _batch_size(bench)
+    header = _header(bench, batch_size)
     with claim(settings.out, NAME, header, is_begun=is_begun), exact():
         audit = Audit(settings.out)
-        audit.write_samples(inputs.x_in, inputs.starts)
-        absent += fit_all(detectors, own, inputs.train, audit, tell)
-        scores = Scores(settings, {"in": inputs.x_in, "starts": inputs.starts, **{s.name: s for s in inputs.natural}})
-        for images in scores.sets.values():
-            absent += score_all(detectors, images, batch_size, device, scores, tell)
-        if not detectors:
-            raise InputError("no detector is left: " + "; ".join(f"{a.name}: {a.reason}" for a in absent))
-        ways, wayless = ways_of(detectors, inputs, scores, device)
-        attacks = plan(settings, detectors, ways, own)
-        attacker = Attacker(settings, classifier, detectors, ways, inputs, audit, batch_size)
-        failures = _attack(attacker, attacks, tell)
-        for attack in attacks:
-            if attack.key not in failures:
-                attacked = audit.read_images(attack, inputs.starts.names)
-                some = {name: d for name, d in detectors.items() if scores.concerns(attack, name, d)}
-                faults = score_all(some, attacked, batch_size, device, scores, tell)
-                failures |= {f"{attack.key} by {a.name}": a.reason for a in faults}
+        audit.write_samples(bench.inputs.x_in, bench.inputs.starts)
+        bench = fit_detectors(bench, audit, engine, tell)
+        bench, clean = score_clean(bench, audit, batch_size, engine, tell)
+        followed, unfollowed = follow_scores(bench, clean)
+        attacks = plan(settings, bench.detectors, followed)
+        failures = run_attacks(bench, audit, attacks, clean, batch_size, engine, tell)
+        made = [attack for attack in attacks if attack.key not in failures]
+        attacked, faults = score_attacked(bench, audit, made, batch_size, engine, tell)
+        failures |= faults
         tell("measuring", 0, 1)
         done = [attack for attack in attacks if attack.key not in failures]
-        results = {
-            "settings": saved(settings),
-            "environment": header["environment"],
-            "classifier": _describe(classifier, inputs),
-            "sets": {name: len(images.names) for name, images in scores.sets.items()}
-            | {attack.key: len(inputs.starts.names) for attack in done},
-            "distinct_starts": len(set(inputs.starts.names)),
-            "skipped": {
-                name: skipped
-                for name, skipped in {
-                    "train": inputs.train.skipped,
-                    **{name: images.skipped for name, images in scores.sets.items()},
-                }.items()
-                if skipped
-            },
-            **tabulate(scores, detectors, {**wayless, **{n: w.how for n, w in ways.items()}}, attacks, failures, audit),
-            "absent": [asdict(a) for a in absent],
-            "failures": failures,
-            "outside": still_outside(settings, classifier, witnesses, inputs, audit, done, batch_size),
-        }
-        names = {
-            images: scores.sets[images if images in scores.sets else "starts"].names for _, images in scores.values
-        }
-        audit.write_scores(scores.values, names)
-        audit.write_results(results)
+        rows = audited(bench.detectors, {**followed, **unfollowed}, attacks, failures)
+        scores = {**clean, **attacked}
+        scores |= worst_scores(settings, rows, scores)
+        starts = bench.inputs.starts.names
+        names = {name: images.names for name, images in bench.inputs.clean.items()}
+        audit.write_scores(scores, {images: names.get(images, starts) for _, images in scores})
+        audit.write_results(
+            {
+                "settings": saved(settings),
+                "environment": header["environment"],
+                "subject": describe(bench),
+                "sets": {name: len(of) for name, of in names.items()} | {a.key: len(starts) for a in done},
+                "distinct_starts": len(set(starts)),
+                "skipped": bench.inputs.skipped(),
+                "attacks": {attack.key: work_of(attack, audit) for attack in done},
+                "detectors": tabulate(settings, rows, scores, starts),
+                "absent": [asdict(absent) for absent in bench.absent],
+                "failures": failures,
+                "outside": still_outside(bench, witnesses, audit, done, batch_size),
+            }
+        )
         tell("measuring", 1, 1)
     return audit
 
 
-def _attack(attacker: Attacker, attacks: Sequence[Attack], tell: Callable[[str, int, int], None]) -> dict[str, str]:
-    """Carry attacks out; returns those that failed, by key, with the reason."""
-    failures: dict[str, str] = {}
-    for attack in attacks:
-        try:
-            attacker.run(attack, tell)
-        except WriteError:
-            raise
-        except Exception as error:  # noqa: BLE001 -- one detector's fault must not cost the others their result
-            failures[attack.key] = told(error)
-    return failures
+def _header(bench: Bench, batch_size: int) -> dict[str, Any]:
+    """What the directory's header records; see `claim`."""
+    return {
+        "format": FORMAT,
+        "settings": identity(bench.settings),
+        "batch_size": batch_size,
+        "inputs": {**bench.inputs.digests, "encoder": bench.subject.encoder.digest()},
+        "environment": {**environment(bench.subject.device), "pytorch-ood": version("pytorch-ood")},
+    }
 
 
-def _fitting(most: int, classifier: Classifier) -> int:
-    """As many images as a CPU's memory bears, at most so many."""
-    height, width = classifier.encoder.input_size
-    return min(most, max(1, MOST_PIXELS_ON_CPU // (height * width)))
-
-
-def _batch_size(settings: AuditSettings, classifier: Classifier, inputs: Inputs) -> int:
-    """That which was asked for, or that of the audit that is there, else the one that suits encoder and machine."""
+def _batch_size(bench: Bench) -> int:
+    """That of the settings, or of the audit that is resumed, or else the one that suits the encoder and the machine."""
+    settings = bench.settings
+    begun = begun_header(settings.out)
     if settings.batch_size is not None:
         return settings.batch_size
-    if is_begun(settings.out):
-        try:
-            return int(json.loads((settings.out / NAME).read_text())["batch_size"])
-        except (OSError, ValueError, KeyError, TypeError):  # `claim` says what is wrong
-            return MOST
-    image = dequantize(inputs.starts.images[:1]).to(classifier.encoder.mean.device)
-    samples = min(_fitting(MOST, classifier), len(inputs.x_in.names))
-    return measure_batch_size(classifier.features.fast, Autograd(), image, samples=samples, steps=10 * settings.steps)
-
-
-def _describe(classifier: Classifier, inputs: Inputs) -> dict[str, Any]:
-    logits, labels = classifier.collect(classifier.logits, inputs.train)
-    test_labels = class_numbers(inputs.x_in_classes, inputs.train.order)
-    batches = inputs.x_in.batches(_fitting(MOST, classifier), classifier.encoder.mean.device)
-    predicted = torch.cat([classifier.logits(x).argmax(1).cpu() for x in batches])
-    right = None if test_labels is None else float((predicted == torch.tensor(test_labels)).double().mean())
-    return {
-        "encoder": classifier.encoder.name,
-        "classes": classifier.classes,
-        "latent_dim": classifier.features.exact.latent_dim,
-        "layers": list(classifier.layer_names),
-        "train_images": len(labels),
-        "train_accuracy": float((logits.argmax(1) == labels).double().mean()) if inputs.train.labelled else None,
-        "test_accuracy": right,
-    }
+    if begun is not None:
+        return int(begun["batch_size"])
+    image = dequantize(bench.inputs.starts.images[:1]).to(bench.subject.device)
+    samples = min(rows_that_fit(MAX_BATCH_SIZE, bench.subject.encoder.input_size), len(bench.inputs.x_in.names))
+    return measure_batch_size(
+        bench.subject.features.fast, Autograd(), image, samples=samples, steps=EVALUATIONS_PER_STEP * settings.steps
+    )

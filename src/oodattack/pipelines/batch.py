@@ -1,8 +1,7 @@
 """One batch: from rows of the plan to rows of a shard."""
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,34 +15,30 @@ from oodattack.core.errors import InputError
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.core.problem import part_mape
+from oodattack.core.result import AttackResult
 from oodattack.encoders import Encoder
-from oodattack.images import ImageSource, StartSource, decode, encode_png, fit
-from oodattack.runs.rows import image_cell, png_name
+from oodattack.engines import sample_seed
+from oodattack.images import decode, encode_png, fit
+from oodattack.pipelines.plan import Plan
+from oodattack.runs import png_name
 from oodattack.settings.attack import AttackSettings
 from oodattack.settings.ball import NORMS
+from oodattack.storage.tables import image_cell
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All samples of a run: every chosen image with every start and every eps, image by image."""
+class _Samples:
+    """The samples of a batch: the columns that identify each, and their images, uint8 (3, H, W)."""
 
-    settings: AttackSettings
-    images: ImageSource
-    starts: Sequence[StartSource]
-    chosen: Sequence[int]  # indices of the images
+    columns: Sequence[dict[str, Any]]
+    x_in: Sequence[Tensor]
+    starts: Sequence[Tensor]
 
     def __len__(self) -> int:
-        return len(self.chosen) * len(self.starts) * len(self.settings.eps)
+        return len(self.columns)
 
-    def sample(self, row: int) -> tuple[int, StartSource, float]:
-        """Place in `chosen`, start source and eps of a row."""
-        rest, eps = divmod(row, len(self.settings.eps))
-        image, start = divmod(rest, len(self.starts))
-        return image, self.starts[start], self.settings.eps[eps]
-
-    def label(self, source: StartSource) -> str:
-        """A source's short name, or all that the user wrote where two short names are the same."""
-        return source.name if [s.name for s in self.starts].count(source.name) == 1 else source.spec
+    def keep(self, rows: Sequence[int]) -> "_Samples":
+        return _Samples([self.columns[i] for i in rows], [self.x_in[i] for i in rows], [self.starts[i] for i in rows])
 
 
 def attack_rows(
@@ -51,100 +46,48 @@ def attack_rows(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Attack some rows of a plan.
 
-    What counts is measured on the image decoded from the very PNG bytes that are stored, by the encoder as it was
-    loaded. Folded weights differ from it in the last digits only, but no figure should rest on that.
+    The figures that count are measured on the image decoded from the stored PNG bytes, with the encoder as it was
+    loaded. The fast copy differs from it in the last digits only, but no reported figure should depend on that.
 
     Args:
         plan: the plan.
-        encoder: f, as it was loaded.
-        fast: the same function prepared for speed, for the attack itself.
-        rows: which rows.
+        encoder: f, as loaded.
+        fast: the same function prepared for speed, used for the attack itself.
+        rows: numbers of the rows.
         on_step: called after every step.
 
     Returns:
-        The rows as a shard takes them, and the images that could not be decoded, with the reason.
+        The rows with the columns of a shard, and the images that could not be used, by name, with the reason.
     """
-    settings, device = plan.settings, encoder.mean.device
-    samples, x_in, starts, skipped = _read(plan, encoder.input_size, rows)
-    if samples:
-        originals = dequantize(torch.stack(x_in)).to(device)
+    device = encoder.mean.device
+    samples, skipped = _read(plan, encoder.input_size, rows)
+    if len(samples):
         with evaluation_mode(encoder), torch.no_grad():
-            z_in = encoder(originals)
+            z_in = encoder(_batch(samples.x_in, device))
         finite = z_in.isfinite().all(1)
         for i in (~finite).nonzero().flatten().tolist():
-            skipped[samples[i]["x_in_name"]] = f"{samples[i]['x_in_name']}: its latent is NaN or infinite"
-        kept = finite.nonzero().flatten().tolist()
-        samples, x_in, starts = ([column[i] for i in kept] for column in (samples, x_in, starts))
-        originals, z_in = originals[finite], z_in[finite]
-    if not samples:
+            name = samples.columns[i]["x_in_name"]
+            skipped[name] = f"{name}: its latent is NaN or infinite"
+        samples, z_in = samples.keep(finite.nonzero().flatten().tolist()), z_in[finite]
+    if not len(samples):
         return [], skipped
-    start = dequantize(torch.stack(starts)).to(device)
-    eps = torch.tensor([sample["eps"] for sample in samples], dtype=torch.float64)
-    norm = NORMS[settings.norm]
-    result = attack(
-        fast,
-        start,
-        z_in,
-        eps=eps.to(device, torch.float32 if device.type == "mps" else torch.float64),
-        norm=norm,
-        steps=settings.steps,
-        method=settings.method,
-        step_size=settings.step_size,
-        restarts=settings.restarts,
-        tolerance=settings.tolerance,
-        seed=[sample["seed"] for sample in samples],
-        pixels=256,
-        grid_steps=settings.grid_steps,
-        gradient=settings.gradient,
-        parts=encoder.parts,
-        check=False,  # asked once for the run
-        callback=lambda _step, _mape: on_step(),
-    )
+    start = _batch(samples.starts, device)
+    result = _attack(plan.settings, samples, encoder.parts, fast, start, z_in, on_step)
     pngs = [encode_png(image) for image in quantize(result.image).cpu()]
-    x_out = dequantize(torch.stack([decode(png) for png in pngs])).to(device)
-    with evaluation_mode(encoder), torch.no_grad():
-        z_start, z_out = encoder(start), encoder(x_out)
-        classes = [_top_1(encoder, images) for images in (originals, start, x_out)]
-    measures = {
-        "mape": mape(z_out, z_in),
-        "mape_float": result.float_mape,
-        "mape_before": mape(z_start, z_in),
-        "distance": distance(x_out, start, norm),
-        "distance_float": result.float_distance,
-        "distance_before": result.start_distance,
-        "gradient_evaluations": result.gradient_evaluations,
-        "forward_evaluations": result.forward_evaluations,
-        "restart": result.restart,
-    }
-    columns = {name: [_or_none(v) for v in values.tolist()] for name, values in measures.items()}
-    vectors = {
-        "z_in": z_in.cpu().numpy(),
-        "z_start": z_start.cpu().numpy(),
-        "z_out": z_out.cpu().numpy(),
-        # NaN, after a sample has stopped, is equal to nothing, and no figure needs it.
-        "history": [history[~history.isnan()].numpy() for history in result.history.cpu()],
-    }
-    parts = part_mape(z_out, z_in, encoder.parts).tolist()
+    columns = _measure(plan.settings, encoder, _batch(samples.x_in, device), start, pngs, z_in, result)
     table = []
-    for i, sample in enumerate(samples):
-        row = {**sample, "norm": settings.norm, "mape_note": result.notes[i]}
-        row["mape_parts"] = [_or_none(part) for part in parts[i]]
+    for i, sample in enumerate(samples.columns):
+        row = {**sample, "norm": plan.settings.norm, **{name: values[i] for name, values in columns.items()}}
         row["image"] = image_cell(pngs[i], png_name(row))
-        row["x_in"] = image_cell(encode_png(x_in[i]), sample["x_in_name"])
-        row["start"] = image_cell(encode_png(starts[i]), sample["start_name"])
-        row.update({name: values[i] for name, values in columns.items()})
-        row.update({name: values[i] for name, values in vectors.items()})
-        for who, found in zip(("in", "start", "out"), classes, strict=True):
-            row[f"class_{who}"], row[f"probability_{who}"] = found[i]
+        row["x_in"] = image_cell(encode_png(samples.x_in[i]), sample["x_in_name"])
+        row["start"] = image_cell(encode_png(samples.starts[i]), sample["start_name"])
         table.append(row)
     return table, skipped
 
 
-def _read(
-    plan: Plan, size: tuple[int, int], rows: range
-) -> tuple[list[dict[str, Any]], list[Tensor], list[Tensor], dict[str, str]]:
-    """Read the images of some rows; what cannot be decoded, x_in or start, is left out, with the reason."""
-    samples: list[dict[str, Any]] = []
+def _read(plan: Plan, size: tuple[int, int], rows: range) -> tuple[_Samples, dict[str, str]]:
+    """Read the images of some rows; those that cannot be decoded are returned by name, with the reason."""
+    columns: list[dict[str, Any]] = []
     x_in: list[Tensor] = []
     starts: list[Tensor] = []
     skipped: dict[str, str] = {}
@@ -163,34 +106,100 @@ def _read(
         try:
             start_name, start = source.get(place)
         except InputError as error:
-            skipped[str(error)] = str(error)  # the message names the file, which may serve many x_in
+            skipped[str(error)] = str(error)  # by message, which names the file: many x_in may share it
             continue
         seed = sample_seed(plan.settings.seed, name, start_name, eps)
         label = plan.label(source)
-        samples.append(
+        columns.append(
             {"row": row, "x_in_name": name, "start_source": label, "start_name": start_name, "eps": eps, "seed": seed}
         )
         x_in.append(read[index])
         starts.append(start)
-    return samples, x_in, starts, skipped
+    return _Samples(columns, x_in, starts), skipped
 
 
-def sample_seed(*parts: object) -> int:
-    """A seed of a sample's own: the same whatever else is in the run.
+def _attack(
+    settings: AttackSettings,
+    samples: _Samples,
+    parts: Sequence[int],
+    fast: nn.Module,
+    start: Tensor,
+    z_in: Tensor,
+    on_step: Callable[[], None],
+) -> AttackResult:
+    eps = torch.tensor([sample["eps"] for sample in samples.columns], dtype=torch.float64)
+    return attack(
+        fast,
+        start,
+        z_in,
+        eps=eps.to(start.device, torch.float32 if start.device.type == "mps" else torch.float64),
+        norm=NORMS[settings.norm],
+        steps=settings.steps,
+        method=settings.method,
+        step_size=settings.step_size,
+        restarts=settings.restarts,
+        tolerance=settings.tolerance,
+        seed=[sample["seed"] for sample in samples.columns],
+        pixels=256,
+        grid_steps=settings.grid_steps,
+        gradient=settings.gradient,
+        parts=parts,
+        check=False,  # done once for the run
+        callback=lambda _step, _mape: on_step(),
+    )
 
-    >>> sample_seed(0, "a.png") != sample_seed(0, "b.png")
-    True
-    """
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
+
+def _measure(
+    settings: AttackSettings,
+    encoder: Encoder,
+    x_in: Tensor,
+    start: Tensor,
+    pngs: Sequence[bytes],
+    z_in: Tensor,
+    result: AttackResult,
+) -> Mapping[str, Sequence[Any]]:
+    """The columns that describe the results, by name."""
+    x_out = _batch([decode(png) for png in pngs], start.device)
+    with evaluation_mode(encoder), torch.no_grad():
+        z_start, z_out = encoder(start), encoder(x_out)
+        classes = {"in": _top_1(encoder, x_in), "start": _top_1(encoder, start), "out": _top_1(encoder, x_out)}
+    numbers = {
+        "mape": mape(z_out, z_in),
+        "mape_float": result.float_mape,
+        "mape_before": mape(z_start, z_in),
+        "distance": distance(x_out, start, NORMS[settings.norm]),
+        "distance_float": result.float_distance,
+        "distance_before": result.start_distance,
+        "gradient_evaluations": result.gradient_evaluations,
+        "forward_evaluations": result.forward_evaluations,
+        "restart": result.restart,
+    }
+    return {
+        **{name: [_or_none(value) for value in values.tolist()] for name, values in numbers.items()},
+        "mape_note": result.notes,
+        "mape_parts": [[_or_none(part) for part in row] for row in part_mape(z_out, z_in, encoder.parts).tolist()],
+        **{f"class_{image}": [name for name, _ in found] for image, found in classes.items()},
+        **{f"probability_{image}": [probability for _, probability in found] for image, found in classes.items()},
+        "z_in": list(z_in.cpu().numpy()),
+        "z_start": list(z_start.cpu().numpy()),
+        "z_out": list(z_out.cpu().numpy()),
+        # After a sample has stopped, its history is NaN, which no figure needs and which never compares equal.
+        "history": [history[~history.isnan()].numpy() for history in result.history.cpu()],
+    }
+
+
+def _batch(images: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Float (B, 3, H, W) in [0, 1] on the device."""
+    return dequantize(torch.stack(list(images))).to(device)
 
 
 def _or_none(value: float) -> float | None:
-    """NaN has no place in a column of numbers: what is undefined is missing."""
+    """Null instead of NaN: an undefined number is a missing one."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _top_1(encoder: Encoder, images: Tensor) -> list[tuple[str | None, float | None]]:
-    """Most probable class of each image and its probability; None without a head."""
+    """The most probable class of each image and its probability; None if the encoder has no head."""
     probabilities = encoder.classify(images)
     if probabilities is None:
         return [(None, None)] * len(images)

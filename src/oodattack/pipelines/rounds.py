@@ -1,30 +1,31 @@
-"""Does it help to train on what the attack finds? Section II-B of the paper says no.
+"""Does training on attacked images help? Section II-B of the paper says no.
 
-Each round attacks the network (Algorithm 1, from outliers to the latents of training images), adds what was found to
-the outliers, and trains on. Then it is measured, on test images and outliers that are never trained on: natural
-outliers, the images that fooled the network of the round before, and new attacks on the network as it is now: one like
-those that were trained on, one of four times the steps, one in twice the ball, and one on the score itself.
+Each round attacks the network (Algorithm 1, from outliers to the latents of training images), adds the attacked images
+to the outliers, and continues the training. The network is then measured on test images and on outliers that are never
+trained on: natural outliers, the images that fooled the network of the previous round, and new attacks on the current
+network: one like those trained on, one with four times the steps, one in a ball of twice the radius, and one on the
+score itself.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_ood.detector import EnergyBased, MaxSoftmax
 from torch import Tensor
 
-from oodattack.attacks.attacks import Ball, Samples, lower, match
-from oodattack.attacks.ways import find_way
+from oodattack.attacks import Ball, Found, Samples, direct, follow, latent
 from oodattack.audit.measures import measure
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import Encoder
+from oodattack.engines import in_batches, sample_seed
 from oodattack.images import ImageSource, evenly
 from oodattack.networks import MEAN, STD
-from oodattack.pipelines.batch import sample_seed
 from oodattack.settings.saved import identity
 from oodattack.settings.train import TrainSettings
 from oodattack.storage.directory import claim
@@ -33,9 +34,9 @@ from oodattack.training.data import Labelled, Outliers
 from oodattack.training.session import Session, Tell, reading
 
 STEPS = 100
-SCORE = "EnergyBased"  # what the attack on the score lowers
-AT_ONCE = 64
-GENTLE = 0.1  # of the first training's learning rate
+ATTACKED_SCORE = "EnergyBased"  # by the direct attack
+BATCH_SIZE = 64
+RATE_SHARE = 0.1  # learning rate of the rounds, relative to that of the first training
 
 
 def run_rounds(
@@ -46,24 +47,27 @@ def run_rounds(
     header: Mapping[str, Any],
     tell: Tell,
 ) -> list[dict[str, Any]]:
-    """Attack, train on, measure, as often as the settings say; a finished round is not run again.
+    """Attack, continue the training, and measure, for the number of rounds in the settings; finished ones are kept.
 
     Args:
         settings: of the training.
         session: with the trained network.
         test: labelled images to measure with.
-        outliers: natural ones, half of them held out. What is found is added.
-        header: of the training, with the class names; a copy goes with each round's network, so that
+        outliers: natural ones, half of them held out. Attacked images are added to them.
+        header: of the training, with the class names; each round's network gets a copy, so that
             ``trained:DIR/rounds/NNN`` names it.
         tell: progress.
 
     Returns:
-        For each round, the first before any: ``accuracy`` on the test images, median ``mape`` of the attacks on z,
-        and by score (``MaxSoftmax``, ``EnergyBased``) the measures of ``natural``, ``old``, ``new``, ``longer``,
-        ``larger`` and ``direct``.
+        For each round, beginning with the network before the first: ``accuracy`` on the test images, median ``mape`` of
+        the latent attacks, and by score (``MaxSoftmax``, ``EnergyBased``) the measures of ``natural``, ``old``,
+        ``new``, ``longer``, ``larger`` and ``direct``.
+
+    Raises:
+        InputError: if there are fewer than 2 outliers, or the directory holds rounds of other settings.
     """
-    told = {"settings": identity(settings, "rounds"), "inputs": {"test": test.source.digest()}}
-    with claim(settings.out / "rounds", "rounds.json", told, is_begun=lambda path: any(path.glob("*/state.pt"))):
+    header_of_rounds = {"settings": identity(settings, "rounds"), "inputs": {"test": test.source.digest()}}
+    with claim(settings.out / "rounds", "rounds.json", header_of_rounds, is_begun=_has_rounds):
         rows: list[dict[str, Any]] = []
         images = _images(settings, session.images.source, test, outliers)
         old: Tensor | None = None
@@ -85,15 +89,27 @@ def run_rounds(
     return rows
 
 
+def _has_rounds(path: Path) -> bool:
+    return any(path.glob("*/state.pt"))
+
+
 @dataclass(frozen=True)
 class _Images:
-    """What all rounds use, (N, 3, H, W) uint8."""
+    """The images of all rounds.
+
+    Attributes:
+        train: labelled images that attacks of the training take their targets from.
+        x_test: (N, 3, H, W) uint8, the targets of the measuring attacks.
+        starts: (N, 3, H, W) uint8 outliers that are trained on.
+        held_out: (N, 3, H, W) uint8 outliers that are not, repeated in turn if there are fewer than N.
+        groups: which held-out outlier each of these is, as a name.
+    """
 
     train: Labelled
     x_test: Tensor
-    starts: Tensor  # outliers that are trained on, too
-    held_out: Tensor  # outliers that are not; in turn, where they are fewer than the test images
-    groups: list[str]  # which of them each is
+    starts: Tensor
+    held_out: Tensor
+    groups: list[str]
 
 
 def _images(settings: TrainSettings, source: ImageSource, test: Labelled, outliers: Outliers) -> _Images:
@@ -123,11 +139,11 @@ def _round(
     number: int,
     tell: Tell,
 ) -> tuple[dict[str, Any], Session]:
-    """Attack and train on, but for the first; then measure."""
+    """Attack and continue the training, except in round 0; then measure."""
     eps, count = settings.eps, len(images.x_test)
     found: Tensor | None = None
     if number:
-        # Other training images in each round.
+        # Each round draws its own training images.
         order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(number))[:count]
         x_in = torch.stack([quantize(images.train[i][0]) for i in order.tolist()])
         attacker = _Attacker(settings, session, f"round {number}: attacking", tell)
@@ -149,7 +165,7 @@ def _round(
 
 
 def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, number: int, tell: Tell) -> Session:
-    """The same network, trained on for some epochs with natural and attacked outliers."""
+    """The same network after some more epochs, with natural and attacked outliers."""
     further = Session(
         settings,
         session.accelerator.unwrap_model(session.model),
@@ -157,7 +173,7 @@ def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, num
         outliers,
         session.accelerator,
         epochs=settings.round_epochs,
-        rate=GENTLE * settings.rate,
+        rate=RATE_SHARE * settings.rate,
         seed=settings.seed + 1000 * number,
     )
     for _ in range(settings.round_epochs):
@@ -166,7 +182,7 @@ def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, num
 
 
 class _Attacker:
-    """The attacks on the network as it is now."""
+    """The attacks on the current network."""
 
     def __init__(self, settings: TrainSettings, session: Session, name: str, tell: Tell) -> None:
         self.settings, self.name, self.tell = settings, name, tell
@@ -182,38 +198,50 @@ class _Attacker:
 
     def latent(self, x_in: Tensor, starts: Tensor, eps: float, steps: int) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W) uint8 near the starts with the latents of x_in, and their MAPE."""
-        found = [
-            match(self.classifier.features, samples, Ball(eps, 2, steps), parts=None, tolerance=0)
-            for samples in self._samples(x_in, starts)
-        ]
-        return torch.cat([f.images for f in found]), torch.cat([f.mape for f in found])
+        ball = Ball(eps, 2, steps)
+        return self._attack(x_in, starts, lambda samples, _rows: latent(self.classifier.features, samples, ball))
 
-    def direct(self, x_in: Tensor, starts: Tensor, latent: Tensor) -> Tensor:
-        """Images near the starts whose score is that of x_in; ``latent``: what the attack on z has found."""
-        detector = make_detectors(self.classifier, [SCORE])[0][SCORE]
-        batches = list(self._samples(x_in, starts))
-        scores = torch.cat([detector.score(samples.x_in).cpu() for samples in batches])
-        way = find_way(detector, torch.cat([batches[0].x_in[:2], batches[0].start[:2]]), scores)
-        ball = Ball(self.settings.eps, 2, STEPS)
-        before = torch.split(dequantize(latent).to(self.device), AT_ONCE)
-        found = [lower(way, detector, s, ball, b) for s, b in zip(batches, before, strict=True)]
-        return torch.cat([f.images for f in found])
+    def direct(self, x_in: Tensor, starts: Tensor, initial: Tensor) -> Tensor:
+        """Images near the starts whose score is that of x_in.
 
-    def _samples(self, x_in: Tensor, starts: Tensor) -> Iterator[Samples]:
-        for first in range(0, len(x_in), AT_ONCE):
-            self.tell(self.name, first, len(x_in))
-            rows = slice(first, first + AT_ONCE)
-            inside, start = (dequantize(s[rows]).to(self.device) for s in (x_in, starts))
-            seeds = [sample_seed(self.settings.seed, self.name, first + i) for i in range(len(inside))]
-            yield Samples(inside, start, seeds)
+        Args:
+            x_in: (N, 3, H, W) uint8.
+            starts: (N, 3, H, W) uint8.
+            initial: (N, 3, H, W) uint8, what the latent attack found in the same ball.
+        """
+        detector = make_detectors(self.classifier, [ATTACKED_SCORE])[0][ATTACKED_SCORE]
+        batches = [dequantize(images).to(self.device) for images in torch.split(x_in, BATCH_SIZE)]
+        inside = torch.cat([detector.score(images).cpu() for images in batches])
+        few = torch.cat([dequantize(images[:2]).to(self.device) for images in (x_in, starts)])
+        followed, ball = follow(detector, few, inside), Ball(self.settings.eps, 2, STEPS)
+
+        def lower(samples: Samples, rows: slice) -> Found:
+            return direct(followed, detector, samples, ball, dequantize(initial[rows]).to(self.device))
+
+        return self._attack(x_in, starts, lower)[0]
+
+    def _attack(
+        self, x_in: Tensor, starts: Tensor, function: Callable[[Samples, slice], Found]
+    ) -> tuple[Tensor, Tensor]:
+        """What an attack finds for all rows, in batches that fit into memory: images and MAPE."""
+
+        def compute(rows: range) -> Found:
+            self.tell(self.name, rows.start, len(x_in))
+            some = slice(rows.start, rows.stop)
+            inside, start = (dequantize(images[some]).to(self.device) for images in (x_in, starts))
+            seeds = [sample_seed(self.settings.seed, self.name, row) for row in rows]
+            return function(Samples(inside, start, seeds), some)
+
+        found = [batch for _, batch in in_batches(range(len(x_in)), BATCH_SIZE, compute)]
+        return torch.cat([batch.images for batch in found]), torch.cat([batch.mape for batch in found])
 
 
 @torch.no_grad()
 def _compare(session: Session, images: _Images, sets: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
-    """By score, its measures on the outliers that were held out, each once, and on the sets made from them."""
+    """By score, the measures of the held-out outliers, each once, and of the attacked sets made from them."""
 
     def logits(images: Tensor) -> Tensor:
-        parts = torch.split(dequantize(images), AT_ONCE)
+        parts = torch.split(dequantize(images), BATCH_SIZE)
         return torch.cat([session.model(session.normalise(x.to(session.accelerator.device))).cpu() for x in parts])
 
     inside, natural = logits(images.x_test), logits(images.held_out[: len(set(images.groups))])

@@ -1,4 +1,4 @@
-"""The pictures of an audit."""
+"""The figures of an audit."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +31,8 @@ def draw_audit(audit: Audit, folder: Path) -> list[Path]:
         folder: where the PNG files go.
 
     Returns:
-        The files: ``heatmap.png``, ``histograms.png``, ``roc.png`` and, where there are several, ``eps.png`` and
-        ``budget.png``.
+        The files: ``heatmap.png``, ``histograms.png``, ``roc.png``; ``eps.png`` for several radii, ``budget.png`` if
+        there are budgets.
 
     Raises:
         InputError: if the audit is not finished, or the folder cannot be written.
@@ -51,8 +51,8 @@ def draw_audit(audit: Audit, folder: Path) -> list[Path]:
     """
     results, scores = audit.read_results(), audit.read_scores()
     rows, settings = results["detectors"], results["settings"]
-    told = f"{settings['encoder'].partition(',')[0]}, {NORM_NAMES[settings['norm']]} ball"
-    largest = f"{told}, eps {eps_label(_largest(results))}, {settings['steps']} steps"
+    described = f"{settings['encoder'].partition(',')[0]}, {NORM_NAMES[settings['norm']]} ball"
+    largest = f"{described}, eps {eps_label(_largest(results))}, {settings['steps']} steps"
     natural = [name for name in rows[0]["clean"] if name != "starts"]
     with rc_context({"text.parse_math": False}):
         figures = {
@@ -76,7 +76,7 @@ def draw_audit(audit: Audit, folder: Path) -> list[Path]:
             figures["eps"] = _panels(
                 rows,
                 lambda axes, row: _against_eps(axes, row, settings["steps"]),
-                f"AUROC against eps (0: the starts), with 95 % intervals\n{told}, {settings['steps']} steps",
+                f"AUROC against eps (0: the starts), with 95 % intervals\n{described}, {settings['steps']} steps",
                 "eps, pixels in [0, 1]",
                 "AUROC",
             )
@@ -84,7 +84,7 @@ def draw_audit(audit: Audit, folder: Path) -> list[Path]:
             figures["budget"] = _panels(
                 rows,
                 lambda axes, row: _against_budget(axes, row, _largest(results)),
-                f"AUROC of the latent attack against its budget\n{told}, eps {eps_label(_largest(results))}",
+                f"AUROC of the latent attack against its budget\n{described}, eps {eps_label(_largest(results))}",
                 "steps in floating point",
                 "AUROC",
             )
@@ -96,7 +96,7 @@ def _largest(results: Row) -> float:
 
 
 def _heatmap(results: Row, natural: Sequence[str], title: str) -> Figure:
-    """Detectors down, sets and attacks across; what was not applicable stays white."""
+    """A row per detector, a column per set and attack; a cell without a value stays white."""
     rows, settings = results["detectors"], results["settings"]
     columns = [*natural, "starts", *made(settings)]
     values = np.full((len(rows), len(columns)), np.nan)
@@ -115,13 +115,13 @@ def _heatmap(results: Row, natural: Sequence[str], title: str) -> Figure:
             dark = abs(value - 0.5) > 0.35
             axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
     axes.axvline(len(natural) + 0.5, color="black", linewidth=1.5)
-    figure.colorbar(shown, ax=axes, shrink=1 if len(rows) < 12 else 0.5, label="AUROC (0.5: cannot tell)")
+    figure.colorbar(shown, ax=axes, shrink=1 if len(rows) < 12 else 0.5, label="AUROC (0.5: chance)")
     entitle(figure, title, 11)
     return figure
 
 
 def _panels(rows: Sequence[Row], draw: Callable[[Axes, Row], None], title: str, x_label: str, y_label: str) -> Figure:
-    """One small panel for each detector."""
+    """One small panel per detector."""
     wide = min(len(rows), max(3, math.ceil(math.sqrt(1.6 * len(rows)))))
     high = math.ceil(len(rows) / wide)
     figure = Figure(figsize=(max(7.5, 1.0 + 2.3 * wide), 1.3 + 1.9 * high), layout="constrained")
@@ -132,7 +132,7 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, Row], None], title: str, 
         axes.tick_params(labelsize=7)
     for axes in grid[len(rows) :]:
         axes.set_visible(False)
-    # Not every panel has every line.
+    # Not every panel has every line, so the legend collects them from all.
     legend = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if legend:
         figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), fontsize=9)
@@ -153,7 +153,7 @@ def _histogram(axes: Axes, row: Row, scores: Scores, natural: Sequence[str]) -> 
     }
     everything = np.concatenate([values for values, _ in groups.values()])
     everything = everything[np.isfinite(everything)] if np.isfinite(everything).any() else np.zeros(1)
-    # Each group has its say in the range: a long tail of one must not squeeze the others into a line.
+    # The range is that of all groups, without the outermost 1 %: a long tail must not compress the rest.
     low, high = np.quantile(everything, [0.01, 0.99])
     bins = np.linspace(low, high + 1e-12 * max(abs(high), 1e-300), 31)
     if not np.all(np.diff(bins) > 0):
@@ -162,7 +162,7 @@ def _histogram(axes: Axes, row: Row, scores: Scores, natural: Sequence[str]) -> 
         weights = np.full(len(values), 1 / len(values))
         clipped = np.clip(values, bins[0], bins[-1])
         axes.hist(clipped, bins.tolist(), weights=weights, color=colour, alpha=0.55, label=label)
-    if row["strongest"]["threshold"] is not None:  # of infinite scores it is one, which is null in JSON
+    if row["strongest"]["threshold"] is not None:  # an infinite one is null in JSON
         axes.axvline(row["strongest"]["threshold"], color="black", linestyle=":", linewidth=1)
 
 
@@ -175,7 +175,7 @@ def _roc(axes: Axes, row: Row, scores: Scores) -> None:
     ):
         outside = scores[name, images].numpy()
         truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
-        # Ranks: infinite scores are as good as any.
+        # Ranks, since infinite scores are allowed.
         ranks = np.unique(np.r_[inside, outside], return_inverse=True)[1]
         x, y, _ = roc_curve(truth, ranks)
         axes.plot(x, y, color=colour, label=label)
@@ -185,7 +185,7 @@ def _roc(axes: Axes, row: Row, scores: Scores) -> None:
 def _against_eps(axes: Axes, row: Row, steps: int) -> None:
     start = {**row["clean"]["starts"], "eps": 0.0}
     radii = sorted({0.0, *(float(m["eps"]) for m in row["attacked"].values())})
-    decades = radii[-1] >= 10 * min(filter(None, radii), default=math.inf)  # then they stand side by side
+    decades = radii[-1] >= 10 * min(filter(None, radii), default=math.inf)  # then they are drawn at equal distances
     for colour, kind in zip(COLOURS, ATTACKS, strict=False):
         found = [m for m in row["attacked"].values() if m["kind"] == kind and m["steps"] == steps]
         curve = [start, *sorted(found, key=lambda m: float(m["eps"]))]
@@ -206,7 +206,7 @@ def _against_budget(axes: Axes, row: Row, eps: float) -> None:
 
 def _curve(axes: Axes, places: Sequence[float], curve: Sequence[Row], colour: str, label: str) -> None:
     x = np.array(places)
-    if np.isinf(x).any():  # no bound is drawn as far again as the largest one
+    if np.isinf(x).any():  # no bound: drawn at twice the largest radius
         x = np.where(np.isinf(x), 2 * max([*x[np.isfinite(x)], 0.5]), x)
     axes.plot(x, [m["auroc"] for m in curve], marker="o", markersize=3, color=colour, label=label)
     axes.fill_between(

@@ -1,4 +1,4 @@
-"""An audit as a page of Markdown."""
+"""An audit as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ def write_audit(audit: Audit) -> Path:
 
 
 def made(settings: Row) -> list[str]:
-    """The kinds of attacks that an audit made.
+    """The kinds of attacks that an audit consists of.
 
     >>> made({"attacks": ["direct"]})
     ['latent', 'direct']
@@ -61,24 +61,17 @@ def audit_markdown(results: Row) -> str:
     ...     audit_markdown(audit.read_results()).count("| MaxLogit |")
     2
     """
-    settings, classifier = results["settings"], results["classifier"]
+    settings = results["settings"]
     largest = max(map(float, settings["eps"]))
     natural = [name for name in results["detectors"][0]["clean"] if name != "starts"]
-    accuracy = "".join(
-        f", {100 * value:.1f} % of the {what} images right"
-        for what, value in (("training", classifier["train_accuracy"]), ("test", classifier["test_accuracy"]))
-        if value is not None
-    )
     lines = [
         "# Audit",
         "",
-        f"Classifier: {_cell(classifier['encoder'])}, {classifier['classes']} classes, z of {classifier['latent_dim']}"
-        f" numbers, layers {_cell(', '.join(classifier['layers']))}{accuracy}. Fitted on {classifier['train_images']}"
-        f" training images. {results['sets']['in']} x_in, {results['distinct_starts']} starts:"
+        f"{_subject(results['subject'])} {results['sets']['in']} x_in, {results['distinct_starts']} starts:"
         f" {_cell(', '.join(settings['start']))}.",
         "",
-        f"{NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps (and half as many, at most 50, beyond 400"
-        f" steps an eighth, on the 8-bit grid), seed {settings['seed']}; oodattack"
+        f"{NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps (then half as many on the 8-bit grid, at most"
+        f" 50; above 400 steps, an eighth), seed {settings['seed']}; oodattack"
         f" {results['environment']['oodattack']}, torch {results['environment']['torch']},"
         f" {results['environment']['device']}, {results['environment']['threads']} threads.",
         "",
@@ -93,6 +86,26 @@ def audit_markdown(results: Row) -> str:
         *_left_out(results),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _subject(subject: Row) -> str:
+    """What was audited, in a few sentences."""
+    facts = [
+        _cell(subject["encoder"]),
+        *([] if subject["classes"] is None else [f"{subject['classes']} classes"]),
+        f"{subject['latent_dim']}-dimensional z",
+        *([f"layers {_cell(', '.join(subject['layers']))}"] if subject["layers"] else []),
+        *(
+            f"accuracy on the {what} images {100 * value:.1f} %"
+            for what, value in (("training", subject["train_accuracy"]), ("test", subject["test_accuracy"]))
+            if value is not None
+        ),
+    ]
+    labels = "" if subject["labels"] is None else f"; classes of the training images: {subject['labels']}"
+    return (
+        f"{subject['kind'].capitalize()}: {', '.join(facts)}. Detectors fitted on"
+        f" {subject['train_images']} training images{labels}."
+    )
 
 
 def _main_table(results: Row, natural: Sequence[str], eps: float) -> list[str]:
@@ -111,9 +124,8 @@ def _main_table(results: Row, natural: Sequence[str], eps: float) -> list[str]:
     lines = [
         f"## AUROC at eps {eps_label(eps)}",
         "",
-        "Natural OOD sets and the starts, then the attacked starts; 0.5 means that the detector cannot tell."
-        " *strongest*: of the attacks, on each image; *pass*: share of these images below the threshold that accepts"
-        " 95 % of x_in.",
+        "Natural OOD sets and the starts, then the attacked starts; 0.5 is chance. *strongest*: the strongest of the"
+        " attacks on each image; *pass*: share of these images that pass at the threshold that accepts 95 % of x_in.",
         "",
         *_head(heading),
     ]
@@ -139,12 +151,12 @@ def _main_table(results: Row, natural: Sequence[str], eps: float) -> list[str]:
 
 
 def _measures_table(results: Row, eps: float) -> list[str]:
-    """FPR95 and AUPR, of the starts and under the strongest attack."""
+    """FPR95 and AUPR, for the starts and under the strongest attack."""
     lines = [
         "## More measures",
         "",
-        f"Of the starts before the attack, and under the strongest attack at eps {eps_label(eps)}. FPR95: of OOD images"
-        " at 95 % TPR, in-distribution positive. AUPR-in, AUPR-out: in-distribution, or OOD, positive.",
+        f"For the starts before the attack, and under the strongest attack at eps {eps_label(eps)}. FPR95: share of OOD"
+        " images accepted at 95 % TPR, in-distribution positive. AUPR-in, AUPR-out: in-distribution, or OOD, positive.",
         "",
         *_head(
             [
@@ -161,7 +173,7 @@ def _measures_table(results: Row, eps: float) -> list[str]:
 
 
 def _curve_table(results: Row, largest: float) -> list[str]:
-    """AUROC of the strongest attack against eps, and of the latent one against its budget."""
+    """AUROC under the strongest attack against eps, and under the latent one against its budget."""
     settings = results["settings"]
     radii, budgets = sorted(map(float, settings["eps"])), sorted(map(int, settings["budget"]))
     lines: list[str] = []
@@ -191,9 +203,9 @@ def _attack_table(results: Row) -> list[str]:
         "## The attacks",
         "",
         "Medians over the images: MAPE of what was matched (direct: how far the score stayed above its aim, relative to"
-        " it), distance; means of the work.",
+        " the aim) and distance. Means of the work.",
         "",
-        *_head(["attack", "on", "eps", "steps", "MAPE", "distance", "evaluations", "forward passes besides"]),
+        *_head(["attack", "on", "eps", "steps", "MAPE", "distance", "gradient evaluations", "forward passes"]),
     ]
     for attack in results["attacks"].values():
         mape = "–" if attack["mape"] is None else f"{100 * attack['mape']:.3g} %"
@@ -216,9 +228,9 @@ def _outside_table(results: Row) -> list[str]:
     lines = [
         "## Is x_out still OOD?",
         "",
-        "Of the latent attack's images. MAPE of z_out (and of the start) against z_in in each encoder: the first was"
-        " attacked, the others were not. *nearer*: share nearer to the start than to x_in in that encoder's latents;"
-        " *flagged*: share that the distance to the 50th neighbour there calls OOD (5 % of x_in are).",
+        "For the images of the latent attack. MAPE of z_out (and of the start) against z_in in each encoder: the first"
+        " was attacked, the others were not. *nearer*: share nearer to the start than to x_in in that encoder's latent"
+        " space; *flagged*: share that the distance to the 50th neighbour there flags as OOD (as it does 5 % of x_in).",
         "",
         *_head(
             [
@@ -252,21 +264,21 @@ def _outside_table(results: Row) -> list[str]:
 def _left_out(results: Row) -> list[str]:
     lines: list[str] = []
     if results["skipped"]:
-        lines += ["## Could not be decoded", ""]
+        lines += ["## Images that could not be decoded", ""]
         lines += [f"- {_cell(reason)}" for found in results["skipped"].values() for reason in found.values()]
         lines.append("")
     if results["absent"]:
-        lines += ["## Left out", ""]
+        lines += ["## Detectors not audited", ""]
         lines += [f"- {_cell(absent['name'])}: {_cell(absent['reason'])}" for absent in results["absent"]]
         lines.append("")
     if results["failures"]:
-        lines += ["## Failed", ""]
+        lines += ["## Failures", ""]
         lines += [f"- {_cell(what)}: {_cell(reason)}" for what, reason in results["failures"].items()]
     return lines
 
 
 def at(row: Row, eps: float, steps: int) -> list[Row]:
-    """What a detector makes of the attacks in one ball with all their steps.
+    """A detector's figures for the attacks in one ball that took all their steps.
 
     >>> at({"attacked": {"a": {"eps": "inf", "steps": 3}}}, float("inf"), 3)
     [{'eps': 'inf', 'steps': 3}]
@@ -283,7 +295,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text from outside, kept from being Markdown or HTML."""
+    """Untrusted text, escaped so that it is neither Markdown nor HTML."""
     for sign in "\\`*_|<>[]":
         text = text.replace(sign, f"&#{ord(sign)};" if sign in "<>|" else f"\\{sign}")
     return " ".join(text.split())

@@ -1,8 +1,20 @@
-"""What a run leaves on disk: write, resume, verify, read. No torch needed to read one."""
+"""What a run leaves on disk: writing, resuming and reading it. Reading one needs no torch."""
 
 from oodattack.runs.export import export_pngs
 from oodattack.runs.rows import SCHEMA, png_name
-from oodattack.runs.store import Run, open_run, start_run
+from oodattack.runs.run import Run, ShardRecord
+from oodattack.runs.store import find_run, open_run, start_run
 from oodattack.runs.summary import Group, summarize
 
-__all__ = ["SCHEMA", "Group", "Run", "export_pngs", "open_run", "png_name", "start_run", "summarize"]
+__all__ = [
+    "SCHEMA",
+    "Group",
+    "Run",
+    "ShardRecord",
+    "export_pngs",
+    "find_run",
+    "open_run",
+    "png_name",
+    "start_run",
+    "summarize",
+]

@@ -1,22 +1,26 @@
-"""Plain PNG files of a run's images."""
+"""A run's images as plain PNG files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from oodattack.runs.rows import png_name
-from oodattack.runs.store import Run
+from oodattack.runs.run import Run
 from oodattack.storage.files import write_bytes
 
 
-def export_pngs(run: Run, folder: Path, shards: list[int] | None = None) -> list[Path]:
-    """Write the x_out of every row, byte for byte as in the run.
+def export_pngs(run: Run, folder: Path, shards: Sequence[int] | None = None) -> list[Path]:
+    """Write the x_out of every row as a file, byte for byte as in the run.
 
     Args:
         run: the run.
-        folder: where to; made if need be.
-        shards: which shards, by default all that are there.
+        folder: where to write; created if it does not exist.
+        shards: numbers of the shards to export; by default all that exist.
 
     Returns:
         The files, one per row.
+
+    Raises:
+        InputError: if a shard is damaged or a file cannot be written.
 
     >>> import tempfile
     >>> from oodattack.pipelines.attack import run_attack

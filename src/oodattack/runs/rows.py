@@ -1,7 +1,6 @@
-"""One row a sample: the columns of a shard.
+"""The columns of a shard, which has one row per sample.
 
-Images are PNG bytes in the layout of Hugging Face's `Image` feature, a struct of ``bytes`` and ``path``; the
-schema's metadata names the features, so that `datasets` shows the columns as images.
+The schema's metadata names the features of Hugging Face's `datasets`, which then shows image columns as images.
 """
 
 import json
@@ -11,13 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+from oodattack.storage.tables import IMAGE
+
 _VECTOR = pa.list_(pa.float32())
 
 _COLUMNS: list[tuple[str, pa.DataType]] = [
-    ("row", pa.int64()),  # place in the run
+    ("row", pa.int64()),  # number within the run
     ("x_in_name", pa.string()),
-    ("start_source", pa.string()),  # which --start; rows of one source and eps belong together
+    ("start_source", pa.string()),  # which --start; rows of one source and eps form a group
     ("start_name", pa.string()),
     ("eps", pa.float64()),  # radius of the ball, pixels in [0, 1]
     ("norm", pa.string()),
@@ -25,11 +25,11 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("image", IMAGE),  # x_out, 8-bit
     ("x_in", IMAGE),
     ("start", IMAGE),  # x'_out
-    ("mape", pa.float64()),  # of the decoded PNG, by the original module; null where undefined
+    ("mape", pa.float64()),  # of the decoded PNG, by the original module; null if undefined
     ("mape_float", pa.float64()),  # before rounding to 8 bits
     ("mape_before", pa.float64()),  # of the start
-    ("mape_note", pa.string()),  # why it is undefined, or the attack had to stop; or ""
-    ("mape_parts", pa.list_(pa.float64())),  # of each layer, where z is made of several; null where undefined
+    ("mape_note", pa.string()),  # why it is undefined or the attack stopped early, or ""
+    ("mape_parts", pa.list_(pa.float64())),  # of each layer, if z concatenates several; null if undefined
     ("distance", pa.float64()),  # of the decoded PNG to the start, in the norm
     ("distance_float", pa.float64()),
     ("distance_before", pa.float64()),
@@ -45,7 +45,7 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("z_in", _VECTOR),
     ("z_start", _VECTOR),
     ("z_out", _VECTOR),
-    ("history", _VECTOR),  # MAPE after n gradient evaluations of the winning try
+    ("history", _VECTOR),  # MAPE after n gradient evaluations of the best try
 ]
 
 
@@ -63,17 +63,8 @@ SCHEMA = pa.schema(_COLUMNS).with_metadata(
 )
 
 
-def image_cell(png: bytes, path: str) -> dict[str, Any]:
-    """An image as the `Image` feature holds it.
-
-    >>> image_cell(b"...", "a.png")
-    {'bytes': b'...', 'path': 'a.png'}
-    """
-    return {"bytes": png, "path": path}
-
-
 def png_name(row: Mapping[str, Any]) -> str:
-    """File name of a row's x_out: its number, x_in, start, norm and eps.
+    """File name of a row's x_out: row number, x_in, start, norm and eps.
 
     >>> png_name({"row": 7, "x_in_name": "cats/tom.jpg", "start_name": "noise", "norm": "l2", "eps": 5.0})
     '000007_cats-tom_noise_l2-5.png'

@@ -1,4 +1,4 @@
-"""The figures of a run in a few numbers."""
+"""A run summarised in a few numbers per group of rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from oodattack.runs.store import Run
+from oodattack.runs.run import Run
 
-ARRIVED = 0.001  # 0.1 %, below which the paper calls a MAPE small (Section III-A)
+SMALL_MAPE = 0.001  # 0.1 %, below which the paper calls a MAPE small (Section III-A)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one source of starts and one eps. MAPE figures are fractions; undefined MAPEs are in none of them."""
+    """The rows that share a start source and eps. MAPEs are fractions; undefined ones are excluded."""
 
     start: str
     eps: float
@@ -32,7 +32,10 @@ class Group:
 
 
 def summarize(run: Run) -> list[Group]:
-    """Group a run's rows by start and eps, in the order of the run.
+    """Group a run's rows by start source and eps, in the order of the run.
+
+    Raises:
+        InputError: if a shard is damaged.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -74,7 +77,7 @@ def _group(start: str, eps: float, rows: list[Mapping[str, Any]]) -> Group:
         lower=_quantile(mape, 0.25),
         upper=_quantile(mape, 0.75),
         worst_part=_quantile(np.array([_worst(row) for row in rows if row["mape"] is not None]), 0.5),
-        below=float((mape < ARRIVED).mean()) if len(mape) else float("nan"),
+        below=float((mape < SMALL_MAPE).mean()) if len(mape) else float("nan"),
         distance=_quantile(values("distance"), 0.5),
         gradient_evaluations=float(values("gradient_evaluations").mean()),
         class_taken=(

@@ -38,7 +38,13 @@ class AuditSettings(Settings):
     (5.0,)
     """
 
-    encoder: Annotated[str, Setting("the classifier, as in `oodattack attack`; its last layer must be linear")]
+    encoder: Annotated[
+        str,
+        Setting(
+            "what detectors are fitted on, as in `oodattack attack`: a classifier with a linear last layer, a bare"
+            " encoder (`num_classes=0`), or a model of images with a score of its own"
+        ),
+    ]
     train: Annotated[
         str,
         Setting("in-distribution images to fit the detectors on: one folder per class, or a data set with labels"),

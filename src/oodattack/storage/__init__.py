@@ -1,1 +1,1 @@
-"""Files, tables and directories: written whole or not at all, locked, checked when they are read."""
+"""Files, tables and directories: written whole or not at all, locked, and checked when they are read."""

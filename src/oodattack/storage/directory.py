@@ -1,4 +1,4 @@
-"""A directory that belongs to one command: made, or gone on with, by one process at a time."""
+"""A directory that belongs to one command: created or resumed, by one process at a time."""
 
 import json
 import re
@@ -11,43 +11,59 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from oodattack.core.errors import InputError
-from oodattack.storage.files import PARTIAL, write_text
+from oodattack.storage.files import create_text, is_partial, remove_partials, write_text
 
-DIGEST = r"\b[0-9a-f]{64}\b"  # a SHA-256, which tells a person nothing
+_LOCK = ".lock"
+_SHA_256 = r"\b[0-9a-f]{64}\b"
 
 
 @contextmanager
 def claim(
     path: Path, name: str, header: Mapping[str, Any], *, is_begun: Callable[[Path], bool]
-) -> Iterator[Mapping[str, Any] | None]:
-    """Take a directory: write its header, or compare it with the one that is there.
+) -> Iterator[Mapping[str, Any]]:
+    """Lock a directory, and write its header or compare it with the existing one.
 
     Args:
-        path: the directory; made if need be.
-        name: file of the header.
-        header: JSON values. ``settings``, ``inputs`` and plain entries must be those of the directory that is there;
-            another ``environment`` is warned of.
-        is_begun: whether the directory holds results, which other settings would spoil.
+        path: the directory; created if it does not exist.
+        name: file name of the header.
+        header: JSON values. ``settings``, ``inputs`` and all other entries must equal those of an existing header,
+            except for ``environment``: if that differs, a warning says so.
+        is_begun: whether the directory holds results. Until it does, another header replaces the existing one.
 
     Yields:
-        The header that is there, where results are, else None; nobody else writes to the directory meanwhile.
+        The header that is now on disk: this one or, when results exist, theirs.
 
     Raises:
-        InputError: if the directory holds results of other settings, or other files, or is in use, or cannot be
+        InputError: if the directory holds results of other settings or unrelated files, is in use, or cannot be
             written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with claim(Path(folder), "a.json", {}, is_begun=lambda _: False) as there:
-    ...         there is None
-    True
+    ...     with claim(Path(folder), "a.json", {"rows": 3}, is_begun=lambda _: False) as header:
+    ...         header
+    {'rows': 3}
     """
     path = Path(path)
+    with _locked(path):
+        file = path / name
+        others = sorted(p.name for p in path.iterdir() if p.name not in (_LOCK, name) and not is_partial(p))
+        if others and not file.exists():
+            raise InputError(
+                f"expected a new or empty directory, or a run, got {path} with {others[0]} and no {name};"
+                " choose another --out"
+            )
+        remove_partials(path)
+        yield _settle(file, header, replaceable=not is_begun(path))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Create a directory and hold its lock."""
     if path.exists() and not path.is_dir():
         raise InputError(f"expected a directory to write to, got the file {path}; choose another --out")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / ".lock", timeout=0)
+        lock = FileLock(path / _LOCK, timeout=0)
         lock.acquire()
     except Timeout as error:
         raise InputError(f"{path} is in use by another process; wait for it or choose another --out") from error
@@ -55,55 +71,56 @@ def claim(
         reason = error.strerror or error
         raise InputError(f"cannot write to {path}: {reason}; choose another --out") from error
     try:
-        yield _take(path, name, header, is_begun)
+        yield
     finally:
         lock.release()
 
 
-def _take(
-    path: Path, name: str, header: Mapping[str, Any], is_begun: Callable[[Path], bool]
-) -> Mapping[str, Any] | None:
-    file = path / name
-    strangers = sorted({p.name for p in path.iterdir()} - {".lock", name + PARTIAL})
-    if strangers and not file.exists():
-        raise InputError(
-            f"expected a new or empty directory, or a run, got {path} with {strangers[0]} and no {name};"
-            " choose another --out"
-        )
-    if not is_begun(path):  # nothing is lost by other settings
-        write_text(file, json.dumps(header, indent=2) + "\n")
-        return None
+def _settle(file: Path, header: Mapping[str, Any], *, replaceable: bool) -> Mapping[str, Any]:
+    """Create the header, or adopt the one that exists, or replace it while nothing depends on it."""
+    text = json.dumps(header, indent=2) + "\n"
+    if create_text(file, text):
+        return header
+    if replaceable:
+        if file.read_bytes() != text.encode():
+            write_text(file, text)
+        return header
     try:
-        there: dict[str, Any] = json.loads(file.read_text())
-        theirs = flat(there)
+        existing: dict[str, Any] = json.loads(file.read_text())
+        theirs = decisive(existing)
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"cannot read {file}: {error}; choose another --out") from error
-    ours = flat(json.loads(json.dumps(header)))
+    ours = decisive(json.loads(text))
     differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
     if differing:
         what = "; ".join(_difference(key, theirs.get(key), ours.get(key)) for key in differing)
-        raise InputError(f"{path} holds a run of other settings ({what}); choose another --out or the run's settings")
-    then, now = there.get("environment", {}), header.get("environment", {})
-    changed = [f"{key} {then.get(key)!r}, now {now.get(key)!r}" for key in now if then.get(key) != now.get(key)]
-    if changed:
-        warnings.warn(
-            f"{path} was begun elsewhere ({'; '.join(changed)}): its rows may differ in the last digits from those"
-            " of an uninterrupted run",
-            stacklevel=2,
+        raise InputError(
+            f"{file.parent} holds a run with other settings ({what}); choose another --out or the run's settings"
         )
-    return there
+    _warn_of_another_machine(file.parent, existing.get("environment", {}), header.get("environment", {}))
+    return existing
 
 
 def _difference(key: str, theirs: Any, ours: Any) -> str:
-    if re.search(DIGEST, f"{theirs} {ours}"):
-        return f"{key}: not what the run was begun with"
-    return f"{key}: the run has {theirs!r}, you ask for {ours!r}"
+    if re.search(_SHA_256, f"{theirs} {ours}"):  # digests mean nothing to a person
+        return f"{key}: changed since the run began"
+    return f"{key}: the run has {theirs!r}, this command has {ours!r}"
 
 
-def flat(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What must agree between two commands for one directory, as dotted names.
+def _warn_of_another_machine(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [f"{key} {then[key]!r}, now {now[key]!r}" for key in now if key in then and then[key] != now[key]]
+    if changed:
+        warnings.warn(
+            f"{path} was begun in another environment ({'; '.join(changed)}): its rows may differ in the last digits"
+            " from those of an uninterrupted run",
+            stacklevel=2,
+        )
 
-    >>> flat({"rows": 3, "settings": {"eps": 5}, "environment": {"torch": "2"}})
+
+def decisive(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a header that must agree between two commands for one directory, with dotted names.
+
+    >>> decisive({"rows": 3, "settings": {"eps": 5}, "environment": {"torch": "2"}})
     {'rows': 3, 'settings.eps': 5}
     """
     found: dict[str, Any] = {}

@@ -1,44 +1,72 @@
-"""Files that appear whole or not at all, and tables among them, read back."""
+"""Files that appear whole or not at all, also when several processes write the same one."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oodattack.core.errors import InputError, WriteError
+from oodattack.core.errors import WriteError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from torch import Tensor
 
-PARTIAL = ".partial"
+_PARTIAL = re.compile(r"\.\d+-[0-9a-f]{16}\.partial")
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, put it on the disk, then give it its name.
+    """Write a file, replacing any file of that name.
 
-    A process that dies on the way leaves at most a file that ends in ``.partial``.
+    ``write`` fills a temporary file of a unique name beside ``path``, which is synced to the disk and then renamed. A
+    process that dies meanwhile leaves at most the temporary file (`is_partial`). Of several writers the last wins.
 
     Raises:
         WriteError: if the file cannot be written (no space, no permission).
     """
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+    with _partial(path, write) as partial:
         partial.replace(path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        with suppress(OSError):  # half a file on a full disk is of no use
-            partial.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise WriteError(
-            f"cannot write {path}: {reason}; what was written before is kept. Mend that and give the same command again"
-        ) from error
+
+
+def create_whole(path: Path, write: Callable[[Path], None]) -> bool:
+    """Write a file as `write_whole` does, unless a file of that name exists. Of several writers the first wins.
+
+    Returns:
+        Whether this call created the file. If not, the other writer's file is complete and was left as it is.
+
+    Raises:
+        WriteError: if the file cannot be written (no space, no permission).
+    """
+    with _partial(path, write) as partial:
+        try:
+            os.link(partial, path)  # unlike a rename, fails if the name exists
+        except FileExistsError:
+            return False
+        except OSError:
+            # A file system without hard links. Checking first leaves a window in which two writers may both succeed;
+            # even then the file is whole.
+            if path.exists():
+                return False
+            partial.replace(path)
+    return True
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a file is the temporary file of a writer that is still at work, or that died.
+
+    >>> is_partial(Path("run/shards/.4711-0123456789abcdef.partial")), is_partial(Path("film.mp4.partial"))
+    (True, False)
+    """
+    return _PARTIAL.fullmatch(path.name) is not None
+
+
+def remove_partials(folder: Path) -> None:
+    """Delete temporary files anywhere below a folder; nobody may be writing to it."""
+    for path in folder.rglob(".*.partial"):
+        if is_partial(path):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,7 +78,19 @@ def write_text(path: Path, text: str) -> None:
     ...     (Path(folder) / "a.txt").read_text()
     'hello'
     """
-    write_whole(path, lambda partial: _write(partial, text.encode()))
+    write_bytes(path, text.encode())
+
+
+def create_text(path: Path, text: str) -> bool:
+    """Write a text file whole unless it exists; returns whether this call created it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     created = [create_text(Path(folder) / "a.txt", text) for text in ("mine", "yours")]
+    ...     created, (Path(folder) / "a.txt").read_text()
+    ([True, False], 'mine')
+    """
+    return create_whole(path, lambda partial: _write(partial, text.encode()))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -59,9 +99,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_torch(path: Path, value: object) -> None:
-    """Write a value by `torch.save`, whole.
+    """Write a value with `torch.save`, whole.
 
-    By way of bytes: torch's own writer tells of a full disk by a RuntimeError, and leaves half a file.
+    It is serialised in memory first: on a full disk, torch's own writer raises a RuntimeError and leaves half a file.
     """
     import torch
 
@@ -71,27 +111,34 @@ def write_torch(path: Path, value: object) -> None:
 
 
 def write_weights(path: Path, state: Mapping[str, "Tensor"]) -> None:
-    """Write a state dict as safetensors, whole; by way of bytes, as `write_torch`."""
+    """Write a state dict as safetensors, whole; serialised in memory first, as in `write_torch`."""
     from safetensors.torch import save
 
     write_bytes(path, save({name: value.contiguous() for name, value in state.items()}))
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> "pa.Table":
-    """A Parquet file's rows.
-
-    Raises:
-        InputError: if the file is damaged.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+@contextmanager
+def _partial(path: Path, write: Callable[[Path], None]) -> Iterator[Path]:
+    """A temporary file beside ``path``, written and synced; the caller gives it its name."""
+    # The name does not contain that of ``path``, which may already be as long as the file system allows. The leading
+    # dot hides it from readers of whole folders (pyarrow, datasets).
+    partial = path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.partial")
     try:
-        table = pq.read_table(path, columns=None if columns is None else list(columns))
-        table.validate(full=True)  # texts that are none
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}; delete it and give the same command again") from error
-    return table
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        yield partial
+        partial.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WriteError(
+            f"cannot write {path}: {reason}; what was written before is kept. Fix this and repeat the command to resume"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -99,7 +146,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Make the new name last through a power cut, where the system can open a directory."""
+    """Make a new name survive a power cut, on systems that can open a directory."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)

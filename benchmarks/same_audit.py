@@ -1,0 +1,74 @@
+"""Are two audits equal? Compares every score and every attacked image, and says where they differ.
+
+::
+
+    python -m benchmarks.same_audit OLD NEW
+
+The exit code is 0 if both directories hold the same scores and images, bit for bit, and 1 if not. Audits of any format
+can be compared. The digest of one's own detectors in the names of their attacks is ignored.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from oodattack.audit.store import Audit, open_audit
+
+DIGEST = r"-[0-9a-f]{8}$"
+
+
+def differences(old: Audit, new: Audit) -> list[str]:
+    """One line for each set of scores and each attack that is not the same in both."""
+    found = []
+    scores = [
+        {(name, re.sub(DIGEST, "", images)): values for (name, images), values in audit.read_scores().items()}
+        for audit in (old, new)
+    ]
+    for key in sorted(scores[0].keys() | scores[1].keys()):
+        one, other = (values.get(key) for values in scores)
+        label = f"scores of {key[0]} on {key[1]}"
+        if one is None or other is None:
+            found.append(f"{label}: only in {'the new' if one is None else 'the old'} audit")
+        elif one.shape != other.shape:
+            found.append(f"{label}: {len(one)} images, now {len(other)}")
+        elif not torch.equal(one, other):
+            difference = (one - other).abs().max()
+            found.append(f"{label}: {int((one != other).sum())} of {len(one)} differ, by up to {difference:.3g}")
+    keys = [
+        {re.sub(DIGEST, "", path.name): path.name for path in (audit.path / "attacks").iterdir()}
+        for audit in (old, new)
+    ]
+    for name in sorted(keys[0].keys() & keys[1].keys()):
+        tables = [audit.read_attack(which[name]) for audit, which in zip((old, new), keys, strict=True)]
+        for column in ("mape", "distance", "gradient_evaluations", "forward_evaluations"):
+            if tables[0][column].to_pylist() != tables[1][column].to_pylist():
+                found.append(f"{column} of {name} differs")
+        images = [[cell["bytes"] for cell in table["image"].to_pylist()] for table in tables]
+        if images[0] != images[1]:
+            found.append(f"images of {name} differ")
+    return found
+
+
+def main() -> None:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(description="compare two audits bit for bit")
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    arguments = parser.parse_args()
+    old, new = open_audit(arguments.old), open_audit(arguments.new)
+    found = differences(old, new)
+    scores = new.read_scores()
+    sys.stdout.write("\n".join(found) + "\n" * bool(found))
+    images = sum(map(len, scores.values()))
+    sys.stdout.write(
+        f"{len(scores)} sets of scores of {len({name for name, _ in scores})} detectors, {images} scores:"
+        f" {'the same' if not found else f'{len(found)} differences'}\n"
+    )
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

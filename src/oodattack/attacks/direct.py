@@ -1,0 +1,76 @@
+"""The direct attack: f = the detector's score, lowered to just below that of x_in."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from oodattack.attacks.batch import Ball, Found, Samples, run
+from oodattack.attacks.follow import Followed
+from oodattack.attacks.ranks import LOWEST
+from oodattack.core.pixels import dequantize
+from oodattack.detectors import Detector
+
+AIM = 0.02  # fraction of the in-distribution images whose scores lie between the aim and the score of x_in
+TOLERANCE = AIM / 2 / (LOWEST + 1)  # MAPE of the rank at which the aim is reached
+
+
+def direct(followed: Followed, detector: Detector, samples: Samples, ball: Ball, initial: Tensor | None) -> Found:
+    """Images near the starts whose score is no higher than that of x_in: the better of two tries per sample.
+
+    Args:
+        followed: how the score is followed.
+        detector: whose score decides between the tries.
+        samples: the batch.
+        ball: its bound.
+        initial: (B, 3, H, W) images in [0, 1] within the ball where the second try begins, such as what the latent
+            attack found; None for no second try. Only samples that have not reached their aim are tried again.
+    """
+    # An infinite score counts as the highest finite one.
+    ranks = followed.ranks(detector.score(samples.x_in)).clamp_max(LOWEST + 1)
+    dtype = torch.float32 if samples.start.device.type == "mps" else torch.float64
+    target = (ranks - AIM).clamp_min(LOWEST).to(samples.start.device, dtype)
+    first = _try(followed, samples, target, ball, None)
+    rest = (first.mape > TOLERANCE).nonzero().flatten()
+    if initial is None or len(rest) == 0:
+        return first
+    second = _try(followed, samples.some(rest), target[rest], ball, initial[rest])
+    before, after = (
+        detector.score(dequantize(images).to(samples.start)).cpu().nan_to_num(nan=torch.inf)
+        for images in (first.images[rest], second.images)
+    )
+    return _merge(first, second, rest, after < before)
+
+
+def _try(followed: Followed, samples: Samples, target: Tensor, ball: Ball, initial: Tensor | None) -> Found:
+    """One attack on ranks; a rank below its target counts as reached."""
+    return run(
+        followed.f,
+        samples,
+        target,
+        ball,
+        gradient=followed.gradient,
+        tolerance=TOLERANCE,
+        initial=initial,
+        below=True,
+    )
+
+
+def _merge(first: Found, second: Found, rows: Tensor, better: Tensor) -> Found:
+    """The first try, with the second in its place where that is better, and the work of both.
+
+    Args:
+        first: of all samples.
+        second: of the samples in ``rows``.
+        rows: indices into the first.
+        better: (len(rows),) whether the second try counts.
+    """
+    at = rows[better]
+    return replace(
+        first,
+        images=first.images.index_copy(0, at, second.images[better]),
+        mape=first.mape.index_copy(0, at, second.mape[better]),
+        distance=first.distance.index_copy(0, at, second.distance[better]),
+        gradient_evaluations=first.gradient_evaluations.index_add(0, rows, second.gradient_evaluations),
+        forward_evaluations=first.forward_evaluations.index_add(0, rows, second.forward_evaluations),
+    )

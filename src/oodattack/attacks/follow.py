@@ -1,0 +1,67 @@
+"""How a detector's score is followed: as ranks, by its gradient or by differences."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oodattack.attacks.batch import Function
+from oodattack.attacks.differences import Differences
+from oodattack.attacks.ranks import Ranks
+from oodattack.core.errors import InputError
+from oodattack.core.gradient import Autograd, Gradient, Spsa
+from oodattack.detectors import Detector
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A detector's score as a direct attack follows it.
+
+    Attributes:
+        f: images to ranks (B,).
+        gradient: where its gradient comes from.
+        how: the same in words.
+        ranks: from scores to ranks.
+    """
+
+    f: Function
+    gradient: Gradient
+    how: str
+    ranks: Ranks
+
+
+def follow(detector: Detector, images: Tensor, scores: Tensor) -> Followed:
+    """Follow a score by its gradient where it has one, else by differences.
+
+    Args:
+        detector: fitted.
+        images: (B, 3, H, W) in [0, 1], a few at which the gradient is tried.
+        scores: (N,) of in-distribution images, the reference of the ranks.
+
+    Raises:
+        InputError: if none of these scores is finite, or the detector cannot be followed.
+    """
+    ranks, judge = Ranks(scores), detector.judge
+
+    def f(images: Tensor) -> Tensor:
+        return ranks(detector.score(images) if judge is None else judge(detector.reads(images)))
+
+    if _has_gradient(f, images):
+        return Followed(f, Autograd(), "gradient of the score", ranks)
+    if judge is not None:
+        differences = Differences(detector.reads, lambda reads: ranks(judge(reads)))
+        return Followed(f, differences, "differences of the score along what it reads", ranks)
+    if detector.unfollowed is not None:
+        raise InputError(detector.unfollowed)
+    return Followed(f, Spsa(directions=8), "SPSA on the image", ranks)
+
+
+def _has_gradient(f: Function, images: Tensor) -> bool:
+    """Whether f has a finite gradient that is not zero everywhere."""
+    x = images.detach().clone().requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(f(x).sum(), x)
+    except (RuntimeError, TypeError):  # nothing depends on x, or numpy refused it
+        return False
+    return bool(gradient.isfinite().all() and gradient.any())

@@ -1,0 +1,53 @@
+"""Scores as ranks, which every detector's score can be attacked as."""
+
+import torch
+from torch import Tensor
+
+from oodattack.core.errors import InputError
+
+LOWEST = 10.0  # rank of the lowest score: a MAPE needs a target that is not near zero
+
+
+class Ranks:
+    """Scores as ranks among those of in-distribution images: the lowest has rank `LOWEST`, the highest 1 more.
+
+    AUROC is invariant under monotone maps, and ranks keep saturated scores from looking flat: most softmax scores lie
+    within a thousandth of their standard deviation. Ranks are interpolated linearly between two scores and continue
+    beyond the outermost ones in standard deviations, so the gradient never vanishes.
+
+    Args:
+        scores: (N,) of in-distribution images; those that are not finite are left out.
+
+    Raises:
+        InputError: if none is finite.
+
+    >>> ranks = Ranks(torch.tensor([0.0, 1.0, 3.0]))
+    >>> ranks(torch.tensor([0.0, 0.5, 3.0])) - LOWEST
+    tensor([0.0000, 0.2500, 1.0000], dtype=torch.float64)
+    """
+
+    def __init__(self, scores: Tensor) -> None:
+        scores = scores.cpu().double()
+        scores = scores[scores.isfinite()]
+        if len(scores) == 0:
+            raise InputError("expected finite scores of in-distribution images, got none")
+        self.values, counts = torch.unique(scores, return_counts=True)
+        middle = counts.cumsum(0) - (counts + 1) / 2  # equal scores share the mean of their ranks
+        self.ranks = (middle - middle[0]) / (middle[-1] - middle[0]).clamp_min(1) + LOWEST
+        self.spread = float(scores.std(correction=0)) or 1.0
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """(B,), in float64 where the device has it; differentiable."""
+        scores = scores if scores.device.type == "mps" else scores.double()
+        values, ranks = self.values.to(scores), self.ranks.to(scores)
+        beyond = torch.where(
+            scores < values[0],
+            ranks[0] + (scores - values[0]) / self.spread,
+            ranks[-1] + (scores - values[-1]) / self.spread,
+        )
+        if len(values) == 1:
+            return beyond
+        after = torch.searchsorted(values, scores.detach().contiguous()).clamp(1, len(values) - 1)
+        gradient = (ranks[after] - ranks[after - 1]) / (values[after] - values[after - 1])
+        between = ranks[after - 1] + (scores - values[after - 1]) * gradient
+        return torch.where((scores >= values[0]) & (scores <= values[-1]), between, beyond)

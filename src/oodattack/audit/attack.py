@@ -1,0 +1,159 @@
+"""Carrying out the attacks of an audit, shard by shard."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from oodattack.attacks import Ball, Followed, Found, Samples, follow
+from oodattack.audit.bench import Bench, open_fitted_bench
+from oodattack.audit.errors import one_line
+from oodattack.audit.kinds import KINDS, BatchAttack, Context
+from oodattack.audit.plan import Attack, Shard, shard_rows
+from oodattack.audit.store import Audit, Scores
+from oodattack.core.errors import WriteError
+from oodattack.core.pixels import dequantize
+from oodattack.engines import Engine, PerProcess, Report, Step, exact, in_batches, machine, sample_seed
+from oodattack.settings.ball import NORMS
+
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class AttackShard:
+    """Work: one attack on the rows of one shard, kept when it is finished. Returns why it failed, or None.
+
+    Attributes:
+        bench: with fitted detectors.
+        audit: where shards are kept.
+        inside: scores of x_in by detector.
+        batch_size: maximum number of samples attacked at once.
+    """
+
+    bench: PerProcess[Bench]
+    audit: Audit
+    inside: Mapping[str, Tensor]
+    batch_size: int
+
+    def __call__(self, shard: Shard, report: Report) -> str | None:
+        """See `oodattack.engines.Work`."""
+        bench = self.bench.get()
+        try:
+            function = KINDS[shard.attack.kind].on(shard.attack.target, self._context(bench))
+            with exact():
+                parts = list(
+                    in_batches(
+                        shard.rows, self.batch_size, lambda rows: self._attack(bench, shard, rows, function, report)
+                    )
+                )
+            record = {"batch_sizes": [len(rows) for rows, _ in parts], "machine": machine(bench.subject.device)}
+            self.audit.write_shard(shard, [found for _, found in parts], record)
+        except WriteError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- one detector's fault must not cost the others their result
+            return one_line(error)
+        return None
+
+    def _attack(self, bench: Bench, shard: Shard, rows: range, function: BatchAttack, report: Report) -> Found:
+        report(Step(rows.start - shard.rows.start, len(rows), 0.0))
+        x_in, starts, device = bench.inputs.x_in, bench.inputs.starts, bench.subject.device
+        seeds = [sample_seed(bench.settings.seed, x_in.names[row], starts.names[row]) for row in rows]
+        samples = Samples(x_in.rows(rows, device), starts.rows(rows, device), seeds)
+        ball = Ball(shard.attack.eps, NORMS[bench.settings.norm], shard.attack.steps)
+        return function(samples, ball, self._initial(shard, rows, device))
+
+    def _initial(self, shard: Shard, rows: range, device: torch.device) -> Tensor | None:
+        """What the initial attack found for these rows; it is in the shard of the same rows."""
+        if shard.attack.initial is None:
+            return None
+        images = self.audit.read_shard(Shard(shard.attack.initial, shard.rows))
+        first = rows.start - shard.rows.start
+        return dequantize(images[first : first + len(rows)]).to(device)
+
+    def _context(self, bench: Bench) -> Context:
+        return Context(bench.subject, bench.detectors, lambda name: follow_score(bench, name, self.inside[name]))
+
+
+def follow_score(bench: Bench, name: str, inside: Tensor) -> Followed:
+    """How the score of a detector is followed.
+
+    Args:
+        bench: with fitted detectors.
+        name: of the detector.
+        inside: its scores of x_in, (N,).
+
+    Raises:
+        InputError: if it cannot be followed.
+    """
+    device = bench.subject.device
+    few = torch.cat([next(images.batches(2, device)) for images in (bench.inputs.x_in, bench.inputs.starts)])
+    return follow(bench.detectors[name], few, inside)
+
+
+def follow_scores(bench: Bench, scores: Scores) -> tuple[dict[str, str], dict[str, str]]:
+    """How each detector's score is followed, in words; and why the others cannot be followed."""
+    followed, reasons = {}, {}
+    for name in bench.detectors:
+        try:
+            followed[name] = follow_score(bench, name, scores[name, "in"]).how
+        except Exception as error:  # noqa: BLE001 -- as above
+            reasons[name] = one_line(error)
+    return followed, reasons
+
+
+def run_attacks(
+    bench: Bench,
+    audit: Audit,
+    attacks: Sequence[Attack],
+    scores: Scores,
+    batch_size: int,
+    engine: Engine,
+    tell: Tell,
+) -> dict[str, str]:
+    """Carry out every attack whose shards are not in the audit yet.
+
+    An attack that fails on one shard is given up; the others are not affected.
+
+    Args:
+        bench: with fitted detectors.
+        audit: where shards are kept.
+        attacks: all of them.
+        scores: of x_in, by detector and set.
+        batch_size: number of rows of a shard, and maximum number of samples attacked at once.
+        engine: where the work runs.
+        tell: progress.
+
+    Returns:
+        The reason for each attack that failed, by key.
+
+    Raises:
+        WriteError: if a shard cannot be written.
+    """
+    count = len(bench.inputs.x_in.names)
+    finished, failures = audit.shards(), dict[str, str]()
+    inside = {name: scores[name, "in"] for name in bench.detectors}
+    here = PerProcess(partial(open_fitted_bench, bench.settings, audit), here=bench)
+    work = AttackShard(here, audit, inside, batch_size)
+
+    def missing(attacks: Sequence[Attack]) -> Iterator[Shard]:
+        for attack in attacks:
+            for rows in shard_rows(count, batch_size):
+                if attack.key not in failures and (attack.key, rows) not in finished:
+                    yield Shard(attack, rows)
+            tell(_label(attack), count, count)
+
+    def on_step(shard: Shard, step: Step) -> None:
+        tell(_label(shard.attack), shard.rows.start + step.rows_done, count)
+
+    # Attacks that begin from the images of others come after them.
+    for wave in ([a for a in attacks if a.initial is None], [a for a in attacks if a.initial is not None]):
+        for shard, failure in engine.map(work, missing(wave), on_step=on_step):
+            if failure is not None:
+                failures.setdefault(shard.attack.key, failure)
+    return failures
+
+
+def _label(attack: Attack) -> str:
+    return f"attacking: {attack.kind} {attack.target}, eps {attack.eps:g}, {attack.steps} steps"

@@ -1,0 +1,127 @@
+"""What an audit works with: made in the process of the command, and again in each worker of an engine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from oodattack.audit.errors import one_line
+from oodattack.audit.inputs import Inputs, read_inputs
+from oodattack.audit.store import Audit
+from oodattack.core.errors import InputError
+from oodattack.detectors import (
+    SHARED_VIEWS,
+    Absent,
+    Detector,
+    NotApplicableError,
+    Subject,
+    make_detectors,
+    make_subject,
+    own_detector,
+    own_name,
+)
+from oodattack.encoders import load_encoder
+from oodattack.engines import exact, rows_that_fit
+from oodattack.settings.audit import AuditSettings
+
+MAX_BATCH_SIZE = 64  # a shard has this many samples at most, and a stopped audit loses one shard at most
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A subject, the detectors on it, and images.
+
+    Attributes:
+        settings: of the audit.
+        subject: what is attacked.
+        detectors: by name.
+        absent: detectors that are not audited, with the reason.
+        inputs: the images.
+    """
+
+    settings: AuditSettings
+    subject: Subject
+    detectors: Mapping[str, Detector]
+    absent: Sequence[Absent]
+    inputs: Inputs
+
+    def without(self, failed: Mapping[str, str]) -> "Bench":
+        """The bench without some detectors; these are absent for the given reasons.
+
+        Raises:
+            InputError: if no detector is left.
+        """
+        left = {name: detector for name, detector in self.detectors.items() if name not in failed}
+        absent = (*self.absent, *(Absent(name, reason) for name, reason in failed.items()))
+        if not left:
+            raise InputError("no detector is left: " + "; ".join(f"{a.name}: {a.reason}" for a in absent))
+        return replace(self, detectors=left, absent=absent)
+
+
+def open_bench(settings: AuditSettings) -> Bench:
+    """Load the encoder, make its detectors, not yet fitted, and read the images.
+
+    Raises:
+        InputError: for whatever of the settings is wrong or cannot be read.
+    """
+    encoder = load_encoder(settings.encoder, device=settings.device, trust=settings.trust)
+    layers = None if settings.layers is None else settings.layers.split("+")
+    subject = make_subject(encoder, layers=layers)
+    detectors, absent = find_detectors(settings, subject)
+    inputs = read_inputs(settings, subject, rows_that_fit(MAX_BATCH_SIZE, encoder.input_size))
+    return Bench(settings, subject, detectors, absent, inputs)
+
+
+def open_fitted_bench(settings: AuditSettings, audit: Audit) -> Bench:
+    """The same with its detectors fitted, from the fits that the audit keeps: what a worker starts from."""
+    with exact():
+        bench = open_bench(settings)
+        return bench.without(restore_fits(bench, audit))
+
+
+def restore_fits(bench: Bench, audit: Audit) -> dict[str, str]:
+    """Restore every fit that is kept, and fit the detectors whose fits are not.
+
+    Returns:
+        The reason for each detector that failed, by name.
+    """
+    failed: dict[str, str] = {}
+    for name, detector in bench.detectors.items():
+        try:
+            state = None if detector.source else audit.read_fit(name)
+            if state is None:
+                detector.fit(bench.inputs.train)
+            else:
+                detector.load_state_dict(state)
+        except Exception as error:  # noqa: BLE001 -- one detector's fault must not cost the others their result
+            failed[name] = fit_failed(error)
+    return failed
+
+
+def fit_failed(error: Exception) -> str:
+    """Why a detector is absent whose fit raised an error."""
+    reason = one_line(error)
+    return reason if isinstance(error, NotApplicableError) else f"its fit failed: {reason}"
+
+
+def find_detectors(settings: AuditSettings, subject: Subject) -> tuple[dict[str, Detector], list[Absent]]:
+    """The detectors of pytorch-ood that the settings name, and the user's own, not yet fitted.
+
+    Returns:
+        The detectors by name, and those that do not apply.
+
+    Raises:
+        InputError: for an unknown name, a name used twice, or if no detector is left.
+    """
+    names = () if settings.detectors == ("none",) else settings.detectors
+    found, absent = make_detectors(subject, names) if names else ({}, [])
+    for spec in settings.detector:
+        name = own_name(spec)
+        if name in (*found, *SHARED_VIEWS):
+            raise InputError(f"expected a name of its own for {spec}, got {name}, which is taken; rename it")
+        try:
+            found[name] = own_detector(spec, subject)
+        except NotApplicableError as error:
+            absent.append(Absent(name, str(error)))
+    if not found:
+        reasons = "; ".join(f"{a.name}: {a.reason}" for a in absent) or "no detector was named"
+        raise InputError(f"expected a detector that applies to {subject.encoder.name}, got none ({reasons})")
+    return found, absent

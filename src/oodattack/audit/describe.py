@@ -1,0 +1,50 @@
+"""What an audit's results say of its subject."""
+
+from typing import Any
+
+import torch
+
+from oodattack.audit.bench import MAX_BATCH_SIZE, Bench
+from oodattack.audit.data import class_numbers
+from oodattack.engines import rows_that_fit
+
+
+def describe(bench: Bench) -> dict[str, Any]:
+    """The subject as JSON values.
+
+    ``labels``: where the classes of the training images come from. ``train_accuracy`` and ``test_accuracy``: shares of
+    the images that the network classifies correctly; None where it does not classify, or where classes are unknown.
+    """
+    subject, train = bench.subject, bench.inputs.train
+    _, labels = subject.collect(subject.features, train)
+    accuracies = (None, None) if subject.classes is None else _accuracies(bench)
+    return {
+        "kind": subject.kind,
+        "encoder": subject.encoder.name,
+        "classes": subject.classes,
+        "latent_dim": subject.features.exact.latent_dim,
+        "layers": list(subject.layer_names),
+        "train_images": len(labels),
+        "labels": "those of the training images" if train.labelled else subject.labels_without,
+        "train_accuracy": accuracies[0],
+        "test_accuracy": accuracies[1],
+    }
+
+
+def _accuracies(bench: Bench) -> tuple[float | None, float | None]:
+    """Shares of the training images and of x_in that are classified correctly; None where classes are unknown."""
+    subject, train, x_in = bench.subject, bench.inputs.train, bench.inputs.x_in
+    test_labels = class_numbers(bench.inputs.x_in_classes, train.order)
+    on_train = on_test = None
+    if train.labelled:
+        logits, labels = subject.collect(subject.logits, train)
+        on_train = _share(logits.argmax(1), labels)
+    if test_labels is not None:
+        size = rows_that_fit(MAX_BATCH_SIZE, subject.encoder.input_size)
+        predicted = [subject.logits(x).argmax(1).cpu() for x in x_in.batches(size, subject.device)]
+        on_test = _share(torch.cat(predicted), torch.tensor(test_labels))
+    return on_train, on_test
+
+
+def _share(predicted: torch.Tensor, labels: torch.Tensor) -> float:
+    return float((predicted == labels).double().mean())

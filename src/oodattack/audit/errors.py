@@ -1,0 +1,14 @@
+"""Errors as text for tables."""
+
+from oodattack.core.errors import InputError
+
+
+def one_line(error: BaseException) -> str:
+    r"""An error in one line.
+
+    >>> one_line(ValueError("two\nlines"))
+    'ValueError: two lines'
+    """
+    text = " ".join(str(error).split())
+    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    return f"{kind}{text}"[:300]

@@ -1,0 +1,15 @@
+"""The kinds of attacks that an audit can make.
+
+A new kind is a file here, an entry in `KINDS`, and a name in the settings.
+"""
+
+from collections.abc import Mapping
+
+from oodattack.audit.kinds.direct import Direct
+from oodattack.audit.kinds.informed import Informed
+from oodattack.audit.kinds.kind import BatchAttack, Context, Kind, Target, reading
+from oodattack.audit.kinds.latent import Latent
+
+KINDS: Mapping[str, Kind] = {"latent": Latent(), "informed": Informed(), "direct": Direct()}
+
+__all__ = ["KINDS", "BatchAttack", "Context", "Kind", "Target", "reading"]

@@ -1,0 +1,26 @@
+"""The direct attack: one per detector whose score can be followed."""
+
+from collections.abc import Collection
+
+from oodattack.attacks import direct
+from oodattack.audit.kinds.kind import BatchAttack, Context, Detectors, Target
+from oodattack.detectors import Detector
+
+
+class Direct:
+    """See `oodattack.attacks.direct`."""
+
+    builds_on_latent = True
+
+    def targets(self, detectors: Detectors, followed: Collection[str]) -> list[Target]:
+        """The detectors themselves."""
+        return [Target(name, detector.source) for name, detector in detectors.items() if name in followed]
+
+    def concerns(self, target: str, name: str, detector: Detector) -> bool:  # noqa: ARG002
+        """The target alone."""
+        return name == target
+
+    def on(self, target: str, context: Context) -> BatchAttack:
+        """See `Kind`."""
+        detector, followed = context.detectors[target], context.follow(target)
+        return lambda samples, ball, initial: direct(followed, detector, samples, ball, initial)

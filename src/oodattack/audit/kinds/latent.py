@@ -1,0 +1,28 @@
+"""The latent attack: one for all detectors."""
+
+from collections.abc import Collection
+
+from oodattack.attacks import latent
+from oodattack.audit.kinds.kind import BatchAttack, Context, Detectors, Target
+from oodattack.detectors import Detector
+
+Z = "features"
+
+
+class Latent:
+    """See `oodattack.attacks.latent`."""
+
+    builds_on_latent = False
+
+    def targets(self, detectors: Detectors, followed: Collection[str]) -> list[Target]:  # noqa: ARG002
+        """Z."""
+        return [Target(Z)]
+
+    def concerns(self, target: str, name: str, detector: Detector) -> bool:  # noqa: ARG002
+        """Every detector."""
+        return True
+
+    def on(self, target: str, context: Context) -> BatchAttack:  # noqa: ARG002
+        """See `Kind`."""
+        features = context.subject.features
+        return lambda samples, ball, _initial: latent(features, samples, ball)

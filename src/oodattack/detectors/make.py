@@ -1,0 +1,9 @@
+"""How a detector is made for a subject."""
+
+from collections.abc import Callable
+
+from oodattack.detectors.base import Detector
+from oodattack.detectors.subjects import Subject
+
+Make = Callable[[Subject], Detector]
+"""Makes a detector for a subject; raises `NotApplicableError` where the subject lacks what it needs."""

@@ -1,0 +1,131 @@
+"""What every subject offers, and how it says what it lacks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from oodattack.detectors.base import Detector, Loader, NotApplicableError
+from oodattack.detectors.subjects.view import View
+from oodattack.encoders import Encoder
+from oodattack.images.labels import Labels
+
+T = TypeVar("T")
+
+SHARED_VIEWS = ("features", "logits")  # readings that belong to the subject; no detector of one's own has such a name
+
+
+class Subject(ABC):
+    """What detectors are fitted on and attacked through.
+
+    Every subject has features. Asking for anything else that it lacks raises `NotApplicableError`, so a detector states
+    what it needs by using it.
+
+    Args:
+        encoder: the network.
+        features: view of z, (B, D).
+        layers: view of several layers, (B, C_i, h_i, w_i) each, and last the network's output; None if there are none.
+        layer_names: the names of these layers.
+
+    Attributes:
+        kind: what it is, in words.
+        labels_without: in words, what stands in for the classes of training images that have no usable ones.
+        encoder: the network.
+        features: view of z.
+        layer_names: of the layers that detectors of several layers read.
+        classes: number of classes that the network predicts; None if it predicts none.
+    """
+
+    kind: ClassVar[str]
+    labels_without: ClassVar[str]
+    classes: int | None = None
+
+    def __init__(self, encoder: Encoder, features: View, layers: View | None, layer_names: Sequence[str]) -> None:
+        self.encoder, self.features, self.layer_names = encoder, features, tuple(layer_names)
+        self._layers = layers
+        self._collected: WeakKeyDictionary[Any, dict[View, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.encoder.mean.device
+
+    @property
+    def logits(self) -> View:
+        """View of what the classification head returns, (B, C)."""
+        raise NotApplicableError("it needs logits, and the encoder has no classification head")
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last linear layer, as a module of its own."""
+        raise NotApplicableError("it needs the classification head, and the encoder has none")
+
+    @property
+    def maps(self) -> View:
+        """View of the activations (B, D, h, w) whose mean over space are the features."""
+        raise NotApplicableError("it needs feature maps that a classification head pools, and the encoder has no head")
+
+    @property
+    def layers(self) -> View:
+        """View of several layers, (B, C_i, h_i, w_i) each, and last the network's output."""
+        return present(self._layers, "the network has no layers with feature maps")
+
+    def shared(self) -> Mapping[str, View]:
+        """The views that detectors share, by name: what `Detector.reading` can refer to."""
+        return {"features": self.features}
+
+    def own_detectors(self) -> Mapping[str, Detector]:
+        """Detectors that the subject brings along; by default none."""
+        return {}
+
+    @abstractmethod
+    def class_order(self, labels: Labels) -> Sequence[str] | None:
+        """Names of the training images' classes in the order of their numbers; None if they are of no use."""
+
+    @abstractmethod
+    def guess(self, images: Tensor) -> Tensor:
+        """Class numbers (B,) of training images (B, 3, H, W) in [0, 1] that have no usable ones."""
+
+    def collect(
+        self, view: View, loader: Loader, reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A view of all images of a loader, (N, ...), and their classes (N,), on the CPU.
+
+        One pass; the images are not kept. The result of a view that is not reduced is kept for as long as the loader
+        exists, for the next detector that reads it.
+
+        Args:
+            view: what to read.
+            loader: in-distribution data.
+            reduce: applied to each batch of flat rows (B, K) before they are kept.
+        """
+        kept = self._collected.setdefault(loader, {})
+        if reduce is None and view in kept:
+            return kept[view]
+        values, labels = [], []
+        with torch.no_grad():
+            for images, y in loader:
+                rows = view.flat(images.to(self.device))
+                values.append((reduce(rows) if reduce else view.split(rows)[0]).cpu())
+                labels.append(y.cpu())
+        found = (torch.cat(values), torch.cat(labels))
+        if reduce is None:
+            kept[view] = found
+        return found
+
+
+def present(value: T | None, reason: str) -> T:
+    """The value, unless it is None.
+
+    Raises:
+        NotApplicableError: with the reason.
+
+    >>> present(3, "")
+    3
+    """
+    if value is None:
+        raise NotApplicableError(reason)
+    return value

@@ -1,0 +1,66 @@
+"""Some values of a network, as a differentiable function of images."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from oodattack.encoders import Encoder
+from oodattack.speed import prepare
+
+
+class View:
+    """Values of a network: images (B, 3, H, W) in [0, 1] to (B, ...).
+
+    Where a gradient is asked for, the values come from a copy of the network that is prepared for speed; without one,
+    from the network as it was loaded. Attacks are fast, and every reported figure is that of the original.
+
+    Args:
+        encoder: the network.
+        layers: what to read; names as in `oodattack.encoders.layers`.
+        shapes: of the value of each layer, without the batch. One shape for several layers: their joined values.
+        name: what detectors call it (`Detector.reading`); None for a view that no two detectors share.
+    """
+
+    def __init__(
+        self, encoder: Encoder, layers: Sequence[str], shapes: Sequence[torch.Size], *, name: str | None = None
+    ) -> None:
+        self.shapes, self.name = tuple(shapes), name
+        self.exact = Encoder(
+            encoder.model,
+            name=encoder.name,
+            input_size=encoder.input_size,
+            layer="+".join(layers),
+            mean=encoder.mean.flatten().tolist(),
+            std=encoder.std.flatten().tolist(),
+        )
+        self.exact.to(encoder.mean.device).eval()
+        # In 32 bits: which precision is faster is measured, and a resumed audit must use the same one.
+        self.fast = prepare(self.exact, half=False, rough=False)
+        self._last: tuple[Tensor, int, Tensor] | None = None
+
+    def flat(self, images: Tensor) -> Tensor:
+        """All values in one row: (B, K)."""
+        if torch.is_grad_enabled() and images.requires_grad:
+            z: Tensor = self.fast(images)
+            return z
+        # Dozens of detectors score the same images one after the other, so the last result is kept.
+        version = images._version  # incremented when a tensor is changed in place
+        if self._last is None or self._last[0] is not images or self._last[1] != version:
+            with torch.no_grad():
+                self._last = (images, version, self.exact(images))
+        return self._last[2]
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Rows (B, K) as the values that they consist of."""
+        parts = torch.split(rows, [prod(shape) for shape in self.shapes], dim=1)
+        return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def parts(self, images: Tensor) -> list[Tensor]:
+        """The value of each layer."""
+        return self.split(self.flat(images))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The value of the first layer."""
+        return self.parts(images)[0]

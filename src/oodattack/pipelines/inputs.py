@@ -1,0 +1,104 @@
+"""What each process that computes a run needs: the encoder, its fast copy, and the plan."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from oodattack.core.checks import check_health
+from oodattack.core.errors import InputError
+from oodattack.core.gradient import get_gradient
+from oodattack.core.pixels import dequantize
+from oodattack.encoders import Encoder, load_encoder, pick_device
+from oodattack.engines.memory import keep_freed_memory
+from oodattack.images import open_images
+from oodattack.pipelines.plan import Plan, make_plan
+from oodattack.settings.attack import AttackSettings
+from oodattack.speed import prepare
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened inputs of a run.
+
+    Attributes:
+        encoder: f, as loaded; figures are measured with it.
+        plan: the samples.
+        prepared: fast copies of the encoder, by the arguments of `fast`.
+    """
+
+    encoder: Encoder
+    plan: Plan
+    prepared: dict[tuple[bool, bool], nn.Module] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is."""
+        return self.encoder.mean.device
+
+    def fast(self, *, half: bool, rough: bool) -> nn.Module:
+        """The encoder prepared for speed, once for each pair of arguments (see `oodattack.speed.prepare`)."""
+        if (half, rough) not in self.prepared:
+            self.prepared[half, rough] = prepare(self.encoder, half=half, rough=rough)
+        return self.prepared[half, rough]
+
+    def facts(self) -> dict[str, Any]:
+        """What the header of the run says about its inputs: a change means other rows."""
+        return {
+            "encoder": self.encoder.digest(),
+            "layer": self.encoder.layer,
+            "input_size": list(self.encoder.input_size),
+            "latent_dim": self.encoder.latent_dim,
+            "parts": list(self.encoder.parts),
+            "images": self.plan.images.digest(),
+            "starts": [start.digest() for start in self.plan.starts],
+        }
+
+    def check(self) -> None:
+        """Check that the images can be decoded, all if the settings say so, and that the encoder can be attacked.
+
+        Raises:
+            InputError: with what is wrong and the remedy.
+        """
+        if self.plan.settings.strict:
+            self.plan.read_all()
+        gradient = get_gradient(self.plan.settings.gradient)
+        start = self.plan.first_start()
+        check_health(
+            self.encoder, dequantize(torch.stack([start, start])).to(self.device), gradient=gradient.passes > 0
+        )
+
+
+def open_inputs(settings: AttackSettings) -> Inputs:
+    """Open the images and load the encoder.
+
+    Raises:
+        InputError: if something is missing or unreadable.
+    """
+    pick_device(settings.device)  # a device that cannot be used is reported before images and encoder are opened
+    images = open_images(settings.images, data_root=settings.data_root, download=settings.download)
+    encoder = load_encoder(settings.encoder, trust=settings.trust, device=settings.device)
+    return Inputs(encoder, make_plan(settings, images, encoder.input_size))
+
+
+def open_in_worker(settings: AttackSettings, encoder_digest: str, threads: int) -> Inputs:
+    """Open the same inputs in another process than the one that planned the run.
+
+    Args:
+        settings: of the run.
+        encoder_digest: of the encoder that the run was planned with.
+        threads: number of torch threads to use: results differ in the last digits between numbers of threads.
+
+    Raises:
+        InputError: if something is missing or unreadable, or the encoder is a different one.
+    """
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    inputs = open_inputs(settings)
+    if inputs.encoder.digest() != encoder_digest:
+        raise InputError(
+            f"expected the same encoder {settings.encoder} in every process, got other weights in a worker; give"
+            " weights from a file instead of random ones"
+        )
+    return inputs

@@ -1,0 +1,200 @@
+"""Files that appear whole or not at all: races between writers, crashes, and what is read back."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from oodattack.core.errors import InputError
+from oodattack.storage.directory import claim
+from oodattack.storage.files import create_whole, is_partial, write_whole
+from oodattack.storage.tables import create_table, read_record, read_table, with_record, write_table
+
+WRITERS, SIZE, ROUNDS = 4, 200_000, 10
+
+
+def never_begun(_path: Path) -> bool:
+    return False
+
+
+def _in_processes(target: Callable[..., None], *arguments: Any) -> list[Any]:
+    """What each of several processes that start together puts into the queue."""
+    context = multiprocessing.get_context("spawn")
+    barrier, queue = context.Barrier(WRITERS), context.Queue()
+    processes = [
+        context.Process(target=target, args=(number, barrier, queue, *arguments), daemon=True)
+        for number in range(WRITERS)
+    ]
+    for process in processes:
+        process.start()
+    results = [queue.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join(timeout=120)
+        assert process.exitcode == 0
+    return results
+
+
+def _content(number: int) -> bytes:
+    return bytes([number]) * SIZE
+
+
+def _race(number: int, barrier: Any, queue: Any, folder: Path) -> None:
+    won = []
+    for turn in range(ROUNDS):
+        barrier.wait(timeout=120)
+        won.append(create_whole(folder / f"{turn}", lambda partial: _write(partial, _content(number))))
+        write_whole(folder / "last", lambda partial: _write(partial, _content(number)))
+    queue.put((number, won))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def test_of_several_creators_exactly_one_wins_and_no_file_is_torn(tmp_path: Path) -> None:
+    wins = dict(_in_processes(_race, tmp_path))
+    for turn in range(ROUNDS):
+        [winner] = [number for number, won in wins.items() if won[turn]]
+        assert (tmp_path / f"{turn}").read_bytes() == _content(winner)
+    assert (tmp_path / "last").read_bytes() in [_content(number) for number in range(WRITERS)]
+    assert len(list(tmp_path.iterdir())) == ROUNDS + 1  # no temporary files
+
+
+def _claim(number: int, barrier: Any, queue: Any, folder: Path) -> None:
+    barrier.wait(timeout=120)
+    try:
+        with claim(folder / "run", "run.json", {"settings": {"seed": number}}, is_begun=never_begun) as header:
+            queue.put(header["settings"]["seed"])
+            barrier.wait(timeout=120)  # hold the directory until every process has tried
+    except InputError as error:
+        queue.put(str(error))
+        barrier.wait(timeout=120)
+
+
+def test_of_several_processes_one_claims_a_directory(tmp_path: Path) -> None:
+    results = _in_processes(_claim, tmp_path)
+    [winner] = [result for result in results if isinstance(result, int)]
+    assert all("in use by another process" in result for result in results if isinstance(result, str))
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"settings": {"seed": winner}}
+
+
+def test_a_file_that_exists_is_not_overwritten_where_hard_links_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(_source: Path, _target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")  # what Linux raises on FAT
+
+    monkeypatch.setattr(os, "link", no_links)
+    created = [create_whole(tmp_path / "a", lambda partial, n=n: _write(partial, _content(n))) for n in (1, 2)]  # type: ignore[misc]
+    assert created == [True, False]
+    assert (tmp_path / "a").read_bytes() == _content(1)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+import pyarrow as pa
+from oodattack.storage import files, tables
+
+files.os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+getattr(tables, sys.argv[1])(Path(sys.argv[2]), pa.table({"row": range(1000)}))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@pytest.mark.parametrize("function", ["write_table", "create_table"])
+def test_a_crash_before_the_rename_leaves_nothing_readable(function: str, tmp_path: Path) -> None:
+    table = tmp_path / "a.parquet"
+    crashed = subprocess.run([sys.executable, "-c", CRASH, function, str(table)], check=False, capture_output=True)
+    assert crashed.returncode == -signal.SIGKILL, crashed.stderr.decode()
+    [left] = tmp_path.iterdir()
+    assert is_partial(left)
+    assert pq.ParquetDataset(tmp_path).files == []  # other readers pass over it, too
+    # The next command that claims the directory ignores the file and deletes it.
+    with claim(tmp_path, "run.json", {}, is_begun=never_begun):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "run.json"]
+
+
+def test_only_our_own_temporary_files_are_deleted(tmp_path: Path) -> None:
+    names = ["film.mp4.partial", ".hidden.partial", ".4711-0123456789abcdef.partial"]
+    with claim(tmp_path, "run.json", {}, is_begun=never_begun):
+        (tmp_path / "shards").mkdir()
+        for name in names:
+            (tmp_path / "shards" / name).write_bytes(b"half")
+    with claim(tmp_path, "run.json", {}, is_begun=never_begun):
+        pass
+    assert {path.name for path in (tmp_path / "shards").iterdir()} == set(names[:2])
+
+
+def test_a_header_is_replaced_only_while_nothing_depends_on_it(tmp_path: Path) -> None:
+    def header(seed: int, torch: str = "2") -> dict[str, Any]:
+        return {"settings": {"seed": seed}, "environment": {"torch": torch}}
+
+    def on_disk() -> Any:
+        return json.loads((tmp_path / "run.json").read_text())
+
+    for seed in (1, 2):
+        with claim(tmp_path, "run.json", header(seed), is_begun=never_begun) as found:
+            assert found == header(seed) == on_disk()
+    written = (tmp_path / "run.json").stat()
+    with claim(tmp_path, "run.json", header(2), is_begun=never_begun):  # the same: not written again
+        assert (tmp_path / "run.json").stat().st_ino == written.st_ino
+    with (
+        pytest.warns(UserWarning, match="begun in another environment"),
+        claim(tmp_path, "run.json", header(2, torch="3"), is_begun=lambda _: True) as found,
+    ):
+        assert found == header(2) == on_disk()
+    with (
+        pytest.raises(InputError, match=r"settings\.seed: the run has 2, this command has 3"),
+        claim(tmp_path, "run.json", header(3), is_begun=lambda _: True),
+    ):
+        pass
+    assert on_disk() == header(2)
+
+
+def test_environment_entries_that_an_older_version_did_not_record_are_no_difference(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"environment": {"torch": "2"}}')
+    header = {"environment": {"torch": "2", "device_model": "abacus"}}
+    with claim(tmp_path, "run.json", header, is_begun=lambda _: True) as found:
+        assert found == {"environment": {"torch": "2"}}
+
+
+def test_tables_and_their_records_are_read_back(tmp_path: Path) -> None:
+    schema = with_record(pa.schema([("row", pa.int64())], metadata={"other": "kept"}), {"batch_sizes": [2, 1]})
+    path = tmp_path / "a.parquet"
+    write_table(path, pa.table({"row": [1, 2, 3]}, schema=schema))
+    assert create_table(path, pa.table({"row": [4]})) is False
+    assert read_table(path, ["row"])["row"].to_pylist() == [1, 2, 3]
+    assert read_record(path) == {"batch_sizes": [2, 1]}
+    assert pq.read_schema(path).metadata[b"other"] == b"kept"
+    write_table(path, pa.table({"row": [4]}))
+    assert read_record(path) == {}
+    assert read_table(path)["row"].to_pylist() == [4]
+    # The same table is the same file, whoever writes it.
+    assert create_table(tmp_path / "b.parquet", pa.table({"row": [4]}))
+    assert (tmp_path / "b.parquet").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("record", ["{", "[1]"])
+def test_a_damaged_record_names_the_file(record: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_table(path, pa.table({"row": [1]}).replace_schema_metadata({"oodattack": record}))
+    with pytest.raises(InputError, match=r"cannot read .*a\.parquet.*delete it"):
+        read_record(path)
+
+
+def test_reading_runs_needs_no_torch() -> None:
+    code = "import sys, oodattack.runs, oodattack.storage.directory; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
