@@ -14,7 +14,7 @@ from oodattack.core.tracker import Tracker
 
 Callback = Callable[[int, Tensor], None]
 """Called after every step with the number of steps done in this try and the MAPE (B,) of the best image so far, in
-floating point. `paper` keeps only its last image, so its figure stays that of the start. Without a target, the score."""
+floating point. `paper` keeps only its last image, so its figure is that of the start. Without a target, the score."""
 
 
 def algorithm_1(attempt: Method, best: Tracker, callback: Callback | None = None) -> None:

@@ -37,7 +37,7 @@ def steepest(gradient: Tensor, norm: float) -> Tensor:
 
 
 def binding(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
-    """How far the ball constrains a point: 1 on the sphere, else 0 (L1, L2); the fraction of pixels at the bound (Linf).
+    """How far the ball constrains a point: 1 on the sphere, else 0 (L1, L2); fraction of pixels at the bound (Linf).
 
     Args:
         x: (B, ...) points.
