@@ -40,6 +40,14 @@ def follow(detector: Detector, images: Tensor, scores: Tensor) -> Followed:
 
     Raises:
         InputError: if none of these scores is finite, or the score cannot be followed.
+
+    >>> class Brightness(Detector):
+    ...     def score(self, images: Tensor) -> Tensor:
+    ...         return self.reads(images)[:, 0]
+    ...     def reads(self, images: Tensor) -> Tensor:
+    ...         return images.mean((1, 2, 3))[:, None]
+    >>> follow(Brightness(), torch.rand(2, 3, 4, 4), torch.tensor([0.3, 0.4, 0.5])).how
+    'gradient of the score'
     """
     ranks, judge = Ranks(scores), detector.judge
 

@@ -15,5 +15,11 @@ def informed(reads: Function, parts: Sequence[int] | None, samples: Samples, bal
         parts: lengths of the parts of these values that differ in scale; see `Detector.parts`.
         samples: the batch.
         ball: the ball and the number of steps.
+
+    >>> import torch
+    >>> batch = Samples(torch.full((1, 3, 2, 2), 0.4), torch.full((1, 3, 2, 2), 0.6), [0])
+    >>> found = informed(lambda x: x.flatten(1), [6, 6], batch, Ball(eps=1.0, norm=2, steps=20))
+    >>> found.images.dtype, bool(found.mape < 0.05)
+    (torch.uint8, True)
     """
     return match(reads, samples, ball, parts=parts, tolerance=CLOSE_ENOUGH)

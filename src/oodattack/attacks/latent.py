@@ -10,5 +10,11 @@ def latent(features: Function, samples: Samples, ball: Ball) -> Found:
         features: images (B, 3, H, W) to features z (B, K).
         samples: the batch.
         ball: the ball and the number of steps.
+
+    >>> import torch
+    >>> batch = Samples(torch.full((1, 3, 2, 2), 0.4), torch.full((1, 3, 2, 2), 0.6), [0])
+    >>> found = latent(lambda x: x.mean((2, 3)), batch, Ball(eps=1.0, norm=2, steps=20))
+    >>> found.images.dtype, bool(found.mape < 0.05)
+    (torch.uint8, True)
     """
     return match(features, samples, ball, tolerance=0)

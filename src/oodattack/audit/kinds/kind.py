@@ -62,5 +62,12 @@ class Kind(Protocol):
 
 
 def reading(name: str, detector: Detector) -> str:
-    """The name of what a detector reads; detectors that share it are attacked together."""
+    """The name of what a detector reads; detectors that share it are attacked together.
+
+    >>> from oodattack.detectors import make_detectors, make_subject
+    >>> from oodattack.encoders import load_encoder
+    >>> detectors, _ = make_detectors(make_subject(load_encoder("python:tests.factories:tiny")), ["KNN", "Gram"])
+    >>> [reading(name, detector) for name, detector in detectors.items()]
+    ['features', 'Gram']
+    """
     return detector.reading or name
