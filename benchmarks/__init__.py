@@ -1,1 +1,1 @@
-"""Benchmarks of `oodattack`: all results are ratios between runs that alternate in one process."""
+"""Benchmarks of `oodattack`, whose results are ratios between runs that alternate in one process, and dev tools."""

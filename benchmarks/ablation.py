@@ -27,7 +27,7 @@ MIN_MAPE = 1e-9  # smaller values are rounding errors, and a ratio to zero is un
 
 
 class _Unwhitened(Fast):
-    def weigh(self, x: Tensor, error: Tensor, n: int) -> Tensor:  # noqa: ARG002 -- a verb of `Method`
+    def weigh(self, x: Tensor, error: Tensor, n: int) -> Tensor:  # noqa: ARG002 -- a hook of `Fast`
         return error
 
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks.imports`: draw which folder of the package imports which.
 
-The order is that of the contract "Arrows point down" in pyproject.toml, which the tests check. An import that pointed
-up would be drawn in red on the left.
+The order is that of the contract "Arrows point down" in pyproject.toml, which the tests check. An import that points up
+is drawn in red on the left.
 """
 
 import tomllib
@@ -17,11 +17,11 @@ from matplotlib.patches import FancyArrowPatch
 
 ROOT = Path(__file__).parents[1]
 WHAT = {
-    "cli": "one file a verb",
+    "cli": "one file per command",
     "report": "tables, figures, pages",
-    "pipelines": "what a verb does from end to end",
+    "pipelines": "what a command does from end to end",
     "audit": "detectors before and after the attacks",
-    "training": "fitting networks",
+    "training": "training networks",
     "attacks": "latent, informed, direct",
     "detectors": "detectors and their subjects",
     "engines": "map(work, chunks), memory",
@@ -29,9 +29,9 @@ WHAT = {
     "storage": "files and tables, atomic and locked",
     "speed": "the prepared copy of an encoder",
     "encoders": "where f comes from",
-    "networks": "what is trained here",
+    "networks": "small networks to train",
     "images": "where x_in and starts come from",
-    "settings": "one dataclass a verb",
+    "settings": "one dataclass per command",
     "core": "Algorithm 1",
 }
 
@@ -65,7 +65,7 @@ def counted_imports(names: list[str]) -> dict[tuple[str, str], int]:
 
 
 def draw(names: list[str], imports: dict[tuple[str, str], int]) -> Figure:
-    """An arc for each pair, in the colour of the importer; its width grows with the number of imports."""
+    """Draw an arc for each pair, in the colour of the importer; its width grows with the number of imports."""
     figure = Figure(figsize=(8, 0.48 * len(names) + 0.7), layout="constrained")
     axes: Axes = figure.subplots()
     places = {name: -row for row, name in enumerate(names)}

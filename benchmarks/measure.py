@@ -103,7 +103,7 @@ class Results:
         changed = [name for name in {**header, **stored} if header.get(name) != stored.get(name)]
         if changed:
             raise InputError(
-                f"expected {path} to hold the same comparison, got another {', '.join(changed)}; choose another --out"
+                f"expected {path} to contain this comparison, got another {', '.join(changed)}; choose another --out"
             )
         self.measured = {one.key: one for one in found}
 

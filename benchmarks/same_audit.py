@@ -1,11 +1,11 @@
-"""Are two audits equal? Compares every score and every attacked image, and says where they differ.
+"""Compare every score and every attacked image of two audits, and report the differences.
 
 ::
 
     python -m benchmarks.same_audit OLD NEW
 
-The exit code is 0 if both directories hold the same scores and images, bit for bit, and 1 if not. Audits of any format
-can be compared. The digest of one's own detectors in the names of their attacks is ignored.
+The exit code is 0 if both directories contain the same scores and images, bit for bit, and 1 if not. Audits of any
+format can be compared. Digests of your own detectors in the names of their attacks are ignored.
 """
 
 import argparse
@@ -21,7 +21,7 @@ DIGEST = r"-[0-9a-f]{8}$"
 
 
 def differences(old: Audit, new: Audit) -> list[str]:
-    """One line for each set of scores and each attack that is not the same in both."""
+    """One line for each set of scores and each attack that differs between the two."""
     found = []
     scores = [
         {(name, re.sub(DIGEST, "", images)): values for (name, images), values in audit.read_scores().items()}
@@ -53,7 +53,7 @@ def differences(old: Audit, new: Audit) -> list[str]:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the comparison; see the module's docstring."""
     parser = argparse.ArgumentParser(description="compare two audits bit for bit")
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.same_bits`: does a changed attack still give the same bits?
+"""`python -m benchmarks.same_bits`: check that a changed attack gives the same results, bit for bit.
 
     git worktree add ../before HEAD~1
     PYTHONPATH=../before/src python -m benchmarks.same_bits save before.pt
@@ -6,8 +6,9 @@
 
 `save` stores every field of the results of a grid of attacks (methods, norms, 8-bit or float, gradients, restarts,
 parts, initial images, upper bounds, low-precision twins, tolerances) and what the callback received; `compare` repeats
-them with the code at hand and reports each case that differs. Both must run on one machine with one number of threads:
-other processors round differently. Only the public API is used, so that the script runs on old commits too.
+them with the current code and reports each case that differs. Both must run on the same machine with the same number
+of threads, because other processors round differently. Only the public API is used, so that the script also runs on old
+commits.
 """
 
 import itertools
@@ -33,7 +34,7 @@ Case = Callable[[], AttackResult]
 
 
 class _Net(nn.Module):
-    """Two convolutions with ReLU; the latent joins their means and a linear layer (8 + 16 + 20 numbers)."""
+    """Two convolutions with ReLU; the latent concatenates their means and a linear layer (8 + 16 + 20 numbers)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ def _images(seed: int) -> Tensor:
 
 
 class _Drawn(Autograd):
-    """An exact gradient with noise of each sample's own."""
+    """An exact gradient with separate random noise for each sample."""
 
     def __call__(
         self, f: Callable[[Tensor], Tensor], x: Tensor, generators: Sequence[torch.Generator]
@@ -76,7 +77,7 @@ class _Drawn(Autograd):
 
 
 def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Every case by name; calling it attacks and returns the fields of the result, and what the callback received."""
+    """Every case by name; calling it runs the attack and returns the result's fields and what the callback received."""
     net, rough = _net(), _net().bfloat16()
     twin, broken_twin = _net(), _net()
 
@@ -153,16 +154,16 @@ def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
 
 def _case(settings: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     def run() -> dict[str, Any]:
-        heard: list[Tensor] = []
-        result = attack(**settings, callback=lambda _n, mape: heard.append(mape))
+        received: list[Tensor] = []
+        result = attack(**settings, callback=lambda _n, mape: received.append(mape))
         found = {field.name: getattr(result, field.name) for field in fields(result)}
-        return {**found, "callback": torch.stack(heard) if heard else torch.empty(0)}
+        return {**found, "callback": torch.stack(received) if received else torch.empty(0)}
 
     return run
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The names of the fields that are not equal to the bit; NaN equals NaN.
+    """The names of the fields that are not equal bit for bit; NaN equals NaN.
 
     >>> differing({"a": torch.tensor([math.nan]), "b": ("",)}, {"a": torch.tensor([math.nan]), "b": ("x",)})
     ['b']
@@ -196,7 +197,7 @@ def compare(path: Annotated[Path, typer.Argument(help="file that `save` wrote, o
             typer.echo(f"{name}: {', '.join(names)}")
     if len(before) != total:
         raise InputError(f"expected {total} cases in {path}, got {len(before)}; save them again with this script")
-    typer.echo(f"{total - wrong} of {total} cases are the same to the bit")
+    typer.echo(f"{total - wrong} of {total} cases are identical bit for bit")
     if wrong:
         raise typer.Exit(1)
 

@@ -56,12 +56,14 @@ def main(
     encoder: Annotated[list[str] | None, typer.Option(help="encoder; may be repeated (default: five kinds)")] = None,
     batch_size: Annotated[int, typer.Option(help="number of images in a pass")] = 8,
     rounds: Annotated[int, typer.Option(help="passes or steps of each kind, of which the median is reported")] = 7,
-    give_back: Annotated[bool, typer.Option(help="let malloc return freed memory to the system, its default")] = False,
+    return_memory: Annotated[
+        bool, typer.Option(help="let malloc return freed memory to the system, its default")
+    ] = False,
 ) -> None:
     """Measure the speed of prepared encoders and the overhead of the attack's loop; prints three tables."""
     for name, value in (("batch_size", batch_size), ("rounds", rounds)):
         at_least(1)(name, value)
-    if not give_back:
+    if not return_memory:
         keep_freed_memory()  # as a run does; the encoder as loaded benefits too
     warnings.filterwarnings("ignore", message=".*random weights")
 
