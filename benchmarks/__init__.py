@@ -1,1 +1,1 @@
-"""Benchmarks of `oodattack`, whose results are ratios between runs that alternate in one process, and dev tools."""
+"""Benchmarks, which report ratios between runs that alternate in one process, and development tools."""

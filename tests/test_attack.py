@@ -680,7 +680,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"target": torch.zeros(1, 5)}, InputError, r"expected target of shape \(2, 5\).*got \(1, 5\)"),
     ({"target": torch.full((2, 5), math.inf)}, InputError, "expected a finite target, got NaN or infinity"),
     ({"target": [0.0]}, TypeError, "expected target as a tensor, or None to lower a score, got list"),
-    ({"eps": 1e-4, "pixels": 256}, InputError, r"no 8-bit image lies within eps = 0.0001 of start 0"),
+    ({"eps": 1e-4, "pixels": 256}, InputError, r"no 8-bit image is within eps = 0.0001 of start 0"),
 ]
 
 

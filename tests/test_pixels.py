@@ -119,7 +119,7 @@ def test_pixels_rounded_towards_the_start_stay() -> None:
 def test_a_start_off_the_grid_with_too_small_a_ball_raises_by_name() -> None:
     start = torch.tensor([0.0, 0.5]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     eps = torch.tensor([1e-4, 1e-4])
-    with pytest.raises(InputError, match=r"no 8-bit image lies within eps = 0\.0001 of start 1.*raise eps"):
+    with pytest.raises(InputError, match=r"no 8-bit image is within eps = 0\.0001 of start 1.*raise eps"):
         to_grid(start, start, eps, math.inf)
     check_grid(start, torch.tensor([1e-4, 0.5 / 255]), math.inf)
 

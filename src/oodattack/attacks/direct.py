@@ -11,7 +11,7 @@ from oodattack.attacks.ranks import LOWEST
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector
 
-MARGIN = 0.02  # how far below the rank of x_in the target lies: 2 % of the in-distribution images have scores between
+MARGIN = 0.02  # of the target below the rank of x_in: 2 % of the in-distribution images have scores between the two
 TOLERANCE = MARGIN / 2 / (LOWEST + 1)  # MAPE of the rank at which a sample is finished
 
 

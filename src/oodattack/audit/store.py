@@ -185,7 +185,7 @@ class Audit:
         write_table(self.path / "scores.parquet", pa.table(columns, schema=_SCORES))
 
     def read_scores(self) -> dict[tuple[str, str], Tensor]:
-        """All scores, by detector and set.
+        """All scores, (N,) in float64, by detector and set.
 
         Raises:
             InputError: if the audit is not finished, or the file is damaged.
@@ -233,7 +233,7 @@ def open_audit(path: Path) -> Audit:
 
 
 def is_begun(path: Path) -> bool:
-    """Whether a directory holds fits or attacks."""
+    """Whether a directory contains fits or attacks."""
     return any(path.glob("fits/*.pt")) or any(path.glob("attacks/*/*.parquet"))
 
 

@@ -11,7 +11,7 @@ from oodattack.settings.attack import AttackSettings
 
 EXPLANATION = """
 What the figures show
-  {out}/x_out/ holds the images x_out. Each looks like its start: noise, a CT slice
+  {out}/x_out/ contains the images x_out. Each looks like its start: noise, a CT slice
   or a fundus photograph. Each has the latent vector of a photograph: in
   {figures}/grid.png the red circles lie on the blue dots.
   histogram.png shows the MAPE of each start before and after the attack,

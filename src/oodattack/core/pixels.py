@@ -57,7 +57,7 @@ def to_grid(x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
         (B, 3, H, W) uint8. `dequantize` maps it to an image inside the ball, up to float32 rounding.
 
     Raises:
-        InputError: if no 8-bit image lies in a ball, because its start is off the grid and eps too small.
+        InputError: if a ball contains no 8-bit image, because its start is off the grid and eps is too small.
 
     >>> start = torch.full((1, 3, 1, 1), 100 / 255)
     >>> to_grid(start + 0.6 / 255, start, torch.tensor([0.6 / 255]), norm=float("inf")).flatten().tolist()
@@ -88,7 +88,7 @@ def check_grid(start: Tensor, eps: Tensor, norm: float) -> None:
     if bool(missed.any()):
         i = int(missed.nonzero()[0])
         raise InputError(
-            f"no 8-bit image lies within eps = {float(eps[i]):g} of start {i}, because that start is not on the"
+            f"no 8-bit image is within eps = {float(eps[i]):g} of start {i}, because that start is not on the"
             " 8-bit grid; round it first (oodattack.core.pixels.quantize), raise eps, or ask for pixels=None"
         )
 
@@ -105,7 +105,7 @@ def ball_in_levels(eps: Tensor, norm: float) -> Tensor:
 
 
 def as_levels(pixels: Tensor) -> Tensor:
-    """Pixels in units of levels; those that are on the grid up to float rounding become whole numbers."""
+    """Pixels (B, ...) in units of levels; those that are on the grid up to float rounding become whole numbers."""
     levels = pixels.to(torch.float32 if pixels.device.type == "mps" else torch.float64) * LEVELS
     return torch.where((levels - levels.round()).abs() < 1e-4, levels.round(), levels)
 

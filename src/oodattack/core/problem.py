@@ -114,7 +114,7 @@ class Match(Problem):
         return 2 * self.weight * push
 
     def judge(self, latent: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-        """The MAPE, and whether that of the worst part is within the tolerance; an undefined one never is."""
+        """The MAPE (B,), and whether that of the worst part is within the tolerance (B,); an undefined one never is."""
         latent = self._clipped(latent)
         whole = mape(latent, self.target)
         worst = whole if len(self.parts) == 1 else part_mape(latent, self.target, self.parts).amax(1)

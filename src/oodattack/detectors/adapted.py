@@ -138,7 +138,7 @@ def several(labels: Tensor) -> Tensor:
 
 
 def every(count: int) -> Relabel:
-    """Leave class numbers as they are, for detectors that need images of all ``count`` classes.
+    """Make a `Relabel` that leaves class numbers as they are, but raises if one of the ``count`` classes is missing.
 
     >>> every(3)(torch.tensor([0, 1, 1]))
     Traceback (most recent call last):

@@ -117,6 +117,9 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> None:
 def first_tensor(value: object, source: str) -> Tensor:
     """The first tensor in a model's output, which may be nested in tuples, mappings and dataclasses.
 
+    Raises:
+        InputError: if there is none; the message names ``source``.
+
     >>> first_tensor({"loss": None, "logits": torch.zeros(2)}, "output")
     tensor([0., 0.])
     """

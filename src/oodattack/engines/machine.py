@@ -1,4 +1,4 @@
-"""The machine: what is recorded about it beside results, and how its computations are kept deterministic."""
+"""The machine: what is recorded about it with the results, and how its computations are kept deterministic."""
 
 import platform
 import sys

@@ -23,7 +23,7 @@ MAX_BYTES = 2**31  # the header of a small compressed file may claim any size
 
 @dataclass(frozen=True)
 class IdxSource:
-    """Greyscale images of one idx file, held in memory.
+    """Greyscale images of one idx file, kept in memory.
 
     Attributes:
         spec: the string that the user gave.

@@ -38,7 +38,7 @@ class PublicSource:
         return len(self.names)
 
     def read(self, index: int) -> Tensor:
-        """Image `index` at its native size, uint8 `(3, H, W)`."""
+        """Image `index` at its native size, uint8 `(3, H, W)`; raises InputError if it cannot be decoded."""
         name = self.names[index]
         try:
             item = self.dataset[index]

@@ -59,7 +59,7 @@ class TableSource:
         return len(self.names)
 
     def read(self, index: int) -> Tensor:
-        """Image `index` at its native size, uint8 `(3, H, W)`."""
+        """Image `index` at its native size, uint8 `(3, H, W)`; raises InputError if it cannot be decoded."""
         index = range(len(self.names))[index]
         chunk = self.chunks[bisect_right(self.chunks, index, key=lambda chunk: chunk.first) - 1]
         name = f"{self.names[index]} of {chunk.path}"

@@ -23,7 +23,7 @@ class Generator(nn.Module):
         )
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Generate images."""
+        """Generate images (B, 3, 32, 32)."""
         images: Tensor = self.net(noise[:, :, None, None])
         return images
 
@@ -47,7 +47,7 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits."""
+        """Compute the logits (B,)."""
         logits: Tensor = self.net(images).flatten()
         return logits
 

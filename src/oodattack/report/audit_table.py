@@ -236,17 +236,8 @@ def _outside_table(results: Row) -> list[str]:
         "",
         *_head(
             [
-                *(
-                    "eps",
-                    "L2 to start",
-                    "Linf",
-                    "SSIM to start",
-                    "SSIM to x_in",
-                    "encoder",
-                    "MAPE",
-                    "MAPE of the start",
-                ),
-                *("nearer", "flagged", "starts flagged"),
+                *("eps", "L2 to start", "Linf", "SSIM to start", "SSIM to x_in", "encoder"),
+                *("MAPE", "MAPE of the start", "nearer", "flagged", "starts flagged"),
             ]
         ),
     ]

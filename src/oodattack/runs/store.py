@@ -48,7 +48,7 @@ def open_run(path: Path) -> Run:
 
 
 def find_run(path: Path) -> Run | None:
-    """The run to resume in a directory, or None if the directory holds none.
+    """The run to resume in a directory, or None if the directory contains none.
 
     Raises:
         InputError: if the run there is damaged or of a format that can only be read.
@@ -81,7 +81,7 @@ def start_run(path: Path, header: Mapping[str, Any]) -> Iterator[Run]:
         The run, with the header that is on disk.
 
     Raises:
-        InputError: if the directory holds a run with other settings or unrelated files, or is in use.
+        InputError: if the directory contains a run with other settings or unrelated files, or is in use.
 
     >>> import tempfile
     >>> header = {"settings": {}, "inputs": {}, "rows": 10, "batch_size": 4, "rows_per_shard": 4, "environment": {}}

@@ -28,14 +28,14 @@ def claim(
         name: file name of the header.
         header: JSON values. ``settings``, ``inputs`` and all other entries must equal those of an existing header,
             except for ``environment``: if that differs, a warning is issued.
-        is_begun: whether the directory holds results. Until it does, a new header replaces the existing one.
+        is_begun: whether the directory contains results. Until it does, a new header replaces the existing one.
 
     Yields:
         The header that is now on disk: the given one or, if results exist, the one that they were computed with.
 
     Raises:
-        InputError: if the directory holds results of other settings or unrelated files, is in use, or cannot be
-            written.
+        InputError: if the directory contains results with other settings or unrelated files, is in use, or cannot be
+            written to.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +95,7 @@ def _settle(file: Path, header: Mapping[str, Any], *, replaceable: bool) -> Mapp
     if differing:
         what = "; ".join(_difference(key, theirs.get(key), ours.get(key)) for key in differing)
         raise InputError(
-            f"{file.parent} holds a run with other settings ({what}); choose another --out or the run's settings"
+            f"{file.parent} contains a run with other settings ({what}); choose another --out or the run's settings"
         )
     _warn_of_another_machine(file.parent, existing.get("environment", {}), header.get("environment", {}))
     return existing

@@ -16,7 +16,7 @@ from oodattack.networks import MEAN, STD
 from oodattack.settings.train import TrainSettings
 from oodattack.storage.files import write_torch
 from oodattack.training.data import Labelled, Outliers
-from oodattack.training.imagined import Imagined
+from oodattack.training.gan_outliers import GanOutliers
 from oodattack.training.losses import Draw, loss
 
 
@@ -56,10 +56,10 @@ class Session:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=epochs * steps + 1)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.schedule = schedule
-        self.imagined: Imagined | None = None
+        self.gan_outliers: GanOutliers | None = None
         if settings.method == "confidence":
             with seeded(seed, -2):
-                self.imagined = Imagined(device, settings.loss_weight, self.mean, self.std)
+                self.gan_outliers = GanOutliers(device, settings.loss_weight, self.mean, self.std)
 
     def epoch(self, on_stage: OnStage) -> float:
         """Train for one epoch and return the mean loss.
@@ -99,8 +99,8 @@ class Session:
         return (images - self.mean) / self.std
 
     def _draw(self, number: int) -> Draw | None:
-        if self.imagined is not None:
-            return self.imagined
+        if self.gan_outliers is not None:
+            return self.gan_outliers
         if self.outliers is None:
             return None
         outliers = self.outliers
@@ -124,7 +124,8 @@ class Session:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "imagined": None if self.imagined is None else self.imagined.state_dict(),
+            # Named "imagined" in existing checkpoints.
+            "imagined": None if self.gan_outliers is None else self.gan_outliers.state_dict(),
         }
         write_torch(file, state)
 
@@ -139,8 +140,8 @@ class Session:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
-            if self.imagined is not None:
-                self.imagined.load_state_dict(state["imagined"])
+            if self.gan_outliers is not None:
+                self.gan_outliers.load_state_dict(state["imagined"])
             self.history = state["history"]
 
 

@@ -92,7 +92,7 @@ class Method:
         return 0
 
     def start(self) -> Tensor:
-        """Lines 1 and 2: where the try begins. The first begins at the start itself, later ones at a random point."""
+        """Lines 1 and 2: the first images (B, 3, H, W) of the try: the starts; in later tries, random points."""
         if self.attempt > 0:
             return self.clip(self.draw())
         return self.problem.start if self.initial is None else self.clip(self.initial)
@@ -116,15 +116,15 @@ class Method:
         return finished
 
     def direction(self, x: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG002
-        """h(J'), the direction of ascent: by default the paper's."""
+        """h(J') (B, 3, H, W), the direction of ascent: by default the paper's."""
         return steepest(gradient, self.problem.norm)
 
     def step(self, x: Tensor, h: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG002
-        """The images after the step, before the clip: by default ``x - alpha * h``."""
+        """The images (B, 3, H, W) after the step, before the clip: by default ``x - alpha * h``."""
         return x - per_sample(self.step_size, x) * h
 
     def clip(self, x: Tensor) -> Tensor:
-        """The nearest image that is inside both the ball and the pixel box."""
+        """The nearest images (B, 3, H, W) that are inside both the ball and the pixel box."""
         return project(x, self.problem.start, self.problem.eps, self.problem.norm)
 
     def keep(self, stay: Tensor) -> None:

@@ -55,22 +55,22 @@ class Subject(ABC):
 
     @property
     def logits(self) -> View:
-        """View of the output of the classification head, (B, C)."""
+        """View of the output of the classification head, (B, C); raises `NotApplicableError` without a head."""
         raise NotApplicableError("it needs logits, and the encoder has no classification head")
 
     @property
     def head(self) -> nn.Linear:
-        """A copy of the last linear layer."""
+        """A copy of the last linear layer; raises `NotApplicableError` without a head."""
         raise NotApplicableError("it needs the classification head, and the encoder has none")
 
     @property
     def maps(self) -> View:
-        """View of the activations (B, D, h, w) whose spatial mean is the features."""
+        """View of the activations (B, D, h, w) whose spatial mean is the features; or raises `NotApplicableError`."""
         raise NotApplicableError("it needs feature maps that a classification head pools, and the encoder has no head")
 
     @property
     def layers(self) -> View:
-        """View of several layers, (B, C_i, h_i, w_i) each, and last the network's output."""
+        """View of several layers (B, C_i, h_i, w_i) and, last, the output; raises `NotApplicableError` without any."""
         return present(self._layers, "the network has no layers with feature maps")
 
     def shared(self) -> Mapping[str, View]:

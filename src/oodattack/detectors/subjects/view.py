@@ -59,9 +59,9 @@ class View:
         return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def parts(self, images: Tensor) -> list[Tensor]:
-        """The value of each layer."""
+        """The value of each layer, (B, ...)."""
         return self.split(self.flat(images))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The value of the first layer."""
+        """The value of the first layer, (B, ...)."""
         return self.parts(images)[0]

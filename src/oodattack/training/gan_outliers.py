@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from oodattack.networks import Discriminator, Generator
 
 
-class Imagined:
+class GanOutliers:
     """A GAN that is trained together with the classifier; callable as an `oodattack.training.losses.Draw`.
 
     Each call performs one step of Algorithm 1 of Lee et al. 2018, except for the classifier's update: the discriminator
