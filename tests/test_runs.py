@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from oodattack.core.errors import InputError
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize
 from oodattack.encoders import load_encoder
+from oodattack.engines import Chunk, LocalEngine, OnStep, Result, Work
+from oodattack.engines.engine import ignore, never
 from oodattack.images import decode, encode_png
 from oodattack.pipelines.attack import run_attack
 from oodattack.runs import ShardRecord, open_run, start_run, summarize
@@ -131,7 +134,7 @@ run_attack(settings(Path(sys.argv[1]), Path(sys.argv[2])))
 
 # Two syncs a file, of its contents (before it has its name) and of the directory (after); run.json is the first file.
 @pytest.mark.parametrize(("sync", "shards", "partial"), [(5, 1, True), (6, 2, False), (9, 3, True)])
-def test_a_killed_run_goes_on_and_gives_the_rows_of_an_uninterrupted_one(
+def test_a_killed_run_resumes_and_gives_the_rows_of_an_uninterrupted_one(
     photos: Path, tmp_path: Path, sync: int, shards: int, partial: bool
 ) -> None:
     killed = tmp_path / "killed"
@@ -230,6 +233,36 @@ def test_each_shard_records_how_it_was_computed(photos: Path, tmp_path: Path) ->
         assert record.machine["threads"] == torch.get_num_threads()
 
 
+class Recording:
+    """The local engine, with a list of the chunks that it was given."""
+
+    def __init__(self) -> None:
+        self.chunks: list[object] = []
+
+    def map(
+        self,
+        work: Work[Chunk, Result],
+        chunks: Iterable[Chunk],
+        *,
+        stop: Callable[[], bool] = never,
+        on_step: OnStep[Chunk] = ignore,
+    ) -> Iterator[tuple[Chunk, Result]]:
+        for chunk, result in LocalEngine().map(work, chunks, stop=stop, on_step=on_step):
+            self.chunks.append(chunk)
+            yield chunk, result
+
+
+def test_only_missing_shards_are_computed(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run", eps=(1.0,)))
+    rows = rows_of(run.path)
+    run.shard(1).unlink()
+    assert run.done() == [0, 2]
+    engine = Recording()
+    run_attack(settings(photos, tmp_path / "run", eps=(1.0,)), engine=engine)
+    assert [chunk for chunk in engine.chunks if isinstance(chunk, int)] == [1]  # the other chunk is the run, for measuring
+    assert rows_of(run.path) == rows
+
+
 def test_a_shard_that_exists_is_kept(photos: Path, tmp_path: Path) -> None:
     run = run_attack(settings(photos, tmp_path / "run"))
     before = run.shard(0).read_bytes()
@@ -280,7 +313,7 @@ def test_pandas_reads_the_shards(photos: Path, tmp_path: Path) -> None:
     assert image.size == (32, 32)
 
 
-def test_run_json_says_how_the_run_was_made(photos: Path, tmp_path: Path) -> None:
+def test_run_json_records_how_the_run_was_made(photos: Path, tmp_path: Path) -> None:
     header = json.loads((run_attack(settings(photos, tmp_path / "run")).path / "run.json").read_text())
     assert header["settings"]["eps"] == [1.0, 4.0]
     assert header["settings"]["seed"] == 0
@@ -403,7 +436,7 @@ def test_every_layer_has_a_mape_of_its_own(photos: Path, tmp_path: Path) -> None
     assert row["mape_parts"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_run_begun_elsewhere_warns(photos: Path, tmp_path: Path) -> None:
+def test_a_run_begun_in_another_environment_warns(photos: Path, tmp_path: Path) -> None:
     run = run_attack(settings(photos, tmp_path / "run"))
     header = json.loads((run.path / "run.json").read_text())
     header["environment"]["torch"] = "1.0"
@@ -442,7 +475,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX can bound the size of a file")
 @pytest.mark.parametrize("write", ["write_torch(path, torch.rand(10**5))", "write_bytes(path, bytes(10**6))"])
-def test_a_full_disk_is_told_and_leaves_nothing(write: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(write: str, tmp_path: Path) -> None:
     """Files of more than 100 kB cannot be written in that process."""
     program = f"""
 import resource, signal, torch
