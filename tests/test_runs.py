@@ -259,7 +259,7 @@ def test_only_missing_shards_are_computed(photos: Path, tmp_path: Path) -> None:
     assert run.done() == [0, 2]
     engine = Recording()
     run_attack(settings(photos, tmp_path / "run", eps=(1.0,)), engine=engine)
-    assert [chunk for chunk in engine.chunks if isinstance(chunk, int)] == [1]  # the other chunk is the run, for measuring
+    assert [chunk for chunk in engine.chunks if isinstance(chunk, int)] == [1]  # the other chunk is for measuring
     assert rows_of(run.path) == rows
 
 
