@@ -56,7 +56,9 @@ def test_a_halved_batch_begins_where_the_latent_attack_left_its_own_rows(tmp_pat
     assert shard.attack.initial is not None
     latent = Shard(shard.attack.initial, shard.rows)
     work = AttackShard(PerProcess[Bench](lambda: pytest.fail("not needed")), audit, {}, 5)
-    with pytest.raises(InputError, match=r"cannot read .*latent-features-1-3"):
+    with pytest.raises(
+        InputError, match=r"expected the attack latent-features-1-3 to be finished, got no .*00005-00010.parquet"
+    ):
         work._initial(shard, range(7, 9), CPU)
     numbers = torch.zeros(5)
     audit.write_shard(latent, [Found(IMAGES, numbers, numbers, numbers.long(), numbers.long())], {})
