@@ -39,10 +39,12 @@ def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> Au
         "test": test,
         "start": (photographs, "noise"),
         "ood": (photographs,),
+        "detectors": ("Mahalanobis", "KNN", "MultiMahalanobis", "RMD", "EnergyBased"),
         "eps": (2.0,),
         "steps": 3,
         "limit": 5,
-        "fit_limit": 200,
+        "ood_limit": 5,
+        "fit_limit": 100,
         "batch_size": 2,
         "out": out,
     }
