@@ -226,7 +226,7 @@ def test_one_bad_detector_costs_the_others_nothing(pictures: tuple[Path, Path, P
     absent = {found["name"]: found["reason"] for found in results["absent"]}
     assert absent["NoFit"] == "its fit failed: RuntimeError: no covariance today"
     assert "NaN among them" in absent["NoNumbers"]
-    assert "got (1,)" in absent["OneNumber"]
+    assert "got the shape (1,)" in absent["OneNumber"]
     names = {row["name"] for row in results["detectors"]}
     assert {"KNN", "Norm", "NoReads"} == names
     failed = next(reason for key, reason in results["failures"].items() if key.startswith("informed-NoReads-2-4-"))
