@@ -1,4 +1,4 @@
-"""The pictures: what is drawn is what the run holds."""
+"""The figures: what is drawn is what the run holds."""
 
 import shutil
 import subprocess
@@ -21,8 +21,6 @@ from oodattack.report.histogram import histogram
 from oodattack.runs import Run, open_run
 from oodattack.settings.attack import AttackSettings
 from tests.factories import tiny
-
-pytestmark = pytest.mark.xdist_group("report")  # they share a run
 
 
 @pytest.fixture(scope="module")

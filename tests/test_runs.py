@@ -26,7 +26,6 @@ from oodattack.pipelines.attack import run_attack
 from oodattack.runs import Run, open_run, start_run, summarize
 from oodattack.settings.attack import AttackSettings
 from oodattack.storage.files import write_whole
-from tests.conftest import Shared
 
 ENCODER = "python:tests.factories:tiny"
 ROOT = Path(__file__).parents[1]
@@ -49,16 +48,16 @@ def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos")
 
 
-@pytest.fixture(scope="session")
-def photos_of_all(shared: Shared) -> Path:
+@pytest.fixture(scope="module")
+def photos_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The photos of `finished`."""
-    return shared("photos", write_photos)
+    return write_photos(tmp_path_factory.mktemp("runs") / "photos")
 
 
-@pytest.fixture(scope="session")
-def finished(shared: Shared, photos_of_all: Path) -> Run:
+@pytest.fixture(scope="module")
+def finished(photos_of_all: Path) -> Run:
     """A run that is only read."""
-    return open_run(shared("run", lambda out: run_attack(settings(photos_of_all, out))))
+    return run_attack(settings(photos_of_all, photos_of_all.parent / "run"))
 
 
 @pytest.fixture
