@@ -83,7 +83,7 @@ def dark() -> nn.Module:
 
 
 class Norm:
-    """A detector of one's own: a small norm of z is out-of-distribution."""
+    """A user's own detector: a small norm of z is out-of-distribution."""
 
     def __init__(self, classifier: Classifier) -> None:
         self.z = classifier.features

@@ -238,7 +238,7 @@ def test_one_bad_detector_costs_the_others_nothing(pictures: tuple[Path, Path, P
 
 
 class Endless(Norm):
-    """A detector that gives half of the images a score without end."""
+    """A detector that gives half of the images an infinite score."""
 
     def fit(self, loader: Loader) -> None:
         with torch.no_grad():
@@ -301,7 +301,7 @@ def test_what_is_read_by_ones_own_detector_goes_with_its_source(
 def test_a_full_disk_stops_an_audit(
     pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing can be kept any more, so that to go on would be to throw work away."""
+    """Nothing can be saved any more, so any further work would be lost."""
     write_table = pq.write_table
 
     def full(table: Any, where: Path, *rest: Any, **options: Any) -> None:

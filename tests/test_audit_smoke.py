@@ -45,7 +45,7 @@ def test_digits_from_folders_to_a_report(
     results = json.loads((out / "results.json").read_text())
     rows = {row["name"]: row for row in results["detectors"]}
     assert results["failures"] == {}
-    # All of pytorch-ood's that apply, and one's own; SHE wants an image of every class that is classified correctly.
+    # All of pytorch-ood's that apply, and the user's own; SHE needs a correctly classified image of every class.
     absent = {found["name"] for found in results["absent"]}
     assert absent - {"SHE"} == {"MCM", "WeightedEBO", "MCD", "Rate"}
     assert len(rows) + len(absent) == 37

@@ -388,7 +388,7 @@ def test_a_run_begun_elsewhere_warns(photos_of_all: Path, copied: Path) -> None:
 
 
 def test_names_that_are_formulas_markup_or_long(photos: Path, tmp_path: Path) -> None:
-    """File names end in pictures, tables and file names; they are names there too."""
+    """File names appear in figures, tables and other file names, where they must still be plain names."""
     from oodattack.report import draw_run
 
     names = ["a$5_and_$6.png", "[red]b[", "猫" * 70 + ".png"]
