@@ -29,7 +29,6 @@ from oodattack.pipelines.attack import run_attack
 from oodattack.runs import Run, ShardRecord, open_run, start_run, summarize
 from oodattack.settings.attack import AttackSettings
 from oodattack.storage.files import write_whole
-from tests.conftest import Shared
 
 ENCODER = "python:tests.factories:tiny"
 ROOT = Path(__file__).parents[1]
@@ -52,16 +51,16 @@ def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos")
 
 
-@pytest.fixture(scope="session")
-def photos_of_all(shared: Shared) -> Path:
+@pytest.fixture(scope="module")
+def photos_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The photos of `finished`."""
-    return shared("photos", write_photos)
+    return write_photos(tmp_path_factory.mktemp("runs") / "photos")
 
 
-@pytest.fixture(scope="session")
-def finished(shared: Shared, photos_of_all: Path) -> Run:
+@pytest.fixture(scope="module")
+def finished(photos_of_all: Path) -> Run:
     """A run that is only read."""
-    return open_run(shared("run", lambda out: run_attack(settings(photos_of_all, out))))
+    return run_attack(settings(photos_of_all, photos_of_all.parent / "run"))
 
 
 @pytest.fixture
@@ -464,7 +463,7 @@ def test_a_run_begun_in_another_environment_warns(photos_of_all: Path, copied: P
 
 
 def test_names_that_are_formulas_markup_or_long(photos: Path, tmp_path: Path) -> None:
-    """File names end in pictures, tables and file names; they are names there too."""
+    """File names appear in figures, tables and other file names, where they must still be plain names."""
     from oodattack.report import draw_run
 
     names = ["a$5_and_$6.png", "[red]b[", "猫" * 70 + ".png"]
