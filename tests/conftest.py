@@ -1,7 +1,6 @@
 """Settings of the test suite, and what all of it shares."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 # One thread a process, as the tests themselves run in parallel; before anything reads it, and for every subprocess.
@@ -20,33 +19,18 @@ torch.set_num_threads(THREADS)
 settings.register_profile("oodattack", derandomize=True, deadline=None, database=None)
 settings.load_profile("oodattack")
 
-Shared = Callable[[str, Callable[[Path], object]], Path]
-
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
-    """``shared(name, build)``: a folder that ``build`` fills once a session, in the process that first asks for it."""
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of digits to train on, and to test with; written once, in the process that first asks for them."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
-
-    def get(name: str, build: Callable[[Path], object]) -> Path:
-        folder = root / f"shared-{name}"
-        with FileLock(f"{folder}.lock"):
-            if not (folder / "done").exists():
-                folder.mkdir(exist_ok=True)
-                build(folder / "content")
-                (folder / "done").touch()
-        return folder / "content"
-
-    return get
-
-
-@pytest.fixture(scope="session")
-def digits(shared: Shared) -> tuple[Path, Path]:
-    """Folders of digits to train on, and to test with."""
-    folder = shared("digits", write_digits)
-    return folder / "train", folder / "test"
+    with FileLock(root / "digits.lock"):
+        if not (root / "digits").exists():
+            write_digits(root / "unfinished")
+            (root / "unfinished").rename(root / "digits")
+    return root / "digits" / "train", root / "digits" / "test"
 
 
 @pytest.fixture

@@ -392,7 +392,7 @@ def test_parts_keep_the_large_from_drowning_the_small() -> None:
 
 
 def test_the_worst_part_decides_when_a_sample_is_finished() -> None:
-    """A small part that is far off hides in the MAPE of the whole: the sample goes on all the same."""
+    """A small part that is far off hides in the MAPE of the whole: the sample is attacked all the same."""
     start = make_images(3, 1)
     target = two_scales(start)
     target[:, :2] = two_scales(make_images(3, 2))[:, :2]
@@ -424,7 +424,7 @@ def test_the_scale_of_the_latent_does_not_matter_in_float32(scale: float) -> Non
 
 
 def test_a_sample_whose_gradient_becomes_non_finite_leaves_alone() -> None:
-    """f becomes NaN where the first pixel exceeds 0.6: that sample keeps a good image, the other goes on."""
+    """f becomes NaN where the first pixel exceeds 0.6: that sample keeps a good image, the other continues."""
     encoder = make_encoder()
 
     def f(x: Tensor) -> Tensor:
@@ -715,7 +715,7 @@ def test_tries_are_judged_by_the_8_bit_image() -> None:
 
 
 def test_an_estimated_gradient_does_not_cut_the_steps() -> None:
-    """An SPSA gradient is several times too long: cut to Polyak's length by it, the steps would go nowhere."""
+    """An SPSA gradient is several times too long: steps cut to the Polyak length that follows from it would be tiny."""
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     spsa = Spsa(directions=4)
     free = attack(f, start, target, eps=2.0, steps=20, gradient=spsa, method=Uncut)

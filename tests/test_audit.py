@@ -29,8 +29,6 @@ from oodattack.settings import AuditSettings
 from tests.digits import write_photographs
 from tests.factories import Norm
 
-pytestmark = pytest.mark.xdist_group("audit")  # they share an audit
-
 FEW = ("MaxSoftmax", "KNN", "OpenMax", "Gram", "NACUE", "Mahalanobis")
 STEPS = 4
 

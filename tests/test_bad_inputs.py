@@ -173,7 +173,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "with thesis.tex and no run.json",
     ),
     ("a seed too large", {"seed": str(2**63)}, "expected seed below 2^63"),
-    ("a tolerance without end", {"tolerance": "inf"}, "expected a finite tolerance"),
+    ("an infinite tolerance", {"tolerance": "inf"}, "expected a finite tolerance"),
     (
         "a start that is a number",
         {"config": write("a.toml", "start = 5"), "start": None},
@@ -328,7 +328,7 @@ def test_a_damaged_audit_is_reported(tmp_path: Path, capsys: pytest.CaptureFixtu
     shard.write_bytes(b"PAR1")
     done = oodattack(capsys, "audit", *arguments)
     assert done.code == 3
-    assert f"cannot read {shard}" in done.out  # the others are told all the same
+    assert f"cannot read {shard}" in done.out  # the other results are printed all the same
     fit = tmp_path / "audit" / "fits" / "MaxLogit.pt"
     fit.write_bytes(b"nothing")
     done = oodattack(capsys, "audit", *arguments)
@@ -346,7 +346,7 @@ def test_a_run_of_nothing_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "got none that can be decoded" in done.err
     broken.write_bytes(PNG)
     assert oodattack(capsys, *command, "--out", tmp_path / "run", "--quiet").code == 0
-    # Images that were changed since are told in words, not in digests.
+    # That images have changed is said in words, not by digests.
     broken.write_bytes(encode_png(torch.ones(3, 32, 32, dtype=torch.uint8)))
     done = oodattack(capsys, *command, "--out", tmp_path / "run")
     assert done.code == 2

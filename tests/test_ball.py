@@ -289,7 +289,7 @@ def on_sphere(norm: float) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_held_are_points_on_the_surface(norm: float) -> None:
-    """Far ones that the ball has cut off, not those inside, nor any in a ball without end."""
+    """Distant points that the ball has cut off, not those inside, nor any point of an infinite ball."""
     rng = torch.Generator().manual_seed(0)
     center = torch.rand(4, 3, 8, 8, generator=rng, dtype=torch.float64)
     eps = torch.tensor([0.5, 0.5, math.inf, 0.02], dtype=torch.float64)

@@ -207,8 +207,8 @@ def test_whatever_f_raises_is_reported_in_one_sentence(error: Exception) -> None
     def f(_x: Tensor) -> Tensor:
         raise error
 
-    told = str(error) or "IndexError"
-    with pytest.raises(InputError, match=f"f fails on one or two images of shape .*: {told}; check the input size"):
+    reason = str(error) or "IndexError"
+    with pytest.raises(InputError, match=f"f fails on one or two images of shape .*: {reason}; check the input size"):
         check_health(f, images(2))
 
 

@@ -14,8 +14,6 @@ from oodattack.detectors import Classifier, Detector, make_detectors, own_detect
 from oodattack.encoders import Encoder
 from oodattack.networks import Bottleneck, CifarResNet
 
-pytestmark = pytest.mark.xdist_group("detectors")  # they share what is fitted
-
 CLASSES = 4
 NAMES = [
     *("MaxSoftmax", "MaxLogit", "EnergyBased", "Entropy", "GEN", "KLMatching", "TemperatureScaling", "OpenMax"),

@@ -95,7 +95,7 @@ def losses(f: Encode, problem: Problem, levels: Tensor) -> Tensor:
 class Recording:
     """f, and which images went through it, each named by its sample, with a gradient or without.
 
-    A sample is told from its first value, which f does not see and the search therefore leaves alone.
+    A sample is identified by its first value, which f does not see and the search therefore leaves alone.
     """
 
     def __init__(self, f: Encode) -> None:
@@ -263,7 +263,7 @@ def test_an_image_that_arrives_counts_whatever_its_loss() -> None:
 
 
 def test_samples_stop_at_the_tolerance() -> None:
-    """And with a tolerance of 0 the search goes on."""
+    """And with a tolerance of 0 the search continues."""
     f, start = network(48), images(3, 1)
     target = f(start + 0.05 * (images(3, 2) - start))
     problem = make(f, start, target, torch.full((3,), 1.0, dtype=torch.float64))
@@ -627,11 +627,11 @@ def test_a_long_search_continues_with_fewer_changes_and_a_longer_memory(
 
 def test_an_attack_hands_its_slopes_and_its_image_to_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each sample its own, whenever the others leave, and of a value that f does not see none."""
-    told: list[Tensor] = []
+    received: list[Tensor] = []
     rounded: list[Tensor] = []
 
     def listen(f: Encode, problem: Problem, levels: Tensor, image: Tensor, slopes: Tensor, *rest: Any) -> Tracker:
-        told.append(slopes)
+        received.append(slopes)
         rounded.append(image)
         return descend(f, problem, levels, image, slopes, *rest)
 
@@ -643,7 +643,7 @@ def test_an_attack_hands_its_slopes_and_its_image_to_the_search(monkeypatch: pyt
     def of(rows: list[int], steps: int = 30) -> Tensor:
         result = attack(f, start[rows], target[rows], eps=1.0, steps=steps, tolerance=1e-3, pixels=256)
         assert torch.equal(rounded[-1], result.float_image)
-        return told[-1]
+        return received[-1]
 
     together = of([0, 1, 2])
     for i in (0, 2):

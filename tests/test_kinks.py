@@ -151,7 +151,7 @@ def test_the_r_of_samples_that_stay_is_kept() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 4, 5, 6), (3, 8, 5, 6), (4, 5), (3, 4, 5), (3, 4, 5, 6)])
 def test_a_pass_through_other_layers_is_measured_again(shape: tuple[int, ...]) -> None:
-    """Another layer in the first one's place; or (last) one layer less, which tells only when the pass has ended."""
+    """Another layer in the first one's place; or (last) one layer less, which shows only when the pass has ended."""
     a, other = activations(3, 4, 5, 6), activations(*shape)
     same = other.shape == a.shape
 
@@ -244,7 +244,7 @@ def test_checkpoints_are_refused_with_a_remedy() -> None:
 
 @pytest.mark.parametrize(("steps", "share"), [(25, 1), (240, 0.825)])
 def test_the_zone_shrinks_with_the_step_and_the_last_steps_are_exact(steps: int, share: float) -> None:
-    """Steps too small to move anything, so that the unit stays where it is and its slope tells the width."""
+    """Steps too small to move anything, so the unit stays where it is and its slope gives the width."""
     found: list[float] = []
 
     def f(x: Tensor) -> Tensor:

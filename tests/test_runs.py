@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from oodattack.core.errors import InputError
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize
 from oodattack.encoders import load_encoder
+from oodattack.engines import Chunk, LocalEngine, OnStep, Result, Work
+from oodattack.engines.engine import ignore, never
 from oodattack.images import decode, encode_png
 from oodattack.pipelines.attack import run_attack
 from oodattack.runs import Run, ShardRecord, open_run, start_run, summarize
 from oodattack.settings.attack import AttackSettings
 from oodattack.storage.files import write_whole
-from tests.conftest import Shared
 
 ENCODER = "python:tests.factories:tiny"
 ROOT = Path(__file__).parents[1]
@@ -49,16 +51,16 @@ def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos")
 
 
-@pytest.fixture(scope="session")
-def photos_of_all(shared: Shared) -> Path:
+@pytest.fixture(scope="module")
+def photos_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The photos of `finished`."""
-    return shared("photos", write_photos)
+    return write_photos(tmp_path_factory.mktemp("runs") / "photos")
 
 
-@pytest.fixture(scope="session")
-def finished(shared: Shared, photos_of_all: Path) -> Run:
+@pytest.fixture(scope="module")
+def finished(photos_of_all: Path) -> Run:
     """A run that is only read."""
-    return open_run(shared("run", lambda out: run_attack(settings(photos_of_all, out))))
+    return run_attack(settings(photos_of_all, photos_of_all.parent / "run"))
 
 
 @pytest.fixture
@@ -252,6 +254,36 @@ def test_each_shard_records_how_it_was_computed(photos: Path, tmp_path: Path) ->
         assert record.machine["threads"] == torch.get_num_threads()
 
 
+class Recording:
+    """The local engine, with a list of the chunks that it was given."""
+
+    def __init__(self) -> None:
+        self.chunks: list[object] = []
+
+    def map(
+        self,
+        work: Work[Chunk, Result],
+        chunks: Iterable[Chunk],
+        *,
+        stop: Callable[[], bool] = never,
+        on_step: OnStep[Chunk] = ignore,
+    ) -> Iterator[tuple[Chunk, Result]]:
+        for chunk, result in LocalEngine().map(work, chunks, stop=stop, on_step=on_step):
+            self.chunks.append(chunk)
+            yield chunk, result
+
+
+def test_only_missing_shards_are_computed(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run", eps=(1.0,)))
+    rows = rows_of(run.path)
+    run.shard(1).unlink()
+    assert run.done() == [0, 2]
+    engine = Recording()
+    run_attack(settings(photos, tmp_path / "run", eps=(1.0,)), engine=engine)
+    assert [chunk for chunk in engine.chunks if isinstance(chunk, int)] == [1]  # the other chunk is for measuring
+    assert rows_of(run.path) == rows
+
+
 def test_a_shard_that_exists_is_kept(photos: Path, tmp_path: Path) -> None:
     run = run_attack(settings(photos, tmp_path / "run"))
     before = run.shard(0).read_bytes()
@@ -422,7 +454,7 @@ def test_every_layer_has_a_mape_of_its_own(photos: Path, tmp_path: Path) -> None
     assert row["mape_parts"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_run_begun_elsewhere_warns(photos_of_all: Path, copied: Path) -> None:
+def test_a_run_begun_in_another_environment_warns(photos_of_all: Path, copied: Path) -> None:
     header = json.loads((copied / "run.json").read_text())
     header["environment"]["torch"] = "1.0"
     (copied / "run.json").write_text(json.dumps(header))
@@ -431,7 +463,7 @@ def test_a_run_begun_elsewhere_warns(photos_of_all: Path, copied: Path) -> None:
 
 
 def test_names_that_are_formulas_markup_or_long(photos: Path, tmp_path: Path) -> None:
-    """File names end in pictures, tables and file names; they are names there too."""
+    """File names appear in figures, tables and other file names, where they must still be plain names."""
     from oodattack.report import draw_run
 
     names = ["a$5_and_$6.png", "[red]b[", "猫" * 70 + ".png"]
@@ -459,7 +491,8 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX can bound the size of a file")
-def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", ["write_torch(path, torch.rand(10**5))", "write_bytes(path, bytes(10**6))"])
+def test_a_full_disk_is_reported_and_leaves_nothing(write: str, tmp_path: Path) -> None:
     """Files of more than 100 kB cannot be written in that process."""
     program = f"""
 import resource, signal, torch

@@ -141,7 +141,7 @@ def test_errors_that_do_not_move_stay_as_they_are(error: float, dtype: torch.dty
 
 
 def test_the_path_to_the_errors_is_forgotten_when_they_stand_still() -> None:
-    """When the root is made anew for the first time after the last of them has left the memory."""
+    """When the root is recomputed for the first time after the last of them has left the memory."""
     errors = path(5)
     still = torch.cat([errors, errors[-1:].expand(2 * MEMORY, -1, -1)])
     found = whitened(still)
@@ -192,7 +192,7 @@ def test_latents_that_move_again_after_standing_still_are_weighted_as_before(
 ) -> None:
     """The floor of what hardly moved would leave nothing of float32's digits."""
     rng = torch.Generator().manual_seed(0)
-    calls = 2 * MEMORY + 1  # the last one makes the root anew
+    calls = 2 * MEMORY + 1  # the last one recomputes the root
     scales = torch.full((calls, 1, 1), still)
     scales[-1 - corrections :] = 1
     errors = 1 + (scales * torch.randn(calls, 2, latent, generator=rng)).cumsum(0)
