@@ -20,15 +20,24 @@ from oodattack.report.audit_figures import draw_audit
 from oodattack.report.audit_table import audit_markdown
 from oodattack.settings import AuditSettings
 from tests.cli import oodattack
-from tests.digits import write_digits, write_photographs
+from tests.digits import write_photographs
+
+pytestmark = pytest.mark.xdist_group("audit subjects")  # they share an audit
 
 HEADLESS = {"Mahalanobis", "KNN", "MultiMahalanobis", "RMD"}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    folder = tmp_path_factory.mktemp("pictures")
-    return *write_digits(folder / "digits"), write_photographs(folder / "photographs", 60)
+def pictures(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    return *digits, write_photographs(tmp_path_factory.mktemp("photographs"), 60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_resamples() -> Iterator[None]:
+    """The intervals are a matter of `test_audit_measures.py`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oodattack.audit.measures.RESAMPLES", 40)
+        yield
 
 
 def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> AuditSettings:

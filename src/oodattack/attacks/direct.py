@@ -25,6 +25,18 @@ def direct(followed: Followed, detector: Detector, samples: Samples, ball: Ball,
         ball: its bound.
         initial: (B, 3, H, W) images in [0, 1] within the ball where the second try begins, such as what the latent
             attack found; None for no second try. Only samples that have not reached their aim are tried again.
+
+    >>> from oodattack.attacks.follow import follow
+    >>> class Brightness(Detector):
+    ...     def score(self, images: Tensor) -> Tensor:
+    ...         return self.reads(images)[:, 0]
+    ...     def reads(self, images: Tensor) -> Tensor:
+    ...         return images.mean((1, 2, 3))[:, None]
+    >>> x, detector = torch.rand(4, 3, 4, 4) / 2, Brightness()
+    >>> followed = follow(detector, x[:2], detector.score(x))
+    >>> found = direct(followed, detector, Samples(x, x + 0.5, [0, 1, 2, 3]), Ball(9.0, 2, 9), None)
+    >>> bool((detector.score(dequantize(found.images)) < detector.score(x + 0.5)).all())
+    True
     """
     # An infinite score counts as the highest finite one.
     ranks = followed.ranks(detector.score(samples.x_in)).clamp_max(LOWEST + 1)

@@ -40,6 +40,15 @@ def follow(detector: Detector, images: Tensor, scores: Tensor) -> Followed:
 
     Raises:
         InputError: if none of these scores is finite, or the detector cannot be followed.
+
+    >>> class Brightness(Detector):
+    ...     def score(self, images: Tensor) -> Tensor:
+    ...         return self.reads(images)[:, 0]
+    ...     def reads(self, images: Tensor) -> Tensor:
+    ...         return images.mean((1, 2, 3))[:, None]
+    >>> x, detector = torch.rand(4, 3, 4, 4), Brightness()
+    >>> follow(detector, x[:2], detector.score(x)).how
+    'gradient of the score'
     """
     ranks, judge = Ranks(scores), detector.judge
 

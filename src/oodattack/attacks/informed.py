@@ -15,5 +15,11 @@ def informed(reads: Function, parts: Sequence[int] | None, samples: Samples, bal
         parts: lengths of its parts that differ in scale; see `Detector.parts`.
         samples: the batch.
         ball: its bound.
+
+    >>> import torch
+    >>> x = torch.rand(2, 3, 4, 4)
+    >>> found = informed(lambda images: images.mean((2, 3)), (1, 2), Samples(x, 1 - x, [0, 1]), Ball(1.0, 2, 5))
+    >>> found.images.shape, bool((found.distance <= 1.001).all())
+    (torch.Size([2, 3, 4, 4]), True)
     """
     return match(reads, samples, ball, parts=parts, tolerance=CLOSE_ENOUGH)

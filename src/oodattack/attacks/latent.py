@@ -10,5 +10,11 @@ def latent(features: Function, samples: Samples, ball: Ball) -> Found:
         features: view of z.
         samples: the batch.
         ball: its bound.
+
+    >>> import torch
+    >>> x = torch.rand(2, 3, 4, 4)
+    >>> found = latent(lambda images: images.mean((2, 3)), Samples(x, 1 - x, [0, 1]), Ball(1.0, 2, 5))
+    >>> found.images.shape, bool((found.distance <= 1.001).all())
+    (torch.Size([2, 3, 4, 4]), True)
     """
     return match(features, samples, ball, tolerance=0)

@@ -62,5 +62,12 @@ class Kind(Protocol):
 
 
 def reading(name: str, detector: Detector) -> str:
-    """What a detector reads, as a name; detectors that share it are attacked together."""
+    """What a detector reads, as a name; detectors that share it are attacked together.
+
+    >>> from oodattack.detectors import make_detectors, make_subject
+    >>> from oodattack.encoders import load_encoder
+    >>> found, _ = make_detectors(make_subject(load_encoder("python:tests.factories:tiny")), ["KNN", "ReAct"])
+    >>> [reading(name, detector) for name, detector in found.items()]
+    ['features', 'ReAct']
+    """
     return detector.reading or name
