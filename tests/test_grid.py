@@ -19,7 +19,8 @@ from oodattack.core.attack import attack
 from oodattack.core.ball import distance, project
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import Autograd
-from oodattack.core.methods.fast.grid import (
+from oodattack.core.methods.eigen import decompose
+from oodattack.core.methods.grid import (
     COARSE_CHANGES,
     COARSE_EVALUATIONS,
     FINE_CHANGES,
@@ -28,7 +29,6 @@ from oodattack.core.methods.fast.grid import (
     MIN_EIGENVALUE,
     descend,
 )
-from oodattack.core.methods.fast.whitening import decompose
 from oodattack.core.pixels import LEVELS, dequantize, quantize, to_grid
 from oodattack.core.problem import Match, Problem, make_problem
 from oodattack.core.tracker import Tracker
@@ -599,7 +599,7 @@ def test_a_long_search_continues_with_fewer_changes_and_a_longer_memory(
         remembered.append(len(gram[0]))
         return decompose(gram)
 
-    monkeypatch.setattr("oodattack.core.methods.fast.grid.decompose", listen)
+    monkeypatch.setattr("oodattack.core.methods.grid.decompose", listen)
     _, A = linear(3 * 32 * 32, latent)
 
     def f(x: Tensor) -> Tensor:
@@ -635,7 +635,7 @@ def test_an_attack_hands_its_slopes_and_its_image_to_the_search(monkeypatch: pyt
         rounded.append(image)
         return descend(f, problem, levels, image, slopes, *rest)
 
-    monkeypatch.setattr("oodattack.core.methods.fast.fast.descend", listen)
+    monkeypatch.setattr("oodattack.core.methods.method.descend", listen)
     f, start = Recording(network(48)), images(3, 1)
     target = f(start + 0.1 * (images(3, 2) - start))
     target[1] = f(start)[1]
