@@ -20,12 +20,13 @@ test: $(VENV)/.dev
 	$(RUN)/mypy
 	$(RUN)/pytest $(PARALLEL)
 
-# As on other processors: torch, oneDNN and MKL with the kernels of older instruction sets; then with more threads.
+# As on other processors: torch, oneDNN and MKL with the kernels of older instruction sets; then with more threads (on few
+# cores MKL would keep torch from it).
 test-emulated: $(VENV)/.dev
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(RUN)/pytest $(PARALLEL)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE $(RUN)/pytest $(PARALLEL)
 	OMP_NUM_THREADS=2 $(RUN)/pytest $(PARALLEL)
-	OMP_NUM_THREADS=4 $(RUN)/pytest $(PARALLEL)
+	OMP_NUM_THREADS=4 MKL_DYNAMIC=FALSE $(RUN)/pytest $(PARALLEL)
 
 benchmark: $(VENV)/.benchmark
 	$(RUN)/python -m benchmarks.compare $(BENCHMARK)

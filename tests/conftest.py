@@ -3,17 +3,15 @@
 import os
 from pathlib import Path
 
-# One thread a process, as the tests themselves run in parallel; before anything reads it, and for every subprocess.
-THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
+# One thread a process, as the tests themselves run in parallel; for every subprocess too. Set before torch is loaded,
+# which may cap it at the number of cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402 -- after the line above
-import torch  # noqa: E402
-from filelock import FileLock  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import pytest
+from filelock import FileLock
+from hypothesis import settings
 
-from tests.digits import write_digits  # noqa: E402
-
-torch.set_num_threads(THREADS)
+from tests.digits import write_digits
 
 # The same examples every time, and no clock: a slow machine is not a failure. Nothing is written to disk.
 settings.register_profile("oodattack", derandomize=True, deadline=None, database=None)

@@ -126,7 +126,7 @@ SICK: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda x: mean((x * 0).sqrt()),
         "f has a gradient of NaN or infinity at the start image; look for",
     ),
-    "rounds": (lambda x: mean((x * 255).round()), "f has a gradient of zero wherever we looked"),
+    "rounds": (lambda x: mean((x * 255).round()), "f has a gradient of zero at every point tried"),
 }
 
 

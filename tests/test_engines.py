@@ -166,7 +166,7 @@ def test_an_encoder_with_random_weights_is_refused_in_other_processes(tmp_path: 
         encoder="python:tests.factories:resnet20", images="torchvision:FakeData", start=("noise",), limit=1, steps=1,
         batch_size=1, device="cpu", out=tmp_path / "run",
     )  # fmt: skip
-    with pytest.raises(InputError, match=r"expected the same encoder .* in every process, got other weights"):
+    with pytest.raises(InputError, match=r"expected the same encoder .* in every process, got different weights"):
         run_attack(settings, engine=Elsewhere())
 
 

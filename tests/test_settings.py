@@ -17,7 +17,7 @@ from oodattack.cli.options import with_settings
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import get_gradient
 from oodattack.core.methods import get_method
-from oodattack.settings import VERBS, AttackSettings, Settings, identity
+from oodattack.settings import COMMANDS, AttackSettings, Settings, identity
 from oodattack.settings.audit import ATTACKS
 from oodattack.settings.ball import NORM_NAMES, NORMS
 from oodattack.settings.field import Field, Setting, fields
@@ -26,10 +26,10 @@ from oodattack.settings.saved import saved
 from oodattack.settings.table import markdown_table
 
 PARTS = ("results", "rounds", "shards", "nothing")
-EVERY_VERB = pytest.mark.parametrize("kind", VERBS.values(), ids=list(VERBS))
+EVERY_VERB = pytest.mark.parametrize("kind", COMMANDS.values(), ids=list(COMMANDS))
 EVERY_FIELD = pytest.mark.parametrize(
     ("kind", "field"),
-    [pytest.param(kind, field, id=f"{verb}-{field.name}") for verb, kind in VERBS.items() for field in fields(kind)],
+    [pytest.param(kind, field, id=f"{verb}-{field.name}") for verb, kind in COMMANDS.items() for field in fields(kind)],
 )
 
 
@@ -89,7 +89,7 @@ def test_identity_changes_exactly_with_what_decides(kind: type[Settings], field:
     assert after != before
     for part in PARTS:
         changed = identity(after, part) != identity(before, part)  # type: ignore[arg-type]
-        assert changed == (field.setting.decides == part), part
+        assert changed == (field.setting.affects == part), part
 
 
 @EVERY_FIELD
@@ -108,7 +108,7 @@ def test_options_and_files_give_the_same_settings(kind: type[Settings], field: F
 
 @EVERY_FIELD
 def test_every_setting_is_an_option_with_help_and_a_line_in_the_table(kind: type[Settings], field: Field) -> None:
-    verb = next(name for name, settings in VERBS.items() if settings is kind)
+    verb = next(name for name, settings in COMMANDS.items() if settings is kind)
     command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
     (option,) = [parameter for parameter in command.params if field.option in parameter.opts]
     assert field.meaning in option.help
@@ -118,7 +118,7 @@ def test_every_setting_is_an_option_with_help_and_a_line_in_the_table(kind: type
 
 @EVERY_VERB
 def test_options_come_in_the_order_of_the_fields(kind: type[Settings]) -> None:
-    verb = next(name for name, settings in VERBS.items() if settings is kind)
+    verb = next(name for name, settings in COMMANDS.items() if settings is kind)
     command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
     names = [parameter.name for parameter in command.params]
     assert names == [*(field.name for field in fields(kind)), "config", "json", "quiet"]
@@ -162,7 +162,7 @@ def test_choices_are_those_of_the_core() -> None:
     for name in choices["gradient"]:
         get_gradient(name)
     assert choices["norm"] == tuple(NORMS) == tuple(NORM_NAMES)
-    (attacks,) = [field.choices for field in fields(VERBS["audit"]) if field.name == "attacks"]
+    (attacks,) = [field.choices for field in fields(COMMANDS["audit"]) if field.name == "attacks"]
     assert attacks == ATTACKS
 
 

@@ -25,6 +25,7 @@ from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import load_encoder
+from oodattack.engines import OnStage
 from oodattack.images import evenly, open_images
 from oodattack.networks import MEAN, STD, Bottleneck, CifarResNet, build_network
 from oodattack.networks.bottleneck import rate
@@ -38,7 +39,7 @@ from oodattack.settings.attack import AttackSettings
 from oodattack.settings.train import TrainSettings
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.losses import loss
-from oodattack.training.session import Session, Tell
+from oodattack.training.session import Session
 from tests.digits import SIDE, write_photographs
 
 
@@ -105,9 +106,9 @@ def test_a_training_step_descends_on_the_loss_of_its_images(pictures: tuple[Path
     kept: list[dict[str, Tensor]] = []
 
     class Kept(Session):
-        def epoch(self, tell: Tell) -> float:
+        def epoch(self, on_stage: OnStage) -> float:
             kept.append({name: value.detach().clone() for name, value in self.model.state_dict().items()})
-            return super().epoch(tell)
+            return super().epoch(on_stage)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("oodattack.pipelines.train.Session", Kept)

@@ -1,7 +1,7 @@
-"""Instances of the one idea, each in a file: latent, informed and direct attacks on detectors.
+"""Attacks on detectors, one file each: latent, informed and direct.
 
-Each is a function from a batch of samples and a ball to the images it found. Detectors and subjects come from below;
-audits, training and recipes use them from above.
+Each is a function from a batch of samples and a ball to the images it found, and attacks a detector or a subject from
+`oodattack.detectors`. Audits and rounds of training use them.
 """
 
 from oodattack.attacks.batch import Ball, Found, Samples

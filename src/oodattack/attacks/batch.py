@@ -1,4 +1,4 @@
-"""What goes into an attack on a batch, and what comes out of it."""
+"""The inputs and outputs of an attack on a batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,10 +40,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Ball:
-    """What bounds an attack.
+    """The limits of an attack: its ball and its budget.
 
     Attributes:
-        eps: radius, in pixels of [0, 1].
+        eps: radius of the ball, in pixels of [0, 1].
         norm: 1, 2 or infinity.
         steps: gradient evaluations in floating point.
     """
@@ -59,11 +59,11 @@ class Found:
 
     Attributes:
         images: (B, 3, H, W) uint8.
-        mape: (B,) of what was matched, a fraction; of a direct attack, how far the score stayed above its aim, relative
-            to the aim.
+        mape: (B,) MAPE of the values that were matched, a fraction; for a direct attack, how far the rank of the score
+            remained above its target, relative to the target.
         distance: (B,) from the start, in the norm of the ball.
-        gradient_evaluations: (B,).
-        forward_evaluations: (B,) passes without a gradient.
+        gradient_evaluations: (B,) forward and backward passes.
+        forward_evaluations: (B,) further forward passes.
     """
 
     images: Tensor
@@ -74,13 +74,13 @@ class Found:
 
 
 def match(f: Function, samples: Samples, ball: Ball, *, parts: Sequence[int] | None = None, tolerance: float) -> Found:
-    """Images near the starts whose f is that of x_in.
+    """Find images near the starts for which f has the same value as for x_in.
 
     Args:
-        f: what is matched.
+        f: the function whose value is matched.
         samples: the batch.
-        ball: its bound.
-        parts: lengths of the parts of f that differ in scale; None for one.
+        ball: the ball and the number of steps.
+        parts: lengths of the parts of f that differ in scale; None for a single part.
         tolerance: MAPE (a fraction) at which a sample is finished.
     """
     with torch.no_grad():
@@ -89,7 +89,15 @@ def match(f: Function, samples: Samples, ball: Ball, *, parts: Sequence[int] | N
 
 
 def run(f: Function, samples: Samples, target: Tensor, ball: Ball, **options: Any) -> Found:
-    """Drive f to a target; the images are on the 8-bit grid. Options are those of `oodattack.attack`."""
+    """Attack f with a target, (B, K) or (B,); the images found are on the 8-bit grid.
+
+    Args:
+        f: the function under attack.
+        samples: the batch.
+        target: the values of f to reach.
+        ball: the ball and the number of steps.
+        options: further arguments of `oodattack.attack`.
+    """
     result = attack(
         f,
         samples.start,

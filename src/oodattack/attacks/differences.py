@@ -1,4 +1,4 @@
-"""The gradient of a score that has none, by differences in the space of what the detector reads."""
+"""Estimate the gradient of a score that autograd cannot differentiate, by differences in the detector's readings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,24 +10,25 @@ from oodattack.attacks.batch import Function
 from oodattack.core.gradient import Pullback
 from oodattack.core.metrics import as_matrix
 
-DIRECTIONS = 32  # at most: along which the score is differenced
-RELATIVE_STEP = 0.01  # of the differences, relative to the largest value that is read
+DIRECTIONS = 32  # maximum number of directions along which differences are taken
+RELATIVE_STEP = 0.01  # step of the differences, relative to the largest reading
 
 
 @dataclass(frozen=True)
 class Differences:
-    """The gradient of judge(reads(x)) where the judge has none.
+    """The gradient of judge(reads(x)) for a judge that autograd cannot differentiate.
 
-    The judge is differenced along random orthonormal directions in the space of what it reads, and the result is pulled
-    back through the network by autograd, at the cost of one pass of the network and 2 * `DIRECTIONS` of the judge. This
-    is SPSA's idea (Spall 1992; Section IV of the paper) in tens or hundreds of dimensions instead of thousands of
-    pixels. Orthonormal directions give the exact projection of the gradient, whose length a Polyak step can rely on.
+    Differences of the judge are taken along random orthonormal directions in the space of its readings, and the result
+    is pulled back through the network by autograd, at the cost of one pass of the network and 2 * `DIRECTIONS`
+    evaluations of the judge. This is SPSA's idea (Spall 1992; Section IV of the paper) in tens or hundreds of
+    dimensions instead of thousands of pixels. Orthonormal directions give the projection of the gradient onto their
+    span at its true length, on which Polyak's step relies.
 
     Attributes:
-        reads: images to (B, K).
-        judge: (B, K) to ranks (B,).
+        reads: images (B, 3, H, W) to readings (B, K).
+        judge: readings (B, K) to ranks (B,).
         passes: gradient evaluations of the network per call.
-        forwards: passes without a gradient per call.
+        forwards: further forward passes per call.
     """
 
     reads: Function
@@ -53,7 +54,7 @@ class Differences:
 
     @torch.no_grad()
     def _projection(self, z: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """(B, K): the judge's gradients, projected on the span of the directions."""
+        """(B, K): the judge's gradients, projected onto the span of the directions."""
         count = min(DIRECTIONS, z.shape[1])
         gauss = torch.stack([torch.randn(z.shape[1], count, generator=g) for g in generators]).double()
         directions = torch.linalg.qr(gauss).Q.transpose(1, 2).to(z)  # (B, count, K); on the CPU, as MPS has no QR

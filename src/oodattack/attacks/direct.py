@@ -1,4 +1,4 @@
-"""The direct attack: f = the detector's score, lowered to just below that of x_in."""
+"""The direct attack: f is the detector's score, which is lowered to just below that of x_in."""
 
 from dataclasses import replace
 
@@ -11,20 +11,20 @@ from oodattack.attacks.ranks import LOWEST
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector
 
-AIM = 0.02  # fraction of the in-distribution images whose scores lie between the aim and the score of x_in
-TOLERANCE = AIM / 2 / (LOWEST + 1)  # MAPE of the rank at which the aim is reached
+MARGIN = 0.02  # how far below the rank of x_in the target lies: 2 % of the in-distribution images have scores between
+TOLERANCE = MARGIN / 2 / (LOWEST + 1)  # MAPE of the rank at which a sample is finished
 
 
 def direct(followed: Followed, detector: Detector, samples: Samples, ball: Ball, initial: Tensor | None) -> Found:
-    """Images near the starts whose score is no higher than that of x_in: the better of two tries per sample.
+    """Find images near the starts whose score is no higher than that of x_in; keep the better of two tries per sample.
 
     Args:
-        followed: how the score is followed.
-        detector: whose score decides between the tries.
+        followed: the score in a form that can be attacked (`oodattack.attacks.follow`).
+        detector: the detector, whose score selects the better try.
         samples: the batch.
-        ball: its bound.
-        initial: (B, 3, H, W) images in [0, 1] within the ball where the second try begins, such as what the latent
-            attack found; None for no second try. Only samples that have not reached their aim are tried again.
+        ball: the ball and the number of steps.
+        initial: (B, 3, H, W) images in [0, 1] within the ball from which the second try starts, such as those that the
+            latent attack found; None for no second try. It covers only samples that have not reached their target.
 
     >>> from oodattack.attacks.follow import follow
     >>> class Brightness(Detector):
@@ -41,7 +41,7 @@ def direct(followed: Followed, detector: Detector, samples: Samples, ball: Ball,
     # An infinite score counts as the highest finite one.
     ranks = followed.ranks(detector.score(samples.x_in)).clamp_max(LOWEST + 1)
     dtype = torch.float32 if samples.start.device.type == "mps" else torch.float64
-    target = (ranks - AIM).clamp_min(LOWEST).to(samples.start.device, dtype)
+    target = (ranks - MARGIN).clamp_min(LOWEST).to(samples.start.device, dtype)
     first = _try(followed, samples, target, ball, None)
     rest = (first.mape > TOLERANCE).nonzero().flatten()
     if initial is None or len(rest) == 0:
@@ -55,7 +55,7 @@ def direct(followed: Followed, detector: Detector, samples: Samples, ball: Ball,
 
 
 def _try(followed: Followed, samples: Samples, target: Tensor, ball: Ball, initial: Tensor | None) -> Found:
-    """One attack on ranks; a rank below its target counts as reached."""
+    """One attack on ranks; a rank below its target has reached it."""
     return run(
         followed.f,
         samples,
@@ -69,13 +69,13 @@ def _try(followed: Followed, samples: Samples, target: Tensor, ball: Ball, initi
 
 
 def _merge(first: Found, second: Found, rows: Tensor, better: Tensor) -> Found:
-    """The first try, with the second in its place where that is better, and the work of both.
+    """The first try, replaced by the second where that is better, with the work of both.
 
     Args:
-        first: of all samples.
-        second: of the samples in ``rows``.
+        first: results for all samples.
+        second: results for the samples in ``rows``.
         rows: indices into the first.
-        better: (len(rows),) whether the second try counts.
+        better: (len(rows),) whether the second try is better.
     """
     at = rows[better]
     return replace(

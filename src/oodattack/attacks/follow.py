@@ -1,4 +1,4 @@
-"""How a detector's score is followed: as ranks, by its gradient or by differences."""
+"""How an attack follows a detector's score downhill: as ranks, by its gradient or by differences."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ from oodattack.detectors import Detector
 
 @dataclass(frozen=True)
 class Followed:
-    """A detector's score as a direct attack follows it.
+    """A detector's score in the form that the direct attack descends.
 
     Attributes:
-        f: images to ranks (B,).
-        gradient: where its gradient comes from.
+        f: images (B, 3, H, W) to ranks (B,).
+        gradient: the source of its gradients.
         how: the same in words.
-        ranks: from scores to ranks.
+        ranks: the map from scores to ranks.
     """
 
     f: Function
@@ -31,15 +31,15 @@ class Followed:
 
 
 def follow(detector: Detector, images: Tensor, scores: Tensor) -> Followed:
-    """Follow a score by its gradient where it has one, else by differences.
+    """Choose how to follow a score: by its gradient if it has one, else by differences.
 
     Args:
-        detector: fitted.
-        images: (B, 3, H, W) in [0, 1], a few at which the gradient is tried.
-        scores: (N,) of in-distribution images, the reference of the ranks.
+        detector: a fitted detector.
+        images: (B, 3, H, W) in [0, 1], a few images at which the gradient is tried.
+        scores: (N,) scores of in-distribution images, which define the ranks.
 
     Raises:
-        InputError: if none of these scores is finite, or the detector cannot be followed.
+        InputError: if none of these scores is finite, or the score cannot be followed.
 
     >>> class Brightness(Detector):
     ...     def score(self, images: Tensor) -> Tensor:
@@ -71,6 +71,6 @@ def _has_gradient(f: Function, images: Tensor) -> bool:
     try:
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(f(x).sum(), x)
-    except (RuntimeError, TypeError):  # nothing depends on x, or numpy refused it
+    except (RuntimeError, TypeError):  # the score does not depend on x in autograd, or NumPy rejected the tensor
         return False
     return bool(gradient.isfinite().all() and gradient.any())

@@ -1,4 +1,4 @@
-"""The informed attack: f = what the detector reads, the target the same of x_in. It does not know the score."""
+"""The informed attack: f is what the detector reads, and the target its value for x_in. It does not know the score."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ CLOSE_ENOUGH = 1e-4  # MAPE at which a sample is finished: a tenth of what the p
 
 
 def informed(reads: Function, parts: Sequence[int] | None, samples: Samples, ball: Ball) -> Found:
-    """Images near the starts of which a detector reads the same as of x_in.
+    """Find images near the starts from which a detector reads the same values as from x_in.
 
     Args:
-        reads: what the detector reads.
-        parts: lengths of its parts that differ in scale; see `Detector.parts`.
+        reads: images (B, 3, H, W) to the values (B, K) that the detector reads.
+        parts: lengths of the parts of these values that differ in scale; see `Detector.parts`.
         samples: the batch.
-        ball: its bound.
+        ball: the ball and the number of steps.
 
     >>> import torch
     >>> x = torch.rand(2, 3, 4, 4)

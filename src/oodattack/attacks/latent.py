@@ -1,15 +1,15 @@
-"""The latent attack: f = the features z, the target those of x_in (Algorithm 1). It knows nothing of the detector."""
+"""The latent attack: f gives the features z; the target is those of x_in (Algorithm 1). It ignores the detector."""
 
 from oodattack.attacks.batch import Ball, Found, Function, Samples, match
 
 
 def latent(features: Function, samples: Samples, ball: Ball) -> Found:
-    """Images near the starts whose features are those of x_in.
+    """Find images near the starts whose features match those of x_in.
 
     Args:
-        features: view of z.
+        features: images (B, 3, H, W) to features z (B, K).
         samples: the batch.
-        ball: its bound.
+        ball: the ball and the number of steps.
 
     >>> import torch
     >>> x = torch.rand(2, 3, 4, 4)

@@ -1,4 +1,4 @@
-"""Scores as ranks, which every detector's score can be attacked as."""
+"""Scores as ranks: the common scale on which the scores of all detectors are attacked."""
 
 import torch
 from torch import Tensor
@@ -9,14 +9,14 @@ LOWEST = 10.0  # rank of the lowest score: a MAPE needs a target that is not nea
 
 
 class Ranks:
-    """Scores as ranks among those of in-distribution images: the lowest has rank `LOWEST`, the highest 1 more.
+    """Scores as ranks among those of in-distribution images: the lowest has rank `LOWEST`, the highest `LOWEST` + 1.
 
     AUROC is invariant under monotone maps, and ranks keep saturated scores from looking flat: most softmax scores lie
-    within a thousandth of their standard deviation. Ranks are interpolated linearly between two scores and continue
-    beyond the outermost ones in standard deviations, so the gradient never vanishes.
+    within a thousandth of their standard deviation. Ranks are interpolated linearly between two scores; beyond the
+    outermost ones they continue in units of the standard deviation, so the gradient never vanishes.
 
     Args:
-        scores: (N,) of in-distribution images; those that are not finite are left out.
+        scores: (N,) scores of in-distribution images; non-finite ones are ignored.
 
     Raises:
         InputError: if none is finite.
@@ -37,7 +37,7 @@ class Ranks:
         self.spread = float(scores.std(correction=0)) or 1.0
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """(B,), in float64 where the device has it; differentiable."""
+        """The ranks (B,) of scores (B,), in float64 if the device supports it; differentiable."""
         scores = scores if scores.device.type == "mps" else scores.double()
         values, ranks = self.values.to(scores), self.ranks.to(scores)
         beyond = torch.where(

@@ -1,4 +1,4 @@
-"""The steps of an audit: plan, images, fits, scores, attacks, verdicts, and what is kept on disk.
+"""The steps of an audit: plan, images, fits, scores, attacks, verdicts, and storage.
 
-Each step is a function, or work for an engine, that returns what it found.
+Each step is a function, or work for an engine, that returns its results.
 """

@@ -1,6 +1,6 @@
-"""Carrying out the attacks of an audit, shard by shard."""
+"""Run the attacks of an audit, shard by shard."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,20 +15,18 @@ from oodattack.audit.plan import Attack, Shard, shard_rows
 from oodattack.audit.store import Audit, Scores
 from oodattack.core.errors import WriteError
 from oodattack.core.pixels import dequantize
-from oodattack.engines import Engine, PerProcess, Report, Step, exact, in_batches, machine, sample_seed
+from oodattack.engines import Engine, OnStage, PerProcess, Report, Step, exact, in_batches, machine, sample_seed
 from oodattack.settings.ball import NORMS
-
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class AttackShard:
-    """Work: one attack on the rows of one shard, kept when it is finished. Returns why it failed, or None.
+    """Work: one attack on the rows of one shard, which is written when it is finished. Returns why it failed, or None.
 
     Attributes:
-        bench: with fitted detectors.
-        audit: where shards are kept.
-        inside: scores of x_in by detector.
+        bench: a bench with fitted detectors.
+        audit: the audit to which shards are written.
+        inside: scores (N,) of x_in, by detector.
         batch_size: maximum number of samples attacked at once.
     """
 
@@ -52,7 +50,7 @@ class AttackShard:
             self.audit.write_shard(shard, [found for _, found in parts], record)
         except WriteError:
             raise
-        except Exception as error:  # noqa: BLE001 -- one detector's fault must not cost the others their result
+        except Exception as error:  # noqa: BLE001 -- the failure of one detector must not affect the others
             return one_line(error)
         return None
 
@@ -65,7 +63,7 @@ class AttackShard:
         return function(samples, ball, self._initial(shard, rows, device))
 
     def _initial(self, shard: Shard, rows: range, device: torch.device) -> Tensor | None:
-        """What the initial attack found for these rows; it is in the shard of the same rows."""
+        """What the initial attack found for these rows; its shard has the same rows as this one."""
         if shard.attack.initial is None:
             return None
         images = self.audit.read_shard(Shard(shard.attack.initial, shard.rows))
@@ -77,15 +75,15 @@ class AttackShard:
 
 
 def follow_score(bench: Bench, name: str, inside: Tensor) -> Followed:
-    """How the score of a detector is followed.
+    """Choose how to follow the score of a detector (`oodattack.attacks.follow`).
 
     Args:
-        bench: with fitted detectors.
-        name: of the detector.
+        bench: a bench with fitted detectors.
+        name: name of the detector.
         inside: its scores of x_in, (N,).
 
     Raises:
-        InputError: if it cannot be followed.
+        InputError: if the score cannot be followed.
     """
     device = bench.subject.device
     few = torch.cat([next(images.batches(2, device)) for images in (bench.inputs.x_in, bench.inputs.starts)])
@@ -93,12 +91,12 @@ def follow_score(bench: Bench, name: str, inside: Tensor) -> Followed:
 
 
 def follow_scores(bench: Bench, scores: Scores) -> tuple[dict[str, str], dict[str, str]]:
-    """How each detector's score is followed, in words; and why the others cannot be followed."""
+    """In words, by detector: how its score is followed; and, for the other detectors, why it cannot be."""
     followed, reasons = {}, {}
     for name in bench.detectors:
         try:
             followed[name] = follow_score(bench, name, scores[name, "in"]).how
-        except Exception as error:  # noqa: BLE001 -- as above
+        except Exception as error:  # noqa: BLE001 -- the failure of one detector must not affect the others
             reasons[name] = one_line(error)
     return followed, reasons
 
@@ -110,20 +108,20 @@ def run_attacks(
     scores: Scores,
     batch_size: int,
     engine: Engine,
-    tell: Tell,
+    on_stage: OnStage,
 ) -> dict[str, str]:
-    """Carry out every attack whose shards are not in the audit yet.
+    """Run every attack whose shards are not in the audit yet.
 
-    An attack that fails on one shard is given up; the others are not affected.
+    An attack that fails on one shard is abandoned; the others are not affected.
 
     Args:
-        bench: with fitted detectors.
-        audit: where shards are kept.
-        attacks: all of them.
-        scores: of x_in, by detector and set.
+        bench: a bench with fitted detectors.
+        audit: the audit to which shards are written.
+        attacks: all attacks of the audit.
+        scores: by detector and set; those of x_in are used.
         batch_size: number of rows of a shard, and maximum number of samples attacked at once.
-        engine: where the work runs.
-        tell: progress.
+        engine: runs the work.
+        on_stage: called with the progress.
 
     Returns:
         The reason for each attack that failed, by key.
@@ -142,12 +140,12 @@ def run_attacks(
             for rows in shard_rows(count, batch_size):
                 if attack.key not in failures and (attack.key, rows) not in finished:
                     yield Shard(attack, rows)
-            tell(_label(attack), count, count)
+            on_stage(_label(attack), count, count)
 
     def on_step(shard: Shard, step: Step) -> None:
-        tell(_label(shard.attack), shard.rows.start + step.rows_done, count)
+        on_stage(_label(shard.attack), shard.rows.start + step.rows_done, count)
 
-    # Attacks that begin from the images of others come after them.
+    # Attacks that start from the images of another attack run after it.
     for wave in ([a for a in attacks if a.initial is None], [a for a in attacks if a.initial is not None]):
         for shard, failure in engine.map(work, missing(wave), on_step=on_step):
             if failure is not None:

@@ -1,4 +1,4 @@
-"""What an audit works with: made in the process of the command, and again in each worker of an engine."""
+"""The subject, detectors and images of an audit, opened in the main process and again in each worker of an engine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,17 +22,17 @@ from oodattack.encoders import load_encoder
 from oodattack.engines import exact, rows_that_fit
 from oodattack.settings.audit import AuditSettings
 
-MAX_BATCH_SIZE = 64  # a shard has this many samples at most, and a stopped audit loses one shard at most
+MAX_BATCH_SIZE = 64  # maximum number of samples in a shard; an interrupted audit loses at most one shard
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A subject, the detectors on it, and images.
+    """A subject, its detectors, and images.
 
     Attributes:
-        settings: of the audit.
-        subject: what is attacked.
-        detectors: by name.
+        settings: the settings of the audit.
+        subject: what detectors are fitted on and attacked through.
+        detectors: detectors by name.
         absent: detectors that are not audited, with the reason.
         inputs: the images.
     """
@@ -44,7 +44,7 @@ class Bench:
     inputs: Inputs
 
     def without(self, failed: Mapping[str, str]) -> "Bench":
-        """The bench without some detectors; these are absent for the given reasons.
+        """The bench without some detectors, which become absent for the given reasons.
 
         Raises:
             InputError: if no detector is left.
@@ -57,10 +57,10 @@ class Bench:
 
 
 def open_bench(settings: AuditSettings) -> Bench:
-    """Load the encoder, make its detectors, not yet fitted, and read the images.
+    """Load the encoder, make its detectors without fitting them, and read the images.
 
     Raises:
-        InputError: for whatever of the settings is wrong or cannot be read.
+        InputError: if a setting is invalid or an input cannot be read.
     """
     encoder = load_encoder(settings.encoder, device=settings.device, trust=settings.trust)
     layers = None if settings.layers is None else settings.layers.split("+")
@@ -71,14 +71,14 @@ def open_bench(settings: AuditSettings) -> Bench:
 
 
 def open_fitted_bench(settings: AuditSettings, audit: Audit) -> Bench:
-    """The same with its detectors fitted, from the fits that the audit keeps: what a worker starts from."""
+    """The same in a worker, with detectors fitted: their fits are restored from the audit."""
     with exact():
         bench = open_bench(settings)
         return bench.without(restore_fits(bench, audit))
 
 
 def restore_fits(bench: Bench, audit: Audit) -> dict[str, str]:
-    """Restore every fit that is kept, and fit the detectors whose fits are not.
+    """Restore every fit stored in the audit, and fit the detectors whose fits are not stored.
 
     Returns:
         The reason for each detector that failed, by name.
@@ -91,22 +91,22 @@ def restore_fits(bench: Bench, audit: Audit) -> dict[str, str]:
                 detector.fit(bench.inputs.train)
             else:
                 detector.load_state_dict(state)
-        except Exception as error:  # noqa: BLE001 -- one detector's fault must not cost the others their result
+        except Exception as error:  # noqa: BLE001 -- the failure of one detector must not affect the others
             failed[name] = fit_failed(error)
     return failed
 
 
 def fit_failed(error: Exception) -> str:
-    """Why a detector is absent whose fit raised an error."""
+    """The reason why a detector whose fit raised an error is absent."""
     reason = one_line(error)
     return reason if isinstance(error, NotApplicableError) else f"its fit failed: {reason}"
 
 
 def find_detectors(settings: AuditSettings, subject: Subject) -> tuple[dict[str, Detector], list[Absent]]:
-    """The detectors of pytorch-ood that the settings name, and the user's own, not yet fitted.
+    """Make the detectors of pytorch-ood that the settings name, and the user's own, without fitting them.
 
     Returns:
-        The detectors by name, and those that do not apply.
+        The detectors by name, and those that do not apply, with the reason.
 
     Raises:
         InputError: for an unknown name, a name used twice, or if no detector is left.
@@ -116,7 +116,7 @@ def find_detectors(settings: AuditSettings, subject: Subject) -> tuple[dict[str,
     for spec in settings.detector:
         name = own_name(spec)
         if name in (*found, *SHARED_VIEWS):
-            raise InputError(f"expected a name of its own for {spec}, got {name}, which is taken; rename it")
+            raise InputError(f"expected a unique name for {spec}, got {name}, which is taken; rename it")
         try:
             found[name] = own_detector(spec, subject)
         except NotApplicableError as error:

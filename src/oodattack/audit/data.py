@@ -1,4 +1,4 @@
-"""The images of an audit, and the classes of those that detectors are fitted to."""
+"""The images of an audit, and the classes of its training images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class ImageSet:
     """Images in memory.
 
     Attributes:
-        name: what the tables call it.
+        name: the name of the set in tables.
         images: (N, 3, H, W) uint8.
         names: file names.
         skipped: images that could not be decoded, with the reason.
@@ -29,11 +29,11 @@ class ImageSet:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self, rows: range, device: torch.device) -> Tensor:
-        """Some of the images (B, 3, H, W) in [0, 1]."""
+        """The images of some rows, (B, 3, H, W) in [0, 1]."""
         return dequantize(self.images[rows.start : rows.stop]).to(device)
 
     def batches(self, size: int, device: torch.device) -> Iterator[Tensor]:
-        """All images (B, 3, H, W) in [0, 1]."""
+        """All images, in batches (B, 3, H, W) in [0, 1] of at most ``size``."""
         for part in torch.split(self.images, size):
             yield dequantize(part).to(device)
 
@@ -41,12 +41,17 @@ class ImageSet:
 class TrainImages:
     """Images and classes to fit on, decoded again in every pass; a `oodattack.detectors.Loader`.
 
-    Classes are folders, or the labels of a data set. A class has the number that the subject gives it
-    (`Subject.class_order`). Where there are no usable classes, the subject says what stands in for them
-    (`Subject.guess`).
+    Classes are folders, or the labels of a data set, numbered in the order that the subject gives them
+    (`Subject.class_order`). If there are no usable classes, the subject supplies others (`Subject.guess`).
+
+    Args:
+        source: the images.
+        subject: supplies the input size, the device, and the order of the classes.
+        limit: maximum number of images; if the source has more, they are evenly spaced.
+        batch_size: number of images per batch.
 
     Attributes:
-        order: names of the classes in the order of their numbers; None where they are not usable.
+        order: names of the classes in the order of their numbers; None if they are not usable.
         labelled: whether the classes are those of the source.
         skipped: images that could not be decoded, with the reason.
     """
@@ -81,7 +86,7 @@ class TrainImages:
 
 
 def class_numbers(names: Sequence[str] | None, order: Sequence[str] | None) -> list[int] | None:
-    """The number of each image's class; None if there are no classes, no order, or a name that is not in it.
+    """The number of each image's class; None if there are no classes, no order, or a name that the order lacks.
 
     >>> class_numbers(["dog", "cat"], ["cat", "dog"])
     [1, 0]
@@ -92,7 +97,7 @@ def class_numbers(names: Sequence[str] | None, order: Sequence[str] | None) -> l
 
 
 def read_set(source: ImageSource, name: str, limit: int, size: tuple[int, int]) -> ImageSet:
-    """At most ``limit`` images of a source, evenly spaced; those that cannot be decoded are recorded as skipped.
+    """Read at most ``limit`` images of a source, evenly spaced; those that cannot be decoded are recorded as skipped.
 
     Raises:
         InputError: if none can be decoded.
@@ -112,7 +117,7 @@ def read_set(source: ImageSource, name: str, limit: int, size: tuple[int, int]) 
 
 
 def read_starts(sources: Sequence[StartSource], count: int) -> ImageSet:
-    """The start of each of ``count`` attacks: the sources take turns, and so do the images within each."""
+    """Read the start of each of ``count`` samples: the sources take turns, and so do the images of each source."""
     found = [sources[i % len(sources)].get(i // len(sources)) for i in range(count)]
     return ImageSet("starts", torch.stack([image for _, image in found]), tuple(name for name, _ in found))
 

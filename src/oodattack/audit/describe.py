@@ -1,4 +1,4 @@
-"""What an audit's results say of its subject."""
+"""The description of an audit's subject in its results."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from oodattack.engines import rows_that_fit
 def describe(bench: Bench) -> dict[str, Any]:
     """The subject as JSON values.
 
-    ``labels``: where the classes of the training images come from. ``train_accuracy`` and ``test_accuracy``: shares of
-    the images that the network classifies correctly; None where it does not classify, or where classes are unknown.
+    ``labels``: where the classes of the training images come from. ``train_accuracy`` and ``test_accuracy``: fractions
+    of images that the network classifies correctly; None if it is no classifier or the classes are unknown.
     """
     subject, train = bench.subject, bench.inputs.train
     _, labels = subject.collect(subject.features, train)
@@ -32,7 +32,7 @@ def describe(bench: Bench) -> dict[str, Any]:
 
 
 def _accuracies(bench: Bench) -> tuple[float | None, float | None]:
-    """Shares of the training images and of x_in that are classified correctly; None where classes are unknown."""
+    """Fractions of the training images and of x_in that are classified correctly; None if classes are unknown."""
     subject, train, x_in = bench.subject, bench.inputs.train, bench.inputs.x_in
     test_labels = class_numbers(bench.inputs.x_in_classes, train.order)
     on_train = on_test = None

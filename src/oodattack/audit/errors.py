@@ -4,7 +4,7 @@ from oodattack.core.errors import InputError
 
 
 def one_line(error: BaseException) -> str:
-    r"""An error in one line.
+    r"""An error as one line of at most 300 characters.
 
     >>> one_line(ValueError("two\nlines"))
     'ValueError: two lines'

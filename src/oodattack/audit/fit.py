@@ -1,20 +1,17 @@
-"""Fitting detectors."""
+"""Fit the detectors of an audit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from oodattack.audit.bench import Bench, fit_failed, open_bench, restore_fits
 from oodattack.audit.store import Audit
-from oodattack.engines import Engine, PerProcess, Report, exact
-
-Tell = Callable[[str, int, int], None]
-"""Reports progress: what is being done, how much of it is finished, of how much."""
+from oodattack.engines import Engine, OnStage, PerProcess, Report, exact
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Work: fit the detector of a name and keep the fit. Returns why it failed, or None."""
+    """Work: fit a detector, given by name, and store the fit in the audit. Returns why it failed, or None."""
 
     bench: PerProcess[Bench]
     audit: Audit
@@ -27,18 +24,18 @@ class Fit:
             with exact():
                 detector.fit(bench.inputs.train)
             state = detector.state_dict()
-        except Exception as error:  # noqa: BLE001 -- one detector's fault must not cost the others their result
+        except Exception as error:  # noqa: BLE001 -- the failure of one detector must not affect the others
             return fit_failed(error)
         if state is not None:
             self.audit.write_fit(name, state)
         return None
 
 
-def fit_detectors(bench: Bench, audit: Audit, engine: Engine, tell: Tell) -> Bench:
-    """The bench with its detectors fitted; those that fail are absent from it.
+def fit_detectors(bench: Bench, audit: Audit, engine: Engine, on_stage: OnStage) -> Bench:
+    """The bench with its detectors fitted; those whose fit fails become absent.
 
-    Fits of released detectors are kept in the audit, and fitted by the engine only if they are not there yet. A
-    detector of one's own is fitted in each process that uses it.
+    Fits of pytorch-ood's detectors are stored in the audit; the engine computes only those that are missing. Your own
+    detectors are fitted in each process that uses them.
 
     Raises:
         InputError: if no detector is left.
@@ -48,7 +45,7 @@ def fit_detectors(bench: Bench, audit: Audit, engine: Engine, tell: Tell) -> Ben
 
     def chunks() -> Iterator[str]:
         for number, name in enumerate(missing):
-            tell(f"fitting {name}", number, len(missing))
+            on_stage(f"fitting {name}", number, len(missing))
             yield name
 
     work = Fit(PerProcess(partial(open_bench, bench.settings), here=bench), audit)

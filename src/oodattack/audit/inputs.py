@@ -18,12 +18,12 @@ class Inputs:
     """The images of an audit.
 
     Attributes:
-        train: in-distribution, to fit on.
-        x_in: in-distribution, never fitted on.
-        x_in_classes: the names of their classes; None if unknown.
-        starts: one for each x_in.
-        natural: OOD sets.
-        digests: of what is read, by setting.
+        train: in-distribution images to fit on.
+        x_in: in-distribution images that are never fitted on.
+        x_in_classes: names of the classes of x_in; None if unknown.
+        starts: one start for each x_in.
+        natural: sets of natural OOD images.
+        digests: digests of the images, by setting.
     """
 
     train: TrainImages
@@ -35,11 +35,11 @@ class Inputs:
 
     @property
     def clean(self) -> dict[str, ImageSet]:
-        """Every set that is scored without an attack, by name: x_in as "in", "starts", the natural ones."""
+        """Every set that is scored without an attack, by name: "in" (x_in), "starts", and the natural sets."""
         return {"in": self.x_in, "starts": self.starts, **{images.name: images for images in self.natural}}
 
     def skipped(self) -> dict[str, Mapping[str, str]]:
-        """Images that could not be decoded, with the reason, by set; sets without any are left out."""
+        """Images that could not be decoded, with the reason, by set; sets without such images are omitted."""
         found = {"train": self.train.skipped, **{name: images.skipped for name, images in self.clean.items()}}
         return {name: skipped for name, skipped in found.items() if skipped}
 
@@ -48,12 +48,12 @@ def read_inputs(settings: AuditSettings, subject: Subject, batch_size: int) -> I
     """Open and read the images that the settings name.
 
     Args:
-        settings: of the audit.
-        subject: its input size is that of the images.
-        batch_size: of the training images.
+        settings: the settings of the audit.
+        subject: the subject; images are resized to its input size.
+        batch_size: number of training images per batch.
 
     Raises:
-        InputError: if one of them cannot be read.
+        InputError: if one of the collections cannot be read.
     """
     size = subject.encoder.input_size
     open_set = partial(open_images, data_root=settings.data_root, download=settings.download)
@@ -86,7 +86,7 @@ def read_inputs(settings: AuditSettings, subject: Subject, batch_size: int) -> I
 
 
 def _short_names(specs: Sequence[str]) -> list[str]:
-    """Names for tables: the last part of a path, or all of it where two are alike; never that of another set."""
+    """Names for tables: the last part of each path, or the whole path if two are equal; never that of another set."""
     short = [Path(spec).name or spec for spec in specs]
     names = [name if short.count(name) == 1 else spec for name, spec in zip(short, specs, strict=True)]
     return [f"{name} (natural)" if name in ("train", "in", "starts") else name for name in names]

@@ -12,29 +12,29 @@ from torch import Tensor
 
 from oodattack.core.errors import InputError
 
-ACCEPTED = 0.95  # share of in-distribution images that pass at the threshold
+ACCEPTED = 0.95  # fraction of in-distribution images that pass at the threshold
 RESAMPLES = 1000
-MIN_GROUPS = 10  # with fewer, the bootstrap draws pairs
+MIN_GROUPS = 10  # with fewer groups, the bootstrap draws pairs
 BROKEN_AUROC = 0.55
-BENT_SHARE = 0.9  # of the AUROC before the attack
+BENT_SHARE = 0.9  # fraction of the AUROC before the attack
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Figures of one detector on one set of out-of-distribution images; shares from 0 to 1, except the threshold.
+    """Figures of one detector on one set of OOD images; all but the threshold and the count are from 0 to 1.
 
     Attributes:
         auroc: probability that an OOD image scores higher than an in-distribution one; ties count half.
         auroc_low: lower end of its 95 % bootstrap interval.
         auroc_high: upper end.
-        fpr95_in_positive: FPR at 95 % TPR with in-distribution as the positive class: the share of OOD images that pass
-            at the threshold that accepts 95 % of the in-distribution images.
+        fpr95_in_positive: FPR at 95 % TPR with in-distribution as the positive class: the fraction of OOD images that
+            pass at the threshold that accepts 95 % of the in-distribution images.
         fpr95_low: lower end of its 95 % bootstrap interval; the threshold is resampled with the images.
         fpr95_high: upper end.
-        aupr_in: area under the precision-recall curve, in-distribution positive; by the trapezoidal rule, as in
-            pytorch-ood, which exceeds average precision where many scores are equal.
-        aupr_out: the same, OOD positive.
-        threshold: that threshold, the lowest score that 95 % of the in-distribution images do not exceed.
+        aupr_in: area under the precision-recall curve with in-distribution as the positive class, by the trapezoidal
+            rule, as in pytorch-ood; if many scores are equal, it exceeds average precision.
+        aupr_out: the same with OOD as the positive class.
+        threshold: the threshold of FPR95: the lowest score that 95 % of the in-distribution images do not exceed.
         count: number of OOD images.
     """
 
@@ -53,20 +53,21 @@ class Measure:
 def measure(
     inside: Tensor, outside: Tensor, *, paired: bool = False, groups: Sequence[str] | None = None, seed: int = 0
 ) -> Measure:
-    """Compare in-distribution with OOD scores, higher being more OOD.
+    """Compare in-distribution with OOD scores; higher is more OOD.
 
     The figures are those of pytorch-ood, rank based in float64: they are invariant under monotone maps of the scores.
 
     Args:
         inside: (N,) scores of in-distribution images.
         outside: (M,) scores of OOD images.
-        paired: whether ``outside[i]`` was attacked to look like ``inside[i]``: the bootstrap then draws pairs.
-        groups: name of the start of each pair; if there are ten or more, and some are repeated, the bootstrap draws
-            all pairs of a start together.
-        seed: of the bootstrap.
+        paired: whether image ``outside[i]`` was attacked to look like image ``inside[i]``: the bootstrap then draws
+            pairs.
+        groups: name of the start of each pair. If there are at least ten different starts, and some occur repeatedly,
+            the bootstrap draws all pairs of a start together.
+        seed: seed of the bootstrap.
 
     Raises:
-        InputError: if there are no scores, or NaN among them, or pairs of different numbers.
+        InputError: if there are no scores, NaN among them, or unequal numbers of paired scores.
 
     >>> m = measure(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 3.0]))
     >>> m.auroc, m.fpr95_in_positive, m.threshold
@@ -76,7 +77,7 @@ def measure(
     if len(inside) == 0 or len(outside) == 0:
         raise InputError(f"expected in-distribution and OOD scores, got {len(inside)} and {len(outside)} of them")
     if bool(inside.isnan().any() or outside.isnan().any()):
-        raise InputError("expected numbers as scores, got NaN; check the detector on these images")
+        raise InputError("expected scores that are numbers, got NaN; check the detector on these images")
     if paired and len(inside) != len(outside):
         raise InputError(
             f"expected as many OOD as in-distribution scores for pairs, got {len(outside)} and {len(inside)}"
@@ -111,7 +112,7 @@ def threshold(inside: Tensor) -> float:
 
 
 Draw = tuple[np.ndarray, np.ndarray]
-"""How often each in-distribution image, and each OOD image, occurs in a resample."""
+"""How often each in-distribution image (N,), and each OOD image (M,), occurs in a resample."""
 
 
 def _draw(rng: np.random.Generator, inside: int, outside: int, paired: bool, groups: Sequence[str] | None) -> Draw:
@@ -133,10 +134,10 @@ def _multiplicities(rng: np.random.Generator, count: int) -> np.ndarray:
 def _interval(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw], paired: bool) -> tuple[float, float]:
     """95 % percentile interval of the AUROC over bootstrap resamples.
 
-    The AUROC is the share of pairs (in-distribution, OOD) in which the OOD score is higher (Mann and Whitney), so a
-    resample only changes the weights of the pairs. An image is compared once with the x_in it was attacked to look
-    like, however often the two are drawn: weighted by the square of their multiplicity, this comparison, which the
-    attack makes one-sided, would count twice on average.
+    The AUROC is the fraction of pairs (in-distribution, OOD) in which the OOD score is higher (Mann and Whitney), so a
+    resample only changes the weights of the pairs. An image is compared only once with the x_in that it was attacked to
+    look like, however often the two are drawn. The attack makes this comparison one-sided, and weighted by the square
+    of its multiplicity, it would count twice on average.
     """
     order = np.sort(inside)
     below = np.searchsorted(order, outside, side="left")
@@ -155,7 +156,7 @@ def _interval(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw], pa
 
 
 def _passing(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw]) -> tuple[float, float]:
-    """The same for the share of OOD images that pass at the threshold of the in-distribution images."""
+    """The same for the fraction of OOD images that pass at the threshold of the in-distribution images."""
     rank = np.argsort(inside, kind="stable")
     values = []
     for weight_in, weight_out in draws:
@@ -169,10 +170,10 @@ def _passing(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw]) -> 
 Verdict = Literal["broken", "bent", "held", "blind", "unfinished"]
 VERDICTS = {
     "broken": "AUROC under the strongest attack on each image at or below 0.55, including its interval",
-    "bent": "AUROC under the strongest attack below 0.9 times that of the starts before it",
+    "bent": "AUROC under the strongest attack below 0.9 times the AUROC on the starts before the attack",
     "held": "neither, at this eps and budget; a stronger attack may exist",
     "blind": "no better than chance on the starts before any attack, so there is nothing to break",
-    "unfinished": "an attack on it failed, so there is no verdict",
+    "unfinished": "an attack on the detector failed, so there is no verdict",
 }
 
 
@@ -180,8 +181,8 @@ def verdict(clean: Measure, strongest: Measure) -> Verdict:
     """The effect of the attacks on a detector; see `VERDICTS`.
 
     Args:
-        clean: on the starts.
-        strongest: on the images that the strongest attack made from them.
+        clean: the detector's figures on the starts.
+        strongest: its figures on the images that the strongest attack made from them.
 
     >>> good, bad = (measure(torch.arange(9.0), torch.arange(9.0) + shift) for shift in (9, -9))
     >>> verdict(good, bad), verdict(good, good), verdict(bad, bad)

@@ -22,12 +22,12 @@ from oodattack.images import fit
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.ball import NORMS
 
-NEIGHBOUR = 50  # whose distance the witness judges by (Sun et al. 2022, for CIFAR)
+NEIGHBOUR = 50  # the distance to this nearest neighbour is the witness's score (Sun et al. 2022, for CIFAR)
 SSIM_WINDOW = 11  # pixels (Wang et al. 2004)
 
 
 def open_witnesses(settings: AuditSettings) -> dict[str, Encoder]:
-    """The encoders that are not attacked.
+    """Load the witnesses: encoders that are not attacked.
 
     Raises:
         InputError: if one of them cannot be loaded.
@@ -38,14 +38,15 @@ def open_witnesses(settings: AuditSettings) -> dict[str, Encoder]:
 def still_outside(
     bench: Bench, witnesses: Mapping[str, Encoder], audit: Audit, attacks: Sequence[Attack], batch_size: int
 ) -> dict[str, Any]:
-    """For each latent attack with all its steps: similarity in pixels, and an entry per encoder, the attacked first.
+    """Compare the images of each latent attack at full steps with x_in and the starts: by pixels, and by each encoder.
 
     Returns:
-        JSON values, medians and shares over the samples. By attack: ``distance_l2``, ``distance_linf`` (pixels in
-        [0, 1]), ``ssim_start``, ``ssim_in`` (1 means equal; None for images smaller than its window); and
-        ``encoders``: ``mape`` of z_out and ``mape_before`` of z'_out against z_in, ``nearer_start``, the share whose
-        latent is nearer (L2) to that of the start than to that of x_in, and ``flagged``, ``flagged_start``, the shares
-        that the distance to the 50th neighbour among the features of the training images calls OOD at the threshold
+        JSON values by attack; each is a median or a fraction over the samples. ``distance_l2`` and ``distance_linf``
+        (pixels in [0, 1]), ``ssim_start`` and ``ssim_in`` (1 means equal; None for images smaller than the window of
+        SSIM), and ``encoders``, one entry per encoder, the attacked one first: ``mape`` of z_out and ``mape_before`` of
+        z'_out against z_in; ``nearer_start``, the fraction of images whose latent is nearer (L2) to that of the start
+        than to that of x_in; ``flagged`` and ``flagged_start``, the fractions of x_out and of starts that are flagged
+        as OOD by the distance to the 50th nearest neighbour among the features of the training images, at the threshold
         that accepts 95 % of x_in.
     """
     settings, inputs = bench.settings, bench.inputs
@@ -81,7 +82,7 @@ def _similarity(x_in: ImageSet, start: ImageSet, out: ImageSet, batch_size: int)
 
 
 class _Features:
-    """The latents of all sets in one encoder, and its nearest-neighbour distances to the training images."""
+    """The latents of all sets in one encoder, and their nearest-neighbour distances to the training images."""
 
     def __init__(self, encoder: Encoder, inputs: Inputs, sets: Mapping[str, ImageSet], batch_size: int) -> None:
         self.encoder = encoder
@@ -97,7 +98,7 @@ class _Features:
     @torch.no_grad()
     def _of(self, images: Tensor) -> Tensor:
         size = self.encoder.input_size
-        if tuple(images.shape[2:]) != tuple(size):  # resized as its own images would be
+        if tuple(images.shape[2:]) != tuple(size):  # resized as images of the encoder's own size would be
             resized = torch.stack([fit(image, size) for image in quantize(images).cpu()])
             images = dequantize(resized).to(self.encoder.mean.device)
         latents: Tensor = self.encoder(images)

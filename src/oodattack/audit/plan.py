@@ -1,4 +1,4 @@
-"""Which attacks an audit makes, in shards of fixed rows."""
+"""Plan the attacks of an audit, in shards of fixed rows."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class Attack:
     """One attack on all samples.
 
     Attributes:
-        kind: name of its kind, see `oodattack.audit.kinds`.
-        target: name of what it is aimed at.
-        eps: radius of the ball.
-        steps: gradient evaluations in floating point.
-        version: digest of the target's code, where that may change.
+        kind: name of the kind of attack, see `oodattack.audit.kinds`.
+        target: name of what the attack targets, for instance "logits" or "KNN".
+        eps: radius of the ball, in pixels of [0, 1].
+        steps: number of gradient evaluations in floating point.
+        version: digest of the target's code if that may change, else empty.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Attack:
 
     @property
     def key(self) -> str:
-        """Name of its files.
+        """Name of the attack in files and tables.
 
         >>> Attack("direct", "KNN", 5.0, 100).key
         'direct-KNN-5-100'
@@ -50,7 +50,7 @@ class Attack:
         return Attack(LATENT, Z, self.eps, self.steps) if KINDS[self.kind].builds_on_latent else None
 
     def concerns(self, name: str, detector: Detector) -> bool:
-        """Whether its images are scored by a detector.
+        """Whether a detector scores the images of this attack.
 
         >>> from oodattack.encoders import load_encoder
         >>> from oodattack.detectors import make_detectors, make_subject
@@ -63,19 +63,19 @@ class Attack:
 
 @dataclass(frozen=True)
 class Shard:
-    """The unit of work: one attack on some rows; the file is named after both."""
+    """The unit of work: one attack on some rows. Its file is named after both."""
 
     attack: Attack
     rows: range
 
 
 def plan(settings: AuditSettings, detectors: Mapping[str, Detector], followed: Collection[str]) -> list[Attack]:
-    """Every attack.
+    """All attacks of an audit.
 
     Args:
-        settings: of the audit. The latent attack is made in any case: others build on it.
-        detectors: by name.
-        followed: names of those whose score can be followed.
+        settings: the settings of the audit. The latent attack always runs, because others build on it.
+        detectors: detectors by name.
+        followed: names of the detectors whose score can be followed.
 
     >>> from pathlib import Path
     >>> from oodattack.encoders import load_encoder
@@ -100,7 +100,7 @@ def plan(settings: AuditSettings, detectors: Mapping[str, Detector], followed: C
 
 
 def shard_rows(count: int, size: int) -> list[range]:
-    """The rows of each shard; they depend on the two numbers alone.
+    """The rows of each shard; they depend only on the number of rows and the size of a shard.
 
     >>> shard_rows(5, 2)
     [range(0, 2), range(2, 4), range(4, 5)]

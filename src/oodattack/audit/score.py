@@ -1,6 +1,6 @@
-"""Scoring images with detectors."""
+"""Score images with the detectors of an audit."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,19 +14,17 @@ from oodattack.audit.plan import Attack
 from oodattack.audit.store import Audit, Scores
 from oodattack.core.errors import InputError
 from oodattack.detectors import Detector
-from oodattack.engines import Engine, PerProcess, Report, Step, exact, in_batches
+from oodattack.engines import Engine, OnStage, PerProcess, Report, Step, exact, in_batches
 from oodattack.engines.memory import out_of_memory
-
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What detectors make of one set of images.
+    """The scores that detectors give to one set of images.
 
     Attributes:
-        values: scores (N,) in float64 by detector.
-        failed: why the others failed, by detector.
+        values: scores (N,) in float64, by detector.
+        failed: by detector that failed, the reason.
         unreadable: why the images cannot be read; None if they can.
     """
 
@@ -38,7 +36,7 @@ class Scored:
 def score_images(
     detectors: Mapping[str, Detector], images: ImageSet, batch_size: int, device: torch.device, report: Report
 ) -> Scored:
-    """The scores that detectors give to a set. A detector fails if it raises, returns NaN, or a wrong shape."""
+    """Score a set with several detectors. One fails if it raises an error, returns NaN, or returns a wrong shape."""
     failed: dict[str, str] = {}
 
     def compute(rows: range) -> dict[str, Tensor]:
@@ -64,15 +62,15 @@ def score_images(
 def _checked(scores: Tensor, count: int) -> Tensor:
     scores = scores.detach().cpu().double()
     if scores.shape != (count,):
-        raise InputError(f"expected {count} scores for {count} images, got the shape {tuple(scores.shape)}")
+        raise InputError(f"expected {count} scores for {count} images, got shape {tuple(scores.shape)}")
     if bool(scores.isnan().any()):
-        raise InputError("expected numbers as scores, got NaN among them")
+        raise InputError("expected scores that are numbers, got NaN among them")
     return scores
 
 
 @dataclass(frozen=True)
 class ScoreClean:
-    """Work: score the set of a name."""
+    """Work: score a set of images without an attack, given by name."""
 
     bench: PerProcess[Bench]
     batch_size: int
@@ -85,7 +83,7 @@ class ScoreClean:
 
 @dataclass(frozen=True)
 class ScoreAttacked:
-    """Work: score the images of an attack with the detectors that it concerns."""
+    """Work: score the images that an attack found with the detectors that it concerns."""
 
     bench: PerProcess[Bench]
     audit: Audit
@@ -102,8 +100,8 @@ class ScoreAttacked:
         return score_images(concerned, images, self.batch_size, bench.subject.device, report)
 
 
-def score_clean(bench: Bench, audit: Audit, batch_size: int, engine: Engine, tell: Tell) -> tuple[Bench, Scores]:
-    """Score every set without an attack.
+def score_clean(bench: Bench, audit: Audit, batch_size: int, engine: Engine, on_stage: OnStage) -> tuple[Bench, Scores]:
+    """Score every set of images that is not attacked.
 
     Returns:
         The bench without the detectors that failed on one of the sets, and the scores by detector and set.
@@ -117,7 +115,7 @@ def score_clean(bench: Bench, audit: Audit, batch_size: int, engine: Engine, tel
     sets = bench.inputs.clean
 
     def on_step(images: str, step: Step) -> None:
-        tell(f"scoring {images}", step.rows_done, len(sets[images].names))
+        on_stage(f"scoring {images}", step.rows_done, len(sets[images].names))
 
     for images, scored in engine.map(ScoreClean(here, batch_size), sets, on_step=on_step):
         scores |= {(name, images): values for name, values in scored.values.items()}
@@ -128,20 +126,20 @@ def score_clean(bench: Bench, audit: Audit, batch_size: int, engine: Engine, tel
 
 
 def score_attacked(
-    bench: Bench, audit: Audit, attacks: Sequence[Attack], batch_size: int, engine: Engine, tell: Tell
+    bench: Bench, audit: Audit, attacks: Sequence[Attack], batch_size: int, engine: Engine, on_stage: OnStage
 ) -> tuple[Scores, dict[str, str]]:
     """Score the images of finished attacks.
 
     Returns:
-        The scores by detector and attack, and the failures by attack: by its key where its images cannot be read, or
-        by ``KEY by DETECTOR``.
+        The scores by detector and attack, and the reasons of failures: by the key of an attack whose images cannot be
+        read, or by ``KEY by DETECTOR``.
     """
     here = PerProcess(partial(open_fitted_bench, bench.settings, audit), here=bench)
     scores: dict[tuple[str, str], Tensor] = {}
     failures: dict[str, str] = {}
 
     def on_step(attack: Attack, step: Step) -> None:
-        tell(f"scoring {attack.key}", step.rows_done, len(bench.inputs.starts.names))
+        on_stage(f"scoring {attack.key}", step.rows_done, len(bench.inputs.starts.names))
 
     for attack, scored in engine.map(ScoreAttacked(here, audit, batch_size), attacks, on_step=on_step):
         scores |= {(name, attack.key): values for name, values in scored.values.items()}

@@ -1,12 +1,12 @@
-"""What an audit leaves on disk, and finds there when it resumes.
+"""The directory of an audit, which it writes and from which it resumes.
 
 ::
 
     audit.json                  settings, inputs, environment
     samples.parquet             x_in and start of each row
-    fits/KNN.pt                 what a detector was fitted to: tensors, loaded without executing code
-    attacks/latent-…/00000-00064.parquet   attacked images, one row a sample; a file per range of rows
-    scores.parquet              every score of every image by every detector
+    fits/KNN.pt                 a fitted detector's state: tensors, loaded without executing code
+    attacks/latent-…/00000-00064.parquet   attacked images, one row per sample; one file per range of rows
+    scores.parquet              every detector's score of every image
     results.json                the tables
     figures/                    the figures
 """
@@ -32,10 +32,10 @@ from oodattack.storage.files import write_text, write_torch
 from oodattack.storage.tables import IMAGE, create_table, image_cell, read_table, with_record, write_table
 
 NAME = "audit.json"
-FORMAT = 2  # 1: files of attacks were named after their first row, and their ranges depended on interruptions
+FORMAT = 2  # in format 1, files of attacks were named after their first row and their ranges depended on interruptions
 
 Scores = Mapping[tuple[str, str], Tensor]
-"""Scores (N,) in float64, by detector and set. What an attack made is a set of its key's name."""
+"""Scores (N,) in float64, by detector and set. The images of an attack are a set named by its key."""
 
 _ATTACKED = pa.schema(
     [
@@ -61,7 +61,7 @@ _SCORES = pa.schema(
         ("detector", pa.string()),
         ("set", pa.string()),  # "in", "starts", a natural set, or the key of an attack
         ("row", pa.int64()),
-        ("name", pa.string()),  # of the image
+        ("name", pa.string()),  # name of the image
         ("score", pa.float64()),  # higher is more out-of-distribution
     ]
 )
@@ -74,11 +74,11 @@ class Audit:
     path: Path
 
     def fits(self) -> set[str]:
-        """Names of the detectors whose fits are kept."""
+        """Names of the detectors whose fits are stored."""
         return {file.stem for file in (self.path / "fits").glob("*.pt")}
 
     def read_fit(self, detector: str) -> dict[str, Any] | None:
-        """What a detector was fitted to, or None.
+        """The state of a fitted detector, or None if it is not stored.
 
         Raises:
             InputError: if the file is damaged.
@@ -94,11 +94,11 @@ class Audit:
         return state
 
     def write_fit(self, detector: str, state: Mapping[str, Any]) -> None:
-        """Keep what a detector was fitted to."""
+        """Store the state of a fitted detector."""
         write_torch(self.path / "fits" / f"{detector}.pt", dict(state))
 
     def write_samples(self, x_in: ImageSet, starts: ImageSet) -> None:
-        """Keep the in-distribution images and the starts, as the encoder is given them."""
+        """Store the in-distribution images and the starts, at the size that the encoder receives."""
         columns: dict[str, list[Any]] = {"row": list(range(len(x_in.names)))}
         for column, images in (("x_in", x_in), ("start", starts)):
             columns[f"{column}_name"] = list(images.names)
@@ -108,7 +108,7 @@ class Audit:
         write_table(self.path / "samples.parquet", pa.table(columns, schema=_SAMPLES))
 
     def shards(self) -> set[tuple[str, range]]:
-        """Every finished shard: key of the attack and range of rows. One listing."""
+        """Every finished shard: key of the attack and range of rows, from a single listing of the directory."""
         found = set()
         for file in (self.path / "attacks").glob("*/*.parquet"):
             bounds = re.fullmatch(r"(\d+)-(\d+)", file.stem)
@@ -117,12 +117,15 @@ class Audit:
         return found
 
     def write_shard(self, shard: Shard, parts: Sequence[Found], record: Mapping[str, Any]) -> None:
-        """Keep the images that an attack found for the rows of a shard.
+        """Store the images that an attack found for the rows of a shard; an existing shard is kept.
 
         Args:
-            shard: whose images they are.
-            parts: of each batch, in the order of the rows.
+            shard: the shard.
+            parts: the results of each batch, in the order of the rows.
             record: how they were computed, as JSON values: batch sizes, machine.
+
+        Raises:
+            WriteError: if the file cannot be written.
         """
         images = (image for found in parts for image in found.images)
         names = (f"{shard.attack.key}-{row:05d}.png" for row in shard.rows)
@@ -153,7 +156,7 @@ class Audit:
         return self.path / "attacks" / shard.attack.key / name
 
     def read_attack(self, key: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """All attacked images of an attack, by row; of any format.
+        """All rows of an attack, in order; reads audits of any format.
 
         Raises:
             InputError: if there are none, or a file is damaged.
@@ -165,16 +168,16 @@ class Audit:
         return pa.concat_tables(tables).sort_by("row")
 
     def read_images(self, key: str, names: Sequence[str]) -> ImageSet:
-        """The images that an attack made; ``names`` are those of their starts.
+        """The images that an attack found; ``names`` are those of their starts.
 
         Raises:
-            InputError: as `read_attack`.
+            InputError: as for `read_attack`.
         """
         cells = self.read_attack(key, ["image"])["image"].to_pylist()
         return from_pngs(key, [cell["bytes"] for cell in cells], names)
 
     def write_scores(self, scores: Scores, names: Mapping[str, Sequence[str]]) -> None:
-        """Keep the scores, with the names of the images of each set."""
+        """Store the scores, with the names of the images of each set."""
         columns: dict[str, list[Any]] = {name: [] for name in _SCORES.names}
         for (detector, images), values in scores.items():
             columns["detector"] += [detector] * len(values)
@@ -197,11 +200,11 @@ class Audit:
         return {key: torch.tensor(values, dtype=torch.float64) for key, values in found.items()}
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Keep the tables; NaN and infinity become null in JSON."""
+        """Store the tables; NaN and infinity become null in JSON."""
         write_text(self.path / "results.json", json.dumps(_finite(results), indent=2, allow_nan=False) + "\n")
 
     def read_results(self) -> dict[str, Any]:
-        """The tables, of any format.
+        """The tables; reads audits of any format.
 
         Raises:
             InputError: if the audit is not finished.
@@ -220,7 +223,7 @@ def open_audit(path: Path) -> Audit:
     """Open the directory of an audit to read it.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is not the directory of an audit.
 
     >>> open_audit(Path("no/such/audit"))
     Traceback (most recent call last):
@@ -238,10 +241,10 @@ def is_begun(path: Path) -> bool:
 
 
 def begun_header(path: Path) -> dict[str, Any] | None:
-    """The header of an audit that can be resumed; None where there is nothing to resume, or it cannot be read.
+    """The header of an audit that can be resumed; None if there is nothing to resume, or the header cannot be read.
 
     Raises:
-        InputError: if the audit is of another format.
+        InputError: if the audit has a format that can only be read.
     """
     if not is_begun(path):
         return None
@@ -249,7 +252,7 @@ def begun_header(path: Path) -> dict[str, Any] | None:
         header: dict[str, Any] = json.loads((path / NAME).read_text())
         format_ = header["format"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # the claim on the directory reports it
+        return None  # `claim` reports it
     if format_ != FORMAT:
         raise InputError(
             f"expected an audit of format {FORMAT} in {path}, got format {format_}, which can be read but not resumed;"
@@ -267,7 +270,7 @@ def _finite(value: Any) -> Any:
 
 
 def _plain_types() -> list[Any]:
-    """What a fit may hold beside tensors and numbers: numpy's arrays, and the containers of pytorch-ood itself."""
+    """Types that a fit may contain besides tensors and numbers: NumPy arrays, and the containers of pytorch-ood."""
     import numpy as np
     from numpy._core import multiarray
     from pytorch_ood.detector.nac import _LayerStats

@@ -1,4 +1,4 @@
-"""From scores to what the report says of each detector."""
+"""From scores to the figures that the report shows for each detector."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ from oodattack.detectors import Detector
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.saved import plain
 
-ORDER = ("held", "bent", "broken", "blind", "unfinished")  # of the rows: what survived comes first
-WORST = "worst"  # prefix of a set: the strongest attack on each image in one ball
+ORDER = ("held", "bent", "broken", "blind", "unfinished")  # order of the rows, by verdict
+WORST = "worst"  # prefix of the sets of the strongest attack on each image in one ball
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Audited:
     """A detector and the attacks on it.
 
     Attributes:
-        name: of the detector.
-        detector: itself.
+        name: name of the detector.
+        detector: the detector.
         how: how its score is followed, or why it cannot be.
-        attacks: those that are finished and scored.
-        unfinished: those that failed, in general or for this detector.
+        attacks: attacks that are finished and scored.
+        unfinished: attacks that failed, in general or only for this detector.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Audited:
     unfinished: Sequence[Attack]
 
     def full(self, settings: AuditSettings, eps: float) -> list[Attack]:
-        """The finished attacks in one ball that took all their steps."""
+        """The finished attacks in one ball with the full number of steps."""
         return [attack for attack in self.attacks if attack.eps == eps and attack.steps == settings.steps]
 
 
@@ -54,10 +54,11 @@ def audited(
     """Every detector with the attacks that concern it.
 
     Args:
-        detectors: by name.
-        how: how each score is followed, or why it cannot be.
-        attacks: all that were planned.
-        failures: by key of an attack, or by ``KEY by DETECTOR`` where only that detector's scores failed.
+        detectors: detectors by name.
+        how: by detector, how its score is followed or why it cannot be.
+        attacks: all planned attacks.
+        failures: reasons of failures, by the key of an attack, or by ``KEY by DETECTOR`` if only that detector's scores
+            failed.
     """
     found = []
     for name, detector in detectors.items():
@@ -90,12 +91,12 @@ def worst_set(eps: float) -> str:
 def tabulate(
     settings: AuditSettings, rows: Sequence[Audited], scores: Scores, starts: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What the results say of each detector, as JSON values.
+    """The results of each detector as JSON values, ordered by verdict.
 
     Args:
-        settings: of the audit.
+        settings: the settings of the audit.
         rows: detectors and attacks.
-        scores: of all sets, `worst_scores` among them.
+        scores: the scores of all sets, including those of `worst_scores`.
         starts: names of the starts.
     """
     table = [_row(settings, row, scores, starts) for row in rows]
@@ -103,7 +104,7 @@ def tabulate(
 
 
 def work_of(attack: Attack, audit: Audit) -> dict[str, Any]:
-    """What an attack reached, medians over the samples, and what it cost, means over them."""
+    """The outcome of an attack (medians over the samples) and its cost (means over the samples)."""
     table = audit.read_attack(attack.key, ["mape", "distance", "gradient_evaluations", "forward_evaluations"])
     mape = [value for value in table["mape"].to_pylist() if value is not None and not math.isnan(value)]
     return {
@@ -118,7 +119,7 @@ def work_of(attack: Attack, audit: Audit) -> dict[str, Any]:
 def _row(settings: AuditSettings, row: Audited, scores: Scores, starts: Sequence[str]) -> dict[str, Any]:
     """One detector: its figures on every set, and its verdict.
 
-    The verdict is that of the strongest attack on each image in the largest ball.
+    The verdict comes from the strongest attack on each image in the largest ball.
     """
     inside, eps_max = scores[row.name, "in"], max(settings.eps)
 

@@ -1,4 +1,4 @@
-"""Algorithm 1 and what it needs: knows a callable and tensors, imports torch and itself only.
+"""Algorithm 1 and what it needs: it works on a callable and tensors, and imports nothing but torch and itself.
 
-Nothing is imported here: settings and the command line take `core.errors` without loading torch.
+Nothing is imported here, so that settings and the command line can import `core.errors` without loading torch.
 """

@@ -1,6 +1,6 @@
-"""Algorithm 1, OOD attack on a DNN encoder (Section II-A), its lines numbered as in the paper.
+"""Algorithm 1, OOD attack on a DNN encoder (Section II-A), with its lines numbered as in the paper.
 
-The loop knows no method: each does its part behind the verbs of `oodattack.core.methods.method.Method`.
+The loop is the same for every method; methods differ in the hooks of `oodattack.core.methods.method.Method`.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from oodattack.core.methods.method import Method
 from oodattack.core.tracker import Tracker
 
 Callback = Callable[[int, Tensor], None]
-"""Called after every step with the number of steps done in this try, and the MAPE (B,) of the image that counts so far:
-the best seen, in floating point; for `paper`, whose last image counts, the start. With no target, its score."""
+"""Called after every step with the number of steps done in this try and the MAPE (B,) of the best image so far, in
+floating point. `paper` keeps only its last image, so its figure is that of the start. Without a target, the score."""
 
 
 def algorithm_1(attempt: Method, best: Tracker, callback: Callback | None = None) -> None:
-    """One try.
+    """Run one try.
 
     Args:
-        attempt: the method at work on a batch.
-        best: of the same samples; what the try finds is kept there.
+        attempt: the method's object for this try on a batch.
+        best: tracker of the same samples, updated in place with the images that the try finds.
         callback: see `Callback`.
     """
     x = attempt.start()  # lines 1 and 2
@@ -35,7 +35,7 @@ def algorithm_1(attempt: Method, best: Tracker, callback: Callback | None = None
         arrived = best.see(rows, n, x, seen, error, attempt.problem, counts=attempt.keeps_best)
         broken = ~gradient.flatten(1).sum(1, dtype=torch.float32).isfinite()
         leaves = attempt.release(x, error, seen, arrived | broken)
-        del seen  # and all that the pass kept, before the next one
+        del seen  # frees the activations that the pass stored, before the next one
         stay = (~leaves).nonzero().flatten()
         if len(stay) < len(rows):
             best.broken[rows] = leaves & ~arrived
@@ -43,12 +43,12 @@ def algorithm_1(attempt: Method, best: Tracker, callback: Callback | None = None
             rows, x, gradient, broken = rows[stay], x[stay], gradient[stay], broken[stay]
             if len(rows) == 0:
                 return
-        if bool(broken.any()):  # in an approximate pass: the next one is exact
+        if bool(broken.any()):  # after an approximate pass only; the next pass of these samples is exact
             gradient = torch.where(broken[:, None, None, None], 0, gradient)
         h = attempt.direction(x, gradient)
         x = attempt.clip(attempt.step(x, h, gradient))  # line 5: x <- clip(x - alpha * h(J'))
         if callback is not None:
             callback(n + 1, best.measured.clone())
-    # Line 6: the end. The last image has not been looked at yet.
+    # Line 6: end. The last image has not been evaluated yet.
     last = evaluate(attempt.f, x)
     best.see(rows, attempt.steps, x, last, attempt.problem.error(last.latent), attempt.problem)

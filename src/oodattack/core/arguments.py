@@ -20,14 +20,14 @@ from oodattack.core.pixels import check_grid
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `attack` works with, in one form.
+    """The checked arguments of `attack`, each in one form.
 
     Attributes:
-        start: (B, 3, H, W) contiguous, outside any graph.
+        start: (B, 3, H, W), contiguous and detached.
         eps: (B,) radii.
         norm: 1.0, 2.0 or infinity.
         method: the class.
-        gradient: the source.
+        gradient: the source of gradients.
         step_size: (B,) alpha.
         seeds: one per sample.
         initial: (B, 3, H, W) or None.
@@ -64,11 +64,11 @@ def check_arguments(
     initial: Tensor | None,
     below: bool,
 ) -> Arguments:
-    """The arguments of `oodattack.attack`, which see, in one form.
+    """Check the arguments of `oodattack.attack`, which describes them, and bring each to one form.
 
     Raises:
-        InputError: for a value that cannot be; the message names the remedy.
-        TypeError: for an argument of another type.
+        InputError: for an invalid value; the message names the remedy.
+        TypeError: for an argument of the wrong type.
     """
     norm, chosen, source = check_norm(norm), get_method(method), get_gradient(gradient)
     check_pixels(start, "start")
@@ -93,9 +93,9 @@ def check_arguments(
     elif not isinstance(target, Tensor):
         raise TypeError(f"expected target as a tensor, or None to lower a score, got {type(target).__name__}")
     elif not bool(target.isfinite().all()):
-        raise InputError("expected a finite target, got NaN or infinity; look at f(x_in)")
-    # A clone, because autograd refuses tensors made in inference mode. Contiguous, because the loop's arithmetic on
-    # flat images would copy others (those permuted from (H, W, 3)) in each step.
+        raise InputError("expected a finite target, got NaN or infinity; check f(x_in)")
+    # A clone, because autograd rejects tensors made in inference mode. Contiguous, because the loop's arithmetic on
+    # flattened images would otherwise copy them in each step (those permuted from (H, W, 3), for instance).
     start, radii = start.detach().clone(memory_format=torch.contiguous_format), _radii(eps, start)
     if initial is not None:
         check_pixels(initial, "initial")
@@ -112,7 +112,7 @@ def check_arguments(
 
 
 def sample_seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
-    """One seed per sample; a single one is used for all.
+    """One seed per sample; a single seed is used for all of them.
 
     Raises:
         InputError: if the number of seeds is not the number of samples.
@@ -121,7 +121,7 @@ def sample_seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
     >>> sample_seeds(7, 2), sample_seeds([1, 2], 2)
     ((7, 7), (1, 2))
     """
-    given: Any = getattr(seed, "tolist", lambda: seed)()  # arrays of numpy and tensors too
+    given: Any = getattr(seed, "tolist", lambda: seed)()  # also from NumPy arrays and tensors
     try:
         seeds = tuple(map(index, given)) if isinstance(given, Iterable) else (index(given),) * count
     except TypeError as error:
@@ -144,7 +144,7 @@ def check_count(name: str, value: int, least: int) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether something is one real number.
+    """Whether ``value`` is a single real number.
 
     >>> is_number(0.1), is_number(torch.tensor([0.1, 0.2]))
     (True, False)
@@ -153,7 +153,7 @@ def is_number(value: object) -> bool:
 
 
 def _radii(eps: float | Sequence[float] | Tensor, start: Tensor) -> Tensor:
-    """Eps as one float64 radius per sample (float32 on devices without it)."""
+    """Eps as one float64 radius per sample (float32 on devices without float64)."""
     wide = torch.float32 if start.device.type == "mps" else torch.float64
     values = torch.as_tensor(eps, dtype=wide, device=start.device).detach()
     if values.ndim == 0:

@@ -1,4 +1,4 @@
-"""`attack`: Algorithm 1 on a batch, with restarts, and the result on the 8-bit grid."""
+"""`attack`: Algorithm 1 on a batch, with restarts and an optional search on the 8-bit grid."""
 
 import math
 from collections.abc import Sequence
@@ -41,51 +41,54 @@ def attack(
     check: bool = True,
     callback: Callback | None = None,
 ) -> AttackResult:
-    """Find, for every sample, an image near its start whose latent is its target (Algorithm 1).
+    """Find, for every sample, an image near its start whose latent matches its target (Algorithm 1).
 
-    Every sample is its own problem: its result does not depend on which others share the batch, nor on their order,
-    beyond float rounding (except where f splits its batches and samples leave, or keeps them on an axis other than the
-    first: see `oodattack.core.methods.fast.kinks.SoftKinks`).
+    Every sample is its own problem: beyond float rounding, its result depends neither on the other samples of the batch
+    nor on their order. Exceptions are an f that splits its batches, once samples leave, and an f that keeps the samples
+    on an axis other than the first: see `oodattack.core.methods.fast.kinks.SoftKinks`.
 
     Args:
         f: encoder, (B, 3, H, W) in [0, 1] -> (B, K) or (B,), differentiable unless ``gradient="spsa"``. A module runs
-            in eval mode with frozen parameters, and its flags are restored. If it has a `rough_twin`, a faster
-            approximation of itself (`oodattack.core.gradient.HasTwin`), `fast` passes samples through that while they
-            are far from their target; every figure but ``history`` comes from f itself.
+            in eval mode with frozen parameters; its flags are restored afterwards. If f has a `rough_twin`, a faster
+            approximation of itself (`oodattack.core.gradient.HasTwin`), `fast` uses the twin for samples that are far
+            from their target; every figure but ``history`` comes from f itself.
         start: (B, 3, H, W) initial OOD images x'_out, pixels in [0, 1], in 32 or 64 bits.
-        target: (B, K) or (B,) latents z_in to reach, in the shape that f gives. None lowers a score as far as it goes
-            within ball and budget: f gives (B,) or (B, 1), and the image with the lowest score is kept.
-        eps: radius of the ball in the given norm, in pixels of [0, 1]; one for all or one per sample. Infinity leaves
-            only the pixel box, 0 returns the start.
+        target: (B, K) or (B,) latents z_in to reach, of the shape that f returns. With None, f returns a score, (B,) or
+            (B, 1); the attack minimises it within the ball and keeps the image with the lowest score.
+        eps: radius of the ball in the given norm, in pixels of [0, 1]; one for all samples or one per sample. With
+            infinity only the pixel box applies; 0 returns the start.
         norm: 1, 2 or infinity (``math.inf``).
-        steps: N, gradient evaluations per try, in floating point.
+        steps: N, the number of gradient evaluations per try in floating point.
         method: "fast", "paper" (Algorithm 1 as published), "plain", or a subclass of `Method`.
-        step_size: alpha, in pixels of [0, 1]; by default the method's own, from eps and the image size.
-        restarts: number of tries in all. After the first, only samples above the tolerance run again, from a random
-            point of the ball; the best try of each sample is kept. With ``pixels=256`` the 8-bit image decides both.
-        tolerance: MAPE (a fraction) at which a sample is finished and leaves the batch; of several parts, the worst
-            counts. 0 uses all steps.
+        step_size: alpha, in pixels of [0, 1]; by default the method derives it from eps, the image size and N.
+        restarts: total number of tries. After the first, only samples above the tolerance run again, from a random
+            point in the ball; the best try of each sample is kept. With ``pixels=256``, both are judged on the 8-bit
+            image.
+        tolerance: MAPE (a fraction) at which a sample is finished and leaves the batch; with several parts, the worst
+            one counts. 0 uses all steps, unless a target is met exactly.
         seed: one seed, used for every sample alike, or one per sample.
-        pixels: 256 ends on the 8-bit grid, inside the ball, and measures there; None stays in floating point.
-        grid_steps: with ``pixels=256``, gradient evaluations per try that search on the grid, after the N in floating
-            point (`oodattack.core.methods.fast.grid`); 0 only rounds. By default the method's own: `fast` takes half of
-            N, at most 50 (beyond 400 steps an eighth), the others none. SPSA rounds.
-        gradient: "autograd", "spsa", or a `Spsa` with settings of its own.
+        pixels: with 256, the result is on the 8-bit grid, inside the ball, and measured there; None stays in floating
+            point.
+        grid_steps: with ``pixels=256``, the number of gradient evaluations per try for the search on the grid, after
+            the N in floating point (`oodattack.core.methods.fast.grid`); 0 only rounds. By default `fast` uses half of
+            N, at most 50 (beyond 400 steps an eighth of N), and the other methods 0. With SPSA, images are only
+            rounded.
+        gradient: "autograd", "spsa", or a `Spsa` with custom settings.
         parts: lengths of the parts of the latent, if f concatenates several layers. Each part's squared error is
-            divided by its length and its squared max|t|, so that none drowns the others.
-        initial: (B, 3, H, W) images from which the first try sets out, projected onto the ball around ``start``; by
+            divided by its length and its squared max|t|, so that no part dominates the others.
+        initial: (B, 3, H, W) images from which the first try starts, projected onto the ball around ``start``; by
             default the start, or for `paper` a random point. The result of an earlier attack is a good choice.
-        below: whether the target is an upper bound: a latent below it has reached it and counts as MAPE 0. For scores
-            that are to be lowered to a value; ``target=None`` lowers them without end.
-        check: check the health of f first (`check_health`).
+        below: whether the target is an upper bound: a latent below it has reached it and counts as MAPE 0. Use it to
+            lower a score to a given value; ``target=None`` lowers it as far as possible.
+        check: whether to check the health of f first (`check_health`).
         callback: see `oodattack.core.algorithm.Callback`.
 
     Returns:
         An `AttackResult`.
 
     Raises:
-        InputError: for a value that cannot be, or an f that cannot be attacked; the message names the remedy.
-        TypeError: for an argument of another type.
+        InputError: for an invalid value, or an f that cannot be attacked; the message names the remedy.
+        TypeError: for an argument of the wrong type.
 
     References:
         Liang, Ma, Qian, Chen (2020), "An Algorithm to Attack Neural Network Encoder-based Out-Of-Distribution Sample
@@ -160,12 +163,12 @@ def attack(
 
 
 class _Best:
-    """The best of the tries of each sample."""
+    """The best try of each sample so far."""
 
     def __init__(self, start: Tensor, start_figure: Tensor, steps: int) -> None:
         zeros = torch.zeros(len(start), dtype=torch.int64, device=start.device)
         self.image, self.saved = start.clone(), start.clone()  # in floating point, and on the 8-bit grid
-        self.loss = torch.full_like(start_figure, math.inf)  # of the image that counts
+        self.loss = torch.full_like(start_figure, math.inf)  # of the final image: with pixels=256, of `saved`
         self.figure = start_figure.clone()  # of the image in floating point
         self.arrived = torch.zeros_like(zeros, dtype=torch.bool)
         self.broken = self.arrived.clone()
@@ -173,7 +176,7 @@ class _Best:
         self.gradients, self.forwards, self.restart = zeros, zeros.clone(), zeros.clone()
 
     def take(self, rows: Tensor, number: int, found: Tracker, on_grid: Tracker | None) -> None:
-        """Take over the results of a try for ``rows`` where they are better, and add up the work."""
+        """Keep the results of a try on the samples ``rows`` (b,) where they are better, and add up its work."""
         judged = found if on_grid is None else on_grid
         self.gradients[rows] += found.gradients
         self.forwards[rows] += found.forwards
@@ -193,7 +196,7 @@ class _Best:
 
 
 def _of_all_samples(callback: Callback | None, rows: Tensor, start_figure: Tensor) -> Callback | None:
-    """A callback for a try of some samples, from one for all: the others keep the figure of their start."""
+    """Adapt a callback for the whole batch to a try on some samples; the others report the figure of their start."""
     if callback is None:
         return None
 
@@ -204,7 +207,7 @@ def _of_all_samples(callback: Callback | None, rows: Tensor, start_figure: Tenso
 
 
 def _note(undefined: str, latent_is_finite: bool, gradient_is_broken: bool) -> str:
-    """Why a MAPE is undefined, or where the attack had to stop, or nothing."""
+    """Why a MAPE is undefined or the attack stopped; an empty string if neither."""
     if not latent_is_finite:
         return "f(x_out) is NaN or infinite"
     return undefined or ("stopped where f has a gradient of NaN or infinity" if gradient_is_broken else "")

@@ -81,9 +81,9 @@ def project(
     Args:
         x: (B, ...) points to project.
         center: (B, ...) centres of the balls, inside the box.
-        eps: (B,) radii, pixels in [0, 1]; infinity leaves the box alone.
+        eps: (B,) radii, pixels in [0, 1]; with infinity, only the box applies.
         norm: 1, 2 or infinity.
-        box: least and greatest pixel value, or None to project onto the ball alone.
+        box: smallest and largest pixel value, or None to project onto the ball alone.
 
     Returns:
         (B, ...) the projections; points already inside are returned unchanged.
@@ -124,8 +124,8 @@ def project(
 def sample(center: Tensor, eps: Tensor, norm: float, generators: Sequence[torch.Generator]) -> Tensor:
     """One point per sample, uniform in the ball (Algorithm 1, line 1); the pixel box is not applied.
 
-    Uniform means by volume: an L2 radius is ``eps * u^(1/n)``; an L1 point comes from n + 1 exponentials. For
-    ``eps = infinity`` the ball has no uniform distribution: the point is uniform in the pixel box instead.
+    Uniform means by volume: an L2 radius is ``eps * u^(1/n)``, and an L1 point is built from n + 1 exponential
+    variables. A ball with ``eps = infinity`` has no uniform distribution; the point is then uniform in the pixel box.
 
     Args:
         center: (B, ...) centres.
@@ -162,7 +162,10 @@ def sample(center: Tensor, eps: Tensor, norm: float, generators: Sequence[torch.
 
 
 def lengths(delta: Tensor, norm: float) -> Tensor:
-    """The norm of every row (B, N): pieces in float32, summed in float64, as accurate as float64 without a copy."""
+    """The norms (B,) of the rows of ``delta`` (B, N): taken in float32 over short pieces and combined in float64.
+
+    As accurate as float64 throughout, without a float64 copy of ``delta``.
+    """
     piece = math.gcd(delta.shape[1], 4096)
     pieces = delta.reshape(len(delta), delta.shape[1] // piece, piece)
     length: Tensor = torch.linalg.vector_norm(_wide(torch.linalg.vector_norm(pieces, norm, dim=2)), norm, dim=1)
@@ -173,11 +176,11 @@ def _l2_scale(size: Tensor, room: Tensor, sample: Tensor, length: Tensor, eps: T
     """The s <= 1 for which ``s * (x - center)``, clipped to the box, has length eps: (B,).
 
     An active-set search that ends at the exact s: pixels that hit the box keep their room, the others share the rest
-    of eps. s only grows, so a pixel that has hit the box stays there; and since s never exceeds 1, only pixels that x
-    takes out of the box can hit it. They are few, and searched alone.
+    of eps. s only grows, so a pixel that has hit the box stays there; and since s never exceeds 1, only pixels that
+    are outside the box in x can hit it. They are few, so the search covers them alone.
 
     Args:
-        size: (M,) ``x - center`` at those pixels of all samples that x takes out of the box.
+        size: (M,) ``x - center`` at the pixels of all samples that are outside the box in x.
         room: (M,) the same, clipped to the box.
         sample: (M,) the sample that each of these pixels belongs to.
         length: (B,) lengths of ``x - center`` clipped to the box.

@@ -1,7 +1,7 @@
 """Checks of f before the work starts; each failure is one sentence with its remedy.
 
-After the health checks of AutoAttack (Croce & Hein 2020): a model that is random, in training mode, without a gradient
-or given pixels of another range gives results that look like a defence but are not.
+Modelled on the health checks of AutoAttack (Croce & Hein 2020): a model that is random, in training mode, without a
+gradient or fed pixels of the wrong range looks robust when it is not.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,9 +15,9 @@ from oodattack.core.errors import InputError
 
 @contextmanager
 def evaluation_mode(f: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Put a module in eval mode with frozen parameters; restore every flag at the end, also after an error.
+    """Put a module in eval mode with frozen parameters, and restore every flag at the end, even after an error.
 
-    Freezing saves the time and memory of the parameters' gradients. For a plain function nothing happens.
+    Freezing saves the time and memory of the parameters' gradients. A plain function is left as it is.
 
     >>> layer = nn.Dropout()
     >>> with evaluation_mode(layer):
@@ -33,7 +33,7 @@ def evaluation_mode(f: Callable[[Tensor], Tensor]) -> Iterator[None]:
     frozen = [parameter for parameter in f.parameters() if parameter.requires_grad]
     try:
         for module, _ in modes:
-            module.training = False  # modules from torch.export refuse .eval()
+            module.training = False  # modules from torch.export do not support .eval()
         for parameter in frozen:
             parameter.requires_grad_(False)
         yield
@@ -48,8 +48,8 @@ def check_pixels(images: Tensor, name: str) -> None:
     """Raise unless ``images`` are floating-point (B, 3, H, W) with pixels in [0, 1].
 
     Raises:
-        TypeError: not a tensor of floating-point numbers.
-        InputError: another shape, 16 bits, or pixels that are not finite or outside [0, 1].
+        TypeError: if they are not a tensor of floating-point numbers.
+        InputError: for another shape, 16-bit numbers, or pixels that are not finite or outside [0, 1].
 
     >>> check_pixels(torch.rand(2, 3, 8, 8), "start")
     >>> check_pixels(torch.full((2, 3, 8, 8), 255.0), "start")  # doctest: +ELLIPSIS
@@ -77,7 +77,7 @@ def check_pixels(images: Tensor, name: str) -> None:
     if low < 0 or high > 1:
         raise InputError(
             f"expected {name} with pixels in [0, 1], got {low:.3g} to {high:.3g}; divide 8-bit pixels by 255, and"
-            " leave normalisation to f (it is the first layer of the model)"
+            " leave normalisation to f (preprocessing is the first layer of the model)"
         )
 
 
@@ -86,11 +86,11 @@ def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool
 
     Args:
         f: encoder, (B, 3, H, W) in [0, 1] -> (B, K) or (B,). A module is checked in eval mode.
-        start: (B, 3, H, W) images; one or two of them are used.
+        start: (B, 3, H, W) images; only the first is used, alone and in a batch of two.
         gradient: whether a gradient is needed (False for SPSA).
 
     Raises:
-        InputError: one sentence that says what is wrong with f and how to fix it.
+        InputError: in one sentence, what is wrong with f and how to fix it.
 
     >>> check_health(lambda x: x.mean((2, 3)), torch.rand(1, 3, 8, 8))
     >>> check_health(lambda x: x.mean((2, 3)) + torch.rand(1), torch.rand(1, 3, 8, 8))
@@ -98,7 +98,7 @@ def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool
         ...
     oodattack.core.errors.InputError: f is random: the same image gave two different latents; ...
     """
-    x = start[:1].detach().clone()  # a clone, because autograd refuses tensors made in inference mode
+    x = start[:1].detach().clone()  # a clone, because autograd rejects tensors made in inference mode
     with evaluation_mode(f), torch.no_grad():
         try:
             once, again = f(x), f(x)
@@ -122,7 +122,7 @@ def check_health(f: Callable[[Tensor], Tensor], start: Tensor, *, gradient: bool
         if not torch.allclose(pair[:1], once, rtol=1e-2, atol=1e-3 * float(once.abs().max())):
             raise InputError(
                 "f mixes the samples of a batch: an image's latent changed with its neighbour; put batch"
-                " normalisation in eval mode, or use a model that treats images one by one"
+                " normalisation in eval mode, or use a model that treats each image independently"
             )
     if gradient:
         _check_gradient(f, x)
@@ -132,7 +132,7 @@ def check_latents(latent: object, count: int) -> None:
     """Raise unless f returned latents of ``count`` images.
 
     Raises:
-        InputError: with what it returned.
+        InputError: naming what f returned instead.
 
     >>> check_latents(torch.zeros(2, 5), 2)
     """
@@ -148,7 +148,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _beside_another(f: Callable[[Tensor], Tensor], x: Tensor, alone: Tensor, *, needed: bool) -> Tensor:
-    """f(x) in a batch of two; an f that accepts one image at a time is good enough where no batch is needed."""
+    """f(x) in a batch of two; an f that accepts one image at a time is good enough unless a batch is ``needed``."""
     try:
         return f(torch.cat([x, 1 - x.round()]))
     except Exception:
@@ -158,7 +158,7 @@ def _beside_another(f: Callable[[Tensor], Tensor], x: Tensor, alone: Tensor, *, 
 
 
 def _check_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Raise unless f has a finite, non-zero gradient at x or, in case x is a flat spot, near it."""
+    """Raise unless f has a finite, non-zero gradient at x or, in case f is flat at x, near it."""
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
     with evaluation_mode(f), torch.enable_grad():
         for point in (x, 0.9 * x + 0.1 * noise):
@@ -179,6 +179,6 @@ def _check_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> None:
             if bool(g.any()):
                 return
     raise InputError(
-        "f has a gradient of zero wherever we looked (rounding, a saturated or dead layer?); attack an earlier"
+        "f has a gradient of zero at every point tried (rounding, a saturated or dead layer?); attack an earlier"
         " layer, or estimate the gradient with gradient='spsa' (--gradient spsa)"
     )

@@ -1,4 +1,4 @@
-"""Directions of steps: the steepest, which the paper calls h, and its component along the surface of the ball."""
+"""Step directions: the steepest, which the paper calls h, and its component along the surface of the ball."""
 
 import math
 
@@ -37,7 +37,7 @@ def steepest(gradient: Tensor, norm: float) -> Tensor:
 
 
 def binding(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
-    """How far the ball constrains a point: 1 on the sphere, else 0 (L1, L2); the share of pixels at the bound (Linf).
+    """How far the ball constrains a point: 1 on the sphere, else 0 (L1, L2); fraction of pixels at the bound (Linf).
 
     Args:
         x: (B, ...) points.
@@ -46,7 +46,8 @@ def binding(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
         norm: 1, 2 or infinity.
 
     Returns:
-        (B,) from 0 to 1, in the type of eps; points within a thousandth of eps, and rounding, count as on the surface.
+        (B,) from 0 to 1, in the dtype of eps. Points within a thousandth of eps of the surface (and float rounding)
+        count as on it.
 
     >>> x, center, eps = torch.tensor([[0.1, 0.3]]), torch.zeros(1, 2), torch.tensor([0.3])
     >>> binding(x, center, eps, 2).item(), binding(x, center, eps, math.inf).item()
@@ -63,8 +64,8 @@ def binding(x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
 def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> Tensor:
     """The tangential component of a direction of ascent h, for a step along the surface of an L1 or L2 ball.
 
-    A step along -h from a point on the sphere leaves the ball, and the projection removes the outward component. With
-    an optimizer that scales each pixel by itself (Adam), the projection does not remove what the step added, and the
+    A step along -h from a point on the sphere leaves the ball, and the projection removes the outward component. If
+    the optimizer scales each pixel separately (Adam), the projection does not undo the outward step exactly, and the
     fixed point is not the optimum. Without its outward component, h vanishes exactly where the optimality conditions
     hold: for L2 where -h is normal to the sphere; for L1 where ``-h = t * sign(x - center)`` on the pixels that have
     moved and ``|h| <= t`` on the others. For Linf, and inside a ball, h is returned as it is.
@@ -90,8 +91,8 @@ def tangent(h: Tensor, x: Tensor, center: Tensor, eps: Tensor, norm: float) -> T
     if not bool(on_sphere.any()):
         return h
     up = h.flatten(1)
-    # Pixels blocked by the box take no part. |sign(h) - x + 1/2| reaches 3/2 only where x is 0 and h > 0, or x is 1 and
-    # h < 0 (to 1e-6); comparisons combined would be the most expensive operations here.
+    # Pixels blocked by the box are excluded. |sign(h) - x + 1/2| reaches 3/2 only where x is 0 and h > 0, or x is 1 and
+    # h < 0 (within 1e-6). Combining four comparisons would be the most expensive operation here.
     push = h.sign().sub_(x).add_(0.5)
     blocked = nonzero(torch.hardshrink(push, 1.5 - 1e-6, out=push))
     delta = delta.flatten().index_fill_(0, blocked, 0).view_as(up)

@@ -1,11 +1,11 @@
-"""Exceptions for errors that a user can correct, and the hint that their messages share."""
+"""Exceptions for errors that a user can correct, and the "did you mean" hint that their messages share."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input: a file, an option, a model or a value. The message names the remedy.
+    """Invalid input: a file, an option, a model or a value. The message names the remedy.
 
     The command line prints only the message, without a traceback.
 
@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 class WriteError(InputError):
-    """A file that cannot be written (no space, no permission): work that continues after other errors stops here.
+    """A file cannot be written (no space, no permission). Work that would skip a bad file and continue stops here.
 
     >>> raise WriteError("cannot write a.png: no space left on device")
     Traceback (most recent call last):
@@ -27,7 +27,7 @@ class WriteError(InputError):
 
 
 def did_you_mean(wrong: str, names: Iterable[str]) -> str:
-    """The end of a message about a misspelt name; empty if no name is close to it.
+    """The hint that ends a message about a misspelt name; empty if no known name is close to it.
 
     >>> did_you_mean("fsat", ["fast", "paper"]), did_you_mean("xyz", ["fast"])
     ("; did you mean 'fast'?", '')

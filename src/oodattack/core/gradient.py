@@ -1,7 +1,7 @@
 """J', the gradient of the loss with respect to the image: by autograd, or by SPSA where f has none.
 
-A gradient is taken in two halves, f(x) and a pullback w -> J_f^T w, so that a method can choose the weights w once it
-has seen f(x). A `Pass` holds both.
+A gradient is computed in two halves, f(x) and a pullback w -> J_f^T w, so that a method can choose the weights w after
+it has seen f(x). A `Pass` contains both.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,11 +32,11 @@ class Pass:
     """f evaluated at a batch of images.
 
     Attributes:
-        latent: (B, K) f(x), outside the graph.
-        exact: (B,) bool, whether a sample's latent is f's own or an approximation.
-        gradients: gradient evaluations that the pass and its pullback cost each sample.
-        forwards: forward passes that they cost beside these: one number, or (B,).
-        pullback: see `Pullback`; called once at most.
+        latent: (B, K) f(x), detached.
+        exact: (B,) bool, whether a sample's latent comes from f itself rather than from an approximation.
+        gradients: gradient evaluations per sample spent by the pass and its pullback.
+        forwards: further forward passes per sample spent by them: one number, or (B,).
+        pullback: see `Pullback`; called at most once.
     """
 
     latent: Tensor
@@ -47,7 +47,7 @@ class Pass:
 
 
 def evaluate(f: Function, x: Tensor) -> Pass:
-    """f(x) alone, without a gradient.
+    """Evaluate f(x) alone, without a gradient.
 
     >>> evaluate(lambda x: x.mean((2, 3)), torch.ones(2, 3, 1, 1)).latent.shape
     torch.Size([2, 3])
@@ -59,29 +59,30 @@ def evaluate(f: Function, x: Tensor) -> Pass:
 
 @runtime_checkable
 class HasTwin(Protocol):
-    """An f that offers a faster approximation of itself; `oodattack.speed.prepare` makes such encoders."""
+    """An f with a faster approximation of itself; `oodattack.speed.prepare` makes such encoders."""
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """f(x)."""
 
     @property
     def rough_twin(self) -> Function | None:
-        """A callable that gives about what f gives, in less time; None where there is none."""
+        """A callable that computes approximately what f does, in less time; None if f has no twin."""
 
 
+@runtime_checkable
 class Gradient(Protocol):
     """A source of gradients."""
 
     @property
     def passes(self) -> int:
-        """Gradient evaluations (one forward and one backward pass each) per sample of a call and its pullback.
+        """Gradient evaluations (one forward and one backward pass each) per sample for a call and its pullback.
 
-        0 where gradients are estimated from forward passes: `fast` then leaves out what noise would spoil.
+        0 if gradients are estimated from forward passes: `fast` then omits the parts that noise would spoil.
         """
 
     @property
     def forwards(self) -> int:
-        """Forward passes per sample beside these."""
+        """Further forward passes per sample."""
 
     def __call__(self, f: Function, x: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Pullback]:
         """The latents (B, K) of images ``x`` (B, 3, H, W), and the pullback at ``x``; one generator per sample."""
@@ -137,13 +138,13 @@ class Autograd:
 class Spsa:
     """Simultaneous perturbation (after Spall 1992; Section IV of the paper): J' from forward passes alone.
 
-    The mean over ``directions`` of ``<w, f(x + r * v) - f(x - r * v)> / (2 r) * v`` with v drawn from {-1, +1}. The
-    two points are clipped to [0, 1], so f never sees a pixel outside its range.
+    The estimate is the mean over ``directions`` of ``<w, f(x + r * v) - f(x - r * v)> / (2 r) * v``, where the pixels
+    of v are drawn from {-1, +1}. Both points are clipped to [0, 1], so f never sees a pixel outside its range.
 
     Args:
-        directions: number of v per gradient; the error of the estimate falls with its square root.
-        radius: r, in pixels of [0, 1]. It must cross the steps of any preprocessing that rounds: several levels of
-            1/255.
+        directions: number of directions v per gradient; the error of the estimate falls with its square root.
+        radius: r, in pixels of [0, 1]. If the preprocessing rounds pixels, r must exceed its quantisation steps: use
+            several levels of 1/255.
 
     Raises:
         InputError: for a number of directions below 1, or a radius that is not positive.
@@ -191,7 +192,7 @@ class Spsa:
 
 
 def get_gradient(gradient: "str | Gradient") -> Gradient:
-    """The source of gradients with that name, or the one given.
+    """The source of gradients with that name; an object is returned as it is.
 
     Raises:
         InputError: for an unknown name.
@@ -201,8 +202,7 @@ def get_gradient(gradient: "str | Gradient") -> Gradient:
     0
     """
     if not isinstance(gradient, str):
-        parts = ("passes", "forwards", "__call__")
-        if isinstance(gradient, type) or not all(hasattr(gradient, part) for part in parts):
+        if isinstance(gradient, type) or not isinstance(gradient, Gradient):
             raise TypeError(f"expected gradient as 'autograd', 'spsa' or a Spsa, got {gradient!r}")
         return gradient
     if gradient == "autograd":

@@ -1,4 +1,4 @@
-"""How close two latent vectors are, as the paper measures it."""
+"""The distance between two latent vectors as the paper measures it: MAPE."""
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def mape(latent: Tensor, target: Tensor) -> Tensor:
         (B,) fractions (0.01 is 1 %); NaN where z_in is all zeros, as the measure is undefined there.
 
     Raises:
-        InputError: if the shapes differ, or are not those of latents.
+        InputError: if the shapes differ, or the tensors are not floating-point latents.
 
     >>> mape(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])).item()
     0.25

@@ -1,7 +1,7 @@
-"""The 8-bit grid: what an image file can really hold.
+"""The 8-bit grid: the pixel values that an image file can store.
 
-An attack that works in float32 and fails after saving is no attack, so the result that counts is an image with 256
-levels per channel. Rounding moves each pixel by up to 1/510, which can take the image out of the eps-ball.
+An attack that works in float32 but fails after saving is no attack, so the result that counts is an image with 256
+levels per channel. Rounding moves each pixel by up to 1/510, which can move the image out of the eps-ball.
 """
 
 import math
@@ -42,10 +42,10 @@ def dequantize(levels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def to_grid(x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
     """An 8-bit image close to ``x`` that is inside the ball around ``start``.
 
-    Every pixel is rounded to its nearest level. Where the image leaves the ball, pixels that were rounded away from the
-    start are rounded towards it instead: first those that regain the most distance for the least extra rounding error,
-    and no more of them than needed. Only where that is not enough, which takes a start off the grid, are pixels set to
-    the level nearest to the start.
+    Every pixel is rounded to its nearest level. If the image then leaves the ball, pixels that were rounded away from
+    the start are rounded towards it instead: first those that regain the most distance for the least extra rounding
+    error, and no more of them than needed. If that is not enough, which happens only if the start is off the grid,
+    pixels are set to the level nearest to the start.
 
     Args:
         x: (B, 3, H, W) images inside ball and box, pixels in [0, 1].
@@ -54,7 +54,7 @@ def to_grid(x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
         norm: 1, 2 or infinity.
 
     Returns:
-        (B, 3, H, W) uint8. `dequantize` of it is inside the ball, to float32's rounding.
+        (B, 3, H, W) uint8. `dequantize` maps it to an image inside the ball, up to float32 rounding.
 
     Raises:
         InputError: if no 8-bit image lies in a ball, because its start is off the grid and eps too small.
@@ -76,7 +76,7 @@ def to_grid(x: Tensor, start: Tensor, eps: Tensor, norm: float) -> Tensor:
 def check_grid(start: Tensor, eps: Tensor, norm: float) -> None:
     """Raise if some ball around ``start`` contains no 8-bit image.
 
-    The grid point nearest to the start is nearest in every coordinate, hence in every norm, so it decides.
+    Checking the grid point nearest to the start suffices: it is nearest in every coordinate, hence in every norm.
 
     Raises:
         InputError: naming the first such sample.
@@ -94,9 +94,9 @@ def check_grid(start: Tensor, eps: Tensor, norm: float) -> None:
 
 
 def ball_in_levels(eps: Tensor, norm: float) -> Tensor:
-    """Radii (B,) in levels, such that images inside are still inside when decoded to float32.
+    """Radii (B,) in levels, such that images inside them are still inside the ball when decoded to float32.
 
-    A Linf radius of 8/255 must not lose its eighth level.
+    Rounding must not cost a Linf radius of 8/255 its eighth level.
 
     >>> ball_in_levels(torch.tensor([8 / 255]), norm=float("inf")) >= 8
     tensor([True])
@@ -105,7 +105,7 @@ def ball_in_levels(eps: Tensor, norm: float) -> Tensor:
 
 
 def as_levels(pixels: Tensor) -> Tensor:
-    """Pixels in units of levels; those on the grid up to float rounding become whole numbers."""
+    """Pixels in units of levels; those that are on the grid up to float rounding become whole numbers."""
     levels = pixels.to(torch.float32 if pixels.device.type == "mps" else torch.float64) * LEVELS
     return torch.where((levels - levels.round()).abs() < 1e-4, levels.round(), levels)
 

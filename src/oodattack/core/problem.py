@@ -1,6 +1,6 @@
-"""What an attack is to reach: the starts, balls and aims of a batch, in one form for every method.
+"""The goal of an attack: the starts, balls and objectives of a batch, in the same form for every method.
 
-`Match` brings f(x) to a target (Algorithm 1, line 3); `Lowest` brings a score as low as it goes.
+`Match` brings f(x) to a target (Algorithm 1, line 3); `Lowest` minimises a score.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 from oodattack.core.errors import InputError
 from oodattack.core.metrics import UNDEFINED_MAPE, as_matrix, mape
 
-# A target smaller than this share of the start's error gives no scale: squared errors would leave float32's range.
+# A target below this fraction of the start's error is no useful scale: squared errors would leave float32's range.
 NEGLIGIBLE_TARGET = 1e-6
 
 
@@ -46,7 +46,7 @@ class Problem(ABC):
 
     @abstractmethod
     def error(self, latent: Tensor) -> Tensor:
-        """(B, K) what a method reduces, given latents (B, K)."""
+        """(B, K) the errors that a method reduces, given latents (B, K)."""
 
     @abstractmethod
     def loss(self, latent: Tensor, error: Tensor) -> Tensor:
@@ -54,11 +54,11 @@ class Problem(ABC):
 
     @abstractmethod
     def cotangent(self, push: Tensor) -> Tensor:
-        """(B, K) the weights w for which J_f^T w is the gradient J', given the error or what replaces it."""
+        """(B, K) the weights w for which J_f^T w is the gradient J', given the error or the push that replaces it."""
 
     @abstractmethod
     def judge(self, latent: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-        """The figure that is reported for latents (B, K), and whether their samples are finished: both (B,)."""
+        """The figure to report for latents (B, K), and whether their samples are finished: both (B,)."""
 
     @abstractmethod
     def mape(self, latent: Tensor) -> Tensor:
@@ -99,12 +99,13 @@ class Match(Problem):
     def error(self, latent: Tensor) -> Tensor:
         """The weighted errors, whose squares sum to J.
 
-        A latent of one part is divided by one number per sample, which h(J') does not see. Without the division, the
-        squares of very small or very large latents would leave the range of float32 and the attack would stall.
+        With a single part, the error is divided by one number per sample, which does not change h(J'). Without the
+        division, squares of very small or very large latents would leave the range of float32 and the attack would
+        stall.
         """
         return (self._clipped(latent) - self.target) * self.weight
 
-    def loss(self, latent: Tensor, error: Tensor) -> Tensor:  # noqa: ARG002 -- the error says it all
+    def loss(self, latent: Tensor, error: Tensor) -> Tensor:  # noqa: ARG002 -- the error suffices
         """See `Problem`."""
         return error.square().sum(1)
 
@@ -139,7 +140,7 @@ class Match(Problem):
 
 @dataclass(frozen=True)
 class Lowest(Problem):
-    """Bring a score, f: (B, 3, H, W) -> (B, 1), as low as it goes: J = f(x).
+    """Minimise a score, f: (B, 3, H, W) -> (B, 1): J = f(x).
 
     Attributes:
         start_score: (B,) scores of the starts.
@@ -153,10 +154,10 @@ class Lowest(Problem):
         return self.start_score
 
     def error(self, latent: Tensor) -> Tensor:
-        """Ones: the score has no target, and its derivative by itself is 1."""
+        """Ones: the score has no target, and its derivative with respect to itself is 1."""
         return torch.ones_like(latent)
 
-    def loss(self, latent: Tensor, error: Tensor) -> Tensor:  # noqa: ARG002 -- the score says it all
+    def loss(self, latent: Tensor, error: Tensor) -> Tensor:  # noqa: ARG002 -- the score suffices
         """See `Problem`."""
         return latent[:, 0].to(self.start_score)
 
@@ -164,7 +165,7 @@ class Lowest(Problem):
         """See `Problem`."""
         return push
 
-    def judge(self, latent: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002 -- there is no target
+    def judge(self, latent: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002 -- no target to be within
         """The score; no sample is ever finished."""
         score = latent[:, 0].to(self.start_score)
         return score, torch.zeros_like(score, dtype=torch.bool)
@@ -192,19 +193,19 @@ def make_problem(
     *,
     below: bool = False,
 ) -> Match | Lowest:
-    """Bring starts and targets to one form.
+    """The problem of a batch: to match targets, or without targets to minimise a score.
 
     Args:
         start: (B, 3, H, W) starts.
-        start_latent: (B, K) or (B,) what f gives for them.
-        target: the same shape; None lowers a score.
+        start_latent: (B, K) or (B,) f(start).
+        target: the same shape; None to minimise a score.
         eps: (B,) radii.
         norm: 1, 2 or infinity.
         parts: lengths of the parts of the latent; None for one.
         below: whether targets are upper bounds.
 
     Raises:
-        InputError: if target or parts do not fit what f gives.
+        InputError: if the target or the parts do not fit the shape of f(start).
     """
     latent = as_matrix(start_latent)
     # At least float32: squares of 16-bit errors would be zero long before the errors are.
@@ -227,7 +228,7 @@ def make_problem(
 
 
 def part_lengths(parts: Sequence[int] | None, length: int) -> tuple[int, ...]:
-    """The parts, checked against the latent's length; without parts the latent is one.
+    """The parts, checked against the latent's length; by default the whole latent is one part.
 
     Raises:
         InputError: if the parts are not positive or do not add up.
@@ -258,7 +259,7 @@ def _weights(target: Tensor, start_latent: Tensor, parts: Sequence[int]) -> Tens
     columns = []
     for t, z in zip(torch.split(target, lengths, dim=1), torch.split(start_latent, lengths, dim=1), strict=True):
         scale, error = (values.abs().amax(1, keepdim=True) for values in (t, z - t))
-        # A part whose target is zero, or close to it, has no scale of its own: the start's error gives it one.
+        # A target that is zero, or close to it, gives its part no scale; the start's error then does.
         scale = torch.where((scale > NEGLIGIBLE_TARGET * error) | ~error.isfinite(), scale, error)
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         columns.append((1 / (scale * math.sqrt(t.shape[1]))).expand_as(t))

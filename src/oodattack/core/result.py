@@ -9,23 +9,23 @@ from torch import Tensor
 class AttackResult:
     """What the attack found, per sample.
 
-    ``image`` is the one that counts: on the 8-bit grid with ``pixels=256``, else in floating point. Its figures are
-    measured again on it. The ``float_`` fields are those before rounding, as the attack saw them.
+    ``image`` is the final image: on the 8-bit grid with ``pixels=256``, else in floating point. Its figures are
+    measured again on that image. The ``float_`` fields are those before rounding, as measured during the attack.
     """
 
     image: Tensor  # (B, 3, H, W) in [0, 1], inside the ball
     latent: Tensor  # (B, K) or (B,): f(image)
-    mape: Tensor  # (B,): a fraction; NaN where undefined (see `notes`) and without a target
+    mape: Tensor  # (B,): a fraction; NaN without a target and where undefined (see `notes`)
     distance: Tensor  # (B,): ‖image - start‖ in the ball's norm
     float_image: Tensor  # (B, 3, H, W)
     float_mape: Tensor  # (B,)
     float_distance: Tensor  # (B,)
     part_mape: Tensor  # (B, P): the MAPE of each part of the latent
-    gradient_evaluations: Tensor  # (B,) int64: forward + backward passes spent, all tries together
-    forward_evaluations: Tensor  # (B,) int64: forward passes beside these; one costs about a third of the above
-    restart: Tensor  # (B,) int64: the try that won, 0 is the first
-    history: Tensor  # (B, steps + 1): MAPE (or score) after n steps of the winning try, by f or its twin; then NaN
+    gradient_evaluations: Tensor  # (B,) int64: forward + backward passes, summed over all tries
+    forward_evaluations: Tensor  # (B,) int64: further forward passes; one costs about a third of the above
+    restart: Tensor  # (B,) int64: the try that won; 0 is the first
+    history: Tensor  # (B, steps + 1): MAPE (or score) after n steps of the winning try, from f or its twin; then NaN
     start_latent: Tensor  # (B, K) or (B,): f(start)
     start_mape: Tensor  # (B,): before the attack
-    start_distance: Tensor  # (B,): 0, as the start is the centre of the ball
-    notes: tuple[str, ...]  # (B,): why a MAPE is undefined, or why the attack stopped; or ""
+    start_distance: Tensor  # (B,): 0, because the start is the centre of the ball
+    notes: tuple[str, ...]  # (B,): why a MAPE is undefined or the attack stopped, else ""

@@ -1,4 +1,4 @@
-"""Adamax, the optimizer of the published method, with its memory kept per sample."""
+"""Adamax, the optimizer of the published method, with separate state for each sample."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ class Adamax:
 
     Args:
         step_size: (B,) alpha.
-        betas: decay of the mean and of the peak of the directions.
+        betas: decay rates of the running mean and of the running maximum of the directions.
 
     >>> rule = Adamax(torch.tensor([0.1]))
     >>> rule.step(torch.tensor([[0.5, -2.0]])).tolist()
@@ -23,7 +23,7 @@ class Adamax:
         self.n = 0
 
     def step(self, direction: Tensor) -> Tensor:
-        """Displacement (B, ...) to subtract from the images, given the direction (B, ...) of ascent at them."""
+        """The displacement (B, ...) to subtract from the images, given the direction of ascent (B, ...) there."""
         if self.n == 0:
             self.mean = torch.zeros_like(direction)
             self.peak = torch.zeros_like(direction)
@@ -35,7 +35,7 @@ class Adamax:
         return rate * self.mean / self.peak
 
     def keep(self, rows: Tensor) -> None:
-        """Forget every sample but ``rows`` (indices into the present batch)."""
+        """Forget every sample but ``rows`` (indices into the current batch)."""
         self.step_size = self.step_size[rows]
         if self.n:
             self.mean, self.peak = self.mean[rows], self.peak[rows]

@@ -1,4 +1,4 @@
-"""The best image of each sample so far, and the work spent on it: for a try in floating point and on the 8-bit grid."""
+"""The best image of each sample so far and the work spent on it, in floating point or on the 8-bit grid."""
 
 import math
 
@@ -10,29 +10,29 @@ from oodattack.core.problem import Problem
 
 
 class Tracker:
-    """Evaluate, keep the best: a tracker is shown every pass, whoever made it.
+    """Keeps the best image of each sample; `see` is called with every evaluation of the batch.
 
     Args:
-        images: (B, ...) what stands in until a better image was seen; not written to.
+        images: (B, ...) placeholders until a first image has been seen; never written to.
         measured: (B,) their figures (`Problem.judge`).
-        looks: number of times that a sample is shown, at most.
+        looks: maximum number of evaluations of a sample.
         tolerance: see `Problem.judge`.
 
     Attributes:
         image: (B, ...) the best images.
-        loss: (B,) their losses; infinite until one was seen.
+        loss: (B,) their losses; infinite until a first image has been seen.
         measured: (B,) their figures.
         arrived: (B,) whether they are within the tolerance.
-        broken: (B,) whether a sample left because its gradient was not finite.
-        history: (B, looks) the figure of every image seen, NaN after the last.
+        broken: (B,) whether a sample left the batch because its gradient was not finite.
+        history: (B, looks) the figure of every image seen; NaN after the last.
         gradients: (B,) gradient evaluations spent.
-        forwards: (B,) forward passes spent beside them.
+        forwards: (B,) further forward passes spent.
     """
 
     def __init__(self, images: Tensor, measured: Tensor, looks: int, tolerance: float) -> None:
         zeros = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         self.image = images
-        self._borrowed = True  # the images are somebody else's tensor
+        self._borrowed = True  # the tensor belongs to the caller: copy it before writing
         self.loss = torch.full_like(measured, math.inf)
         self.measured = measured.clone()
         self.arrived = torch.zeros_like(measured, dtype=torch.bool)
@@ -44,29 +44,29 @@ class Tracker:
     def see(
         self, rows: Tensor, n: int, images: Tensor, seen: Pass, error: Tensor, problem: Problem, *, counts: bool = True
     ) -> Tensor:
-        """Note images after n steps and keep those that are better.
+        """Record images after n steps and keep those that are better.
 
         Args:
-            rows: (b,) which samples they are of.
-            n: number of this look, from 0.
+            rows: (b,) indices of their samples.
+            n: number of this evaluation, from 0.
             images: (b, ...) the images.
             seen: the pass that evaluated them; images whose latent is not exact are not kept.
             error: (b, K) their errors.
-            problem: of these samples.
-            counts: whether a better image is kept before it has arrived.
+            problem: the problem of these samples.
+            counts: whether a better image is kept even if it is not within the tolerance.
 
         Returns:
-            (b,) which samples have arrived, or seem to where the latent is not exact.
+            (b,) which samples are within the tolerance; where the latent is not exact, only by that approximation.
         """
         self.gradients[rows] += seen.gradients
         self.forwards[rows] += seen.forwards
         loss = problem.loss(seen.latent, error)
         measured, arrived = problem.judge(seen.latent, self.tolerance)
         self.history[rows, n] = measured
-        # J is quadratic and MAPE is not: an image can arrive without having the least J so far.
+        # J is quadratic and MAPE is not: an image can be within the tolerance without having the lowest J so far.
         better = ((loss < self.loss[rows]) | arrived if counts else arrived) & seen.exact
         place = rows[better]
-        if len(place) == len(self.image):  # all of them, as in most steps: no need to copy
+        if len(place) == len(self.image):  # every sample improved, as in most steps: no copy needed
             self.image, self._borrowed = images, True
         elif len(place):
             self.put(place, images[better])
@@ -75,7 +75,7 @@ class Tracker:
         return arrived
 
     def put(self, rows: Tensor, images: Tensor) -> None:
-        """Write the images of some samples."""
+        """Write the images (b, ...) of the samples ``rows`` (b,)."""
         if self._borrowed:
             self.image, self._borrowed = self.image.clone(), False
         self.image[rows] = images

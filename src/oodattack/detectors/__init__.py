@@ -1,4 +1,4 @@
-"""Out-of-distribution detectors, pytorch-ood's and your own, and the subjects that they are fitted on."""
+"""Out-of-distribution detectors, both pytorch-ood's and your own, and the subjects that they are fitted on."""
 
 from oodattack.detectors.base import Detector, Loader, NotApplicableError
 from oodattack.detectors.catalogue import Absent, make_detectors

@@ -1,4 +1,4 @@
-"""Detectors of pytorch-ood that read one view of a subject."""
+"""Adapters for detectors of pytorch-ood that read one view of a subject."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +13,16 @@ from oodattack.detectors.subjects import Subject, View
 from oodattack.detectors.wrapped import Wrapped, differentiable
 
 Relabel = Callable[[Tensor], Tensor]
-"""From class numbers (N,) of training images to those that a detector is fitted with."""
+"""Maps class numbers (N,) of training images to those that a detector is fitted with."""
 
 
 class Adapted(Wrapped):
     """A detector that reads one view.
 
     Args:
-        inner: a detector of pytorch-ood, without a model of its own.
-        subject: what it is fitted on.
-        view: which part of it: logits, features or feature maps.
+        inner: a detector of pytorch-ood, constructed without a model.
+        subject: the subject that it is fitted on.
+        view: the view that it reads: logits, features or feature maps.
         relabel: applied to the class numbers before the fit.
 
     >>> from pytorch_ood.detector import MaxLogit
@@ -59,17 +59,17 @@ class Adapted(Wrapped):
         return self.view(images)
 
     def judge(self, reads: Tensor) -> Tensor:
-        """See `Detector`; with a gradient where the library's formula has one."""
+        """See `Detector`; differentiable if the library's formula is."""
         scores: Tensor = differentiable(self.inner, f"predict_{self.input}")(reads)
         return scores
 
 
 class Shaped(Wrapped):
-    """A detector that reshapes activations and takes the energy of the logits that follow.
+    """A detector that reshapes activations and computes the energy of the resulting logits.
 
     Args:
-        inner: a detector of pytorch-ood made with ``detector=unshaped``, so that it returns these logits.
-        subject: what it is fitted on.
+        inner: a detector of pytorch-ood constructed with ``detector=unshaped``, so that it returns these logits.
+        subject: the subject that it is fitted on.
         view: the activations that it reshapes.
     """
 
@@ -82,7 +82,7 @@ class Shaped(Wrapped):
         return self._formed(self.view(images))
 
     def _formed(self, values: Tensor) -> Tensor:
-        # To the library, pooled features are feature maps of one pixel.
+        # The library treats pooled features as feature maps of one pixel.
         return values[:, :, None, None] if self.input == "feature_maps" and values.ndim == 2 else values
 
     def fit(self, loader: Loader) -> None:
@@ -109,12 +109,12 @@ class Shaped(Wrapped):
 
 
 def unshaped(logits: Tensor) -> Tensor:
-    """The identity: what pytorch-ood's reshaping detectors get as ``detector``, so that they return their logits."""
+    """The identity, passed as ``detector`` to pytorch-ood's reshaping detectors so that they return their logits."""
     return logits
 
 
 def consecutive(labels: Tensor) -> Tensor:
-    """Class numbers without gaps: 0, 1, 2, ... for the classes that occur.
+    """Renumber classes without gaps: 0, 1, 2, ... for the classes that occur.
 
     >>> consecutive(torch.tensor([2, 7, 2]))
     tensor([0, 1, 0])
@@ -124,7 +124,7 @@ def consecutive(labels: Tensor) -> Tensor:
 
 
 def several(labels: Tensor) -> Tensor:
-    """The same, for detectors that compare classes.
+    """The same as `consecutive`, for detectors that compare classes.
 
     Raises:
         NotApplicableError: if there is only one class.
@@ -132,13 +132,13 @@ def several(labels: Tensor) -> Tensor:
     numbers = consecutive(labels)
     if int(numbers.max()) == 0:
         raise NotApplicableError(
-            "expected training images of at least 2 classes, got 1: it compares classes with their union"
+            "expected training images of at least 2 classes, got 1: the detector compares classes with their union"
         )
     return numbers
 
 
 def every(count: int) -> Relabel:
-    """The class numbers as they are, for detectors that need images of all ``count`` classes.
+    """Leave class numbers as they are, for detectors that need images of all ``count`` classes.
 
     >>> every(3)(torch.tensor([0, 1, 1]))
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""What a detector is: three methods that it must have, and documented defaults for everything else."""
+"""The interface of detectors: two methods that each must define, and documented defaults for everything else."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -9,17 +9,17 @@ from torch import Tensor
 from oodattack.core.errors import InputError
 
 Judge = Callable[[Tensor], Tensor]
-"""From what a detector reads, (B, K), to its scores, (B,)."""
+"""Maps what a detector reads, (B, K), to its scores, (B,)."""
 
 
 class NotApplicableError(InputError):
-    """A detector needs something that the subject does not have, or data that the training images do not provide."""
+    """A detector needs something that the subject or the training images do not provide."""
 
 
 class Loader(Protocol):
     """In-distribution data to fit on: batches of images (B, 3, H, W) in [0, 1] and class numbers (B,).
 
-    It can be iterated any number of times. A `torch.utils.data.DataLoader` is one.
+    It can be iterated any number of times; a `torch.utils.data.DataLoader` is an example.
     """
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
@@ -30,24 +30,24 @@ class Loader(Protocol):
 class Detector(ABC):
     """An out-of-distribution detector. Only `score` and `reads` must be defined; everything else has a default.
 
-    A detector of your own need not inherit from this class: any object with ``fit``, ``score`` and ``reads`` is
-    wrapped (see `own_detector`), and the optional attributes below are used where it has them.
+    Your own detector need not inherit from this class: any object with ``fit``, ``score`` and ``reads`` is wrapped (see
+    `own_detector`), and those of the optional attributes below that it has are used.
 
-    A detector states what it needs of its subject by asking for it when it is constructed: ``subject.logits`` or
-    ``subject.head`` raise `NotApplicableError` where there are none, and the detector is listed with that reason.
+    A detector states what it needs from its subject by accessing it in its constructor: ``subject.logits`` and
+    ``subject.head`` raise `NotApplicableError` if the subject has none, and the detector is listed with that reason.
 
     Attributes:
-        reading: name of what `reads` returns. Detectors with the same name are attacked together by the informed
-            attack: "features" and "logits" are the views of the subject itself. None (default): its own.
-        parts: lengths of the parts of what is read that differ in scale; each is weighted by its own size when it is
+        reading: name of what `reads` returns. The informed attack attacks detectors with the same name together;
+            "features" and "logits" are the views of the subject itself. None (default): shared with no other detector.
+        parts: lengths of the parts of what is read that differ in scale; each is weighted by its own scale when it is
             matched. None (default): one part.
-        judge: the score as a function of what is read, ``judge(reads(x)) == score(x)``. With it, a score without
-            gradient can be differenced in the space of the readings, at no further pass of the network. None (default):
-            the score is known as a function of the image only.
-        unfollowed: why the direct attack cannot follow the score where there is no `judge`. None (default): it can, by
-            SPSA on the image if need be.
+        judge: the score as a function of what is read, ``judge(reads(x)) == score(x)``. With it, the gradient of a
+            score that is not differentiable can be estimated by differences in the space of the readings, at no further
+            pass of the network. None (default): the score is known only as a function of the image.
+        unfollowed: if there is no `judge`, the reason why the direct attack cannot follow the score. None (default): it
+            can, if necessary by SPSA on the image.
         source: SHA-256 (hex) of the source code, for detectors whose code may change between two commands: their fits
-            are not kept, and their attacks are kept under this digest. Empty (default): the code is a released one.
+            are not stored, and their attacks are stored under this digest. Empty (default): released code.
 
     >>> import torch
     >>> class Brightness(Detector):
@@ -67,7 +67,7 @@ class Detector(ABC):
     source: str = ""
 
     def fit(self, loader: Loader) -> None:  # noqa: B027 -- a default
-        """Learn what is in-distribution. By default there is nothing to learn."""
+        """Fit the detector to in-distribution data. By default it needs no fit."""
 
     @abstractmethod
     def score(self, images: Tensor) -> Tensor:
@@ -78,9 +78,9 @@ class Detector(ABC):
         """(B, K): what the score is computed from, differentiable with respect to the images."""
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What was fitted, as tensors and plain values. None (default): not kept, and fitted again each time."""
+        """The fitted state, as tensors and plain values. None (default): it is not stored; every process fits again."""
         return None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned. Called only where that was not None."""
+        """Restore a state returned by `state_dict`. Called only if that was not None."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Which detectors apply to a subject, and why the others do not."""
+"""The catalogue of detectors: which of them apply to a subject, and why the others do not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from oodattack.detectors.shaping import shaping_detectors
 from oodattack.detectors.subjects import Subject
 
 NEVER = {
-    "MCM": "compares images with texts: only for networks of images and texts (CLIP)",
-    "WeightedEBO": "its weights are learned with the network, by VOS; without them it is EnergyBased",
+    "MCM": "it compares images with texts, and needs a network for both (CLIP)",
+    "WeightedEBO": "its weights are learned together with the network, by VOS; without them it is EnergyBased",
 }
 
 
@@ -28,14 +28,14 @@ class Absent:
 
 
 def make_detectors(subject: Subject, names: Sequence[str] = ("all",)) -> tuple[dict[str, Detector], list[Absent]]:
-    """All detectors of pytorch-ood 0.4 that apply to a subject, or some of them, not yet fitted.
+    """Make the detectors of pytorch-ood 0.4 that apply to a subject, and the subject's own, without fitting them.
 
     Args:
-        subject: what they are fitted on.
-        names: which ones; ("all",) for every one.
+        subject: the subject that they are fitted on.
+        names: names of the detectors to make; ("all",) makes every detector.
 
     Returns:
-        The detectors by name, those that the subject brings along first; and those that do not apply to it.
+        The detectors by name, beginning with the subject's own; and those that do not apply to it, with the reason.
 
     Raises:
         InputError: for an unknown name.

@@ -1,4 +1,4 @@
-"""Detectors that read the penultimate features, z: distances, subspaces, neighbours, gradients of the head."""
+"""Detectors that read the penultimate features z: distances, subspaces, neighbours, gradients of the head."""
 
 from typing import Any
 
@@ -26,9 +26,9 @@ from oodattack.detectors.wrapped import differentiable, fitted_state
 
 
 def feature_detectors() -> dict[str, Make]:
-    """Every detector whose score is a function of z, the case that the paper's claim is about (Section II-B).
+    """Every detector whose score is a function of z, to which the paper's claim applies (Section II-B).
 
-    The first four need z alone; the others read the classification head as well.
+    Mahalanobis, RMD, GMM and KNN need z alone; the others also use the classification head.
 
     >>> list(feature_detectors())[:3]
     ['Mahalanobis', 'RMD', 'GMM']
@@ -44,20 +44,20 @@ def feature_detectors() -> dict[str, Make]:
         "NCI": lambda s: Adapted(NCI(None, s.head), s, s.features),
         "fDBD": lambda s: Adapted(fDBD(None, s.head), s, s.features),
         "PNML": lambda s: Adapted(PNML(None, s.head), s, s.features),
-        # Of the network's gradients the papers and OpenOOD take those of the head, which are functions of z.
+        # Of the network's gradients, the papers and OpenOOD use those of the head, which are functions of z.
         "GradNorm": lambda s: _HeadGradient(GradNorm(s.head, param_filter=_weight), s, s.features),
         "GradUncertainty": lambda s: _HeadGradient(GradUncertainty(s.head, param_filter=_weight), s, s.features),
     }
 
 
 def _vim(subject: Subject) -> Adapted:
-    # The papers' dimensions (512 of 2048) belong to wide networks; half is what the library falls back to.
+    # The dimension in the paper (512 of 2048) is for wide networks; half is the library's fallback.
     head = subject.head
     return Adapted(ViM(None, d=head.in_features // 2, w=head.weight, b=head.bias), subject, subject.features)
 
 
 class _Neighbours(Adapted):
-    """KNN, whose state is the features it was fitted to: scikit-learn's own format executes code when loaded."""
+    """KNN; its state is the features it was fitted to, because scikit-learn's own format executes code when loaded."""
 
     def fit(self, loader: Loader) -> None:
         self.bank = self.subject.collect(self.view, loader)
@@ -72,7 +72,7 @@ class _Neighbours(Adapted):
 
 
 class _HeadGradient(Adapted):
-    """A detector of gradients whose network is the head alone, and whose image is z."""
+    """A detector that reads gradients; its network is the head alone, and its input is z instead of an image."""
 
     def fit(self, loader: Loader) -> None:
         """Nothing to fit."""

@@ -1,4 +1,4 @@
-"""Detectors that read several layers: they see more than z."""
+"""Detectors that read several layers, and thus more than z."""
 
 from collections.abc import Callable, Iterator
 
@@ -58,13 +58,13 @@ class LayersMahalanobis(Wrapped):
 
 
 class LayersGram(Wrapped):
-    """Row sums of each layer's Gram matrices, compared with the range that each class has."""
+    """Row sums of each layer's Gram matrices, compared with their range in each class."""
 
     def __init__(self, subject: Subject) -> None:
         self.logits, self.layers, self.classes = subject.logits, subject.layers, subject.head.out_features
         widths = [shape[0] for shape in self.layers.shapes[:-1]]
-        # The library applies one layer after the other. Here the network runs once, in the first "layer", and each of
-        # the others returns what that pass recorded.
+        # The library applies one layer after another. Here the network runs once, in the first "layer", and each of the
+        # others returns what that pass recorded.
         self._recorded: list[Tensor] = []
         steps: list[Callable[[Tensor], Tensor]] = [self._first]
         steps += [lambda _before, place=place: self._recorded[place] for place in range(1, len(widths))]  # type: ignore[misc]
@@ -77,7 +77,7 @@ class LayersGram(Wrapped):
         return self._recorded[0]
 
     def fit(self, loader: Loader) -> None:
-        """See `Detector`; the tenth of the images that it holds out is the same every time."""
+        """See `Detector`; the tenth of the images that are held out is the same in every fit."""
         every(self.classes)(self.subject.collect(self.logits, loader)[1])
         self.inner.to(self.subject.device)
         with torch.random.fork_rng(devices=[]):
@@ -109,9 +109,9 @@ class LayersGram(Wrapped):
 
 
 class Coverage(Wrapped):
-    """Neuron activation coverage: how often a neuron's activation times its gradient had that value in training.
+    """Neuron activation coverage: how often activation times gradient of a neuron had this value on training images.
 
-    Hooks and gradients act on the network itself, since they need the tensors of its own graph.
+    Hooks and gradients act on the network itself, because they need the tensors of its own graph.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -132,9 +132,9 @@ class Coverage(Wrapped):
         return scores.cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
-        """See `Detector`: for every layer, the spatial mean of activation times gradient of the logits' divergence.
+        """See `Detector`: for every layer, the spatial mean of activation times gradient.
 
-        The divergence is that of the softmax from the uniform distribution.
+        The gradient is that of the divergence of the softmax from the uniform distribution.
         """
         seen: list[Tensor] = []
         handles = [module.register_forward_hook(lambda _m, _i, output: seen.append(output)) for module in self.modules]
@@ -153,7 +153,7 @@ class Coverage(Wrapped):
         return found if images.requires_grad else found.detach()
 
     def judge(self, reads: Tensor) -> Tensor:
-        """See `Detector`. It counts, so it has no gradient."""
+        """See `Detector`. The score is a count, so it has no gradient."""
         total = torch.zeros_like(reads[:, 0])
         for part, alpha, stats in zip(
             torch.split(reads, list(self.parts), dim=1), self.inner.alpha, self.inner._stats, strict=True

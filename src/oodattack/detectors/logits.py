@@ -45,16 +45,17 @@ def _on_logits(kind: Any, subject: Subject) -> Adapted:
 
 
 class _EachAlone(Adapted):
-    """OpenMax, which takes the distance to a class as 0 when no image of the batch is predicted as that class.
+    """OpenMax with scores that do not depend on the batch.
 
-    With one more row for each class, the scores of an image are the same in every batch.
+    The library takes the distance to a class as 0 if no image of the batch is predicted as that class. Appending one
+    row for each class gives an image the same score in every batch.
     """
 
     def score(self, images: Tensor) -> Tensor:
         return self.judge(self.view(images)).cpu().double()
 
     def judge(self, reads: Tensor) -> Tensor:
-        """The score of these logits; the library gives it no gradient."""
+        """The score (B,) of these logits; the library's formula has no gradient."""
         with torch.no_grad():
             classes = torch.eye(reads.shape[1]).to(reads)
             scores: Tensor = self.inner.predict_logits(torch.cat([reads, classes]))

@@ -1,4 +1,4 @@
-"""How a detector is made for a subject."""
+"""The type of the functions that make a detector for a subject."""
 
 from collections.abc import Callable
 

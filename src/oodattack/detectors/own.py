@@ -1,4 +1,4 @@
-"""A detector of your own, by name. Everything that is optional in it is looked up here, once."""
+"""Your own detectors, by name. This is the only place that looks up their optional attributes."""
 
 import hashlib
 import inspect
@@ -17,7 +17,7 @@ REQUIRED = ("fit", "score", "reads")
 
 
 class Own(Detector):
-    """Any object with ``fit``, ``score`` and ``reads`` as a `Detector`; what else it has of one is used.
+    """Any object with ``fit``, ``score`` and ``reads`` as a `Detector`, with those optional attributes that it has.
 
     Args:
         inner: the object.
@@ -59,11 +59,11 @@ class Own(Detector):
 
 
 def own_detector(spec: str, subject: Subject) -> Detector:
-    """The detector that ``MODULE:FACTORY`` makes for a subject.
+    """Make the detector that ``MODULE:FACTORY`` returns for a subject.
 
     Raises:
         NotApplicableError: if it needs something that the subject lacks.
-        InputError: if there is no such function, if it fails, or if what it returns is no detector.
+        InputError: if the function does not exist, fails, or does not return a detector.
 
     >>> from oodattack.encoders import load_encoder
     >>> from oodattack.detectors import make_subject
@@ -84,7 +84,7 @@ def own_detector(spec: str, subject: Subject) -> Detector:
 
 
 def own_name(spec: str) -> str:
-    """The name of the detector of ``MODULE:FACTORY`` in tables and files.
+    """The name in tables and files of the detector that ``MODULE:FACTORY`` makes.
 
     >>> own_name("my.detectors:Centroid")
     'Centroid'
@@ -93,7 +93,7 @@ def own_name(spec: str) -> str:
 
 
 def _digest(function: Callable[..., object]) -> str:
-    """SHA-256 (hex) of the file that a factory is in: another file means another detector."""
+    """SHA-256 (hex) of the file that defines a factory: if the file changes, so may the detector."""
     try:
         source = inspect.getsource(inspect.getmodule(function) or function)
     except (OSError, TypeError):  # defined interactively

@@ -1,4 +1,4 @@
-"""Detectors that first move the image by a small step (ODIN), or score it many times with dropout."""
+"""Detectors that perturb the image by a small step before scoring it (ODIN), or score it many times with dropout."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,17 +90,17 @@ class OdinMahalanobis(Wrapped):
 
 
 class Dropout(Detector):
-    """The variance of 30 softmaxes with dropout, with the same draws for every image.
+    """The variance of 30 softmax outputs with dropout, with the same random draws for every image.
 
-    Images are scored one by one, since within a batch the draws depend on an image's position. Where dropout acts on z
-    alone, the score is a function of z and has a `judge`; elsewhere it takes 30 passes of the network and cannot be
+    Images are scored one by one, because within a batch the draws depend on an image's position. If dropout acts on z
+    alone, the score is a function of z and has a `judge`; otherwise it takes 30 passes of the network and cannot be
     followed.
 
     Raises:
         NotApplicableError: if the network has no active dropout.
     """
 
-    unfollowed = "its draws act within the network: each score takes 30 passes, too many for a direct attack"
+    unfollowed = "its dropout acts within the network: each score takes 30 passes, too many for a direct attack"
 
     def __init__(self, subject: Subject) -> None:
         active = [m.p for m in subject.encoder.modules() if isinstance(m, _DropoutNd) and m.p > 0]
@@ -145,7 +145,7 @@ class Dropout(Detector):
 
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """No gradients of weights: the library's backward pass to the image would leave them on the network."""
+    """Freeze the weights: the library's backward pass to the image would otherwise leave gradients on them."""
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         for parameter in trainable:
@@ -157,5 +157,5 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 
 
 def _network(view: View, images: Tensor) -> nn.Module:
-    """The network that the view itself will use for these images."""
+    """The network that the view itself uses for these images."""
     return view.fast if torch.is_grad_enabled() and images.requires_grad else view.exact

@@ -11,7 +11,7 @@ from oodattack.networks.bottleneck import rate
 
 
 def rate_detectors() -> dict[str, Make]:
-    """The rate, for networks that have one.
+    """The detector "Rate", which applies to networks with a bottleneck.
 
     >>> list(rate_detectors())
     ['Rate']
@@ -20,16 +20,16 @@ def rate_detectors() -> dict[str, Make]:
 
 
 class Rate(Detector):
-    """KL(q(z|x) || r(z)) in nats: how many the network needs to encode an image.
+    """KL(q(z|x) || r(z)) in nats, the information that the network spends on encoding an image.
 
     Raises:
-        NotApplicableError: if the network is no `Bottleneck`.
+        NotApplicableError: if the network is not a `Bottleneck`.
     """
 
     def __init__(self, subject: Subject) -> None:
         network = subject.encoder.model
         if not isinstance(network, Bottleneck):
-            raise NotApplicableError("the network is no variational information bottleneck")
+            raise NotApplicableError("the network is not a variational information bottleneck")
         self.view = View(subject.encoder, ["stats"], [torch.Size([network.stats.out_features])])
 
     def score(self, images: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class Rate(Detector):
             return self.judge(self.view(images)).cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
-        """See `Detector`: means and log-variances; z, the means, is a part of them."""
+        """See `Detector`: means and log-variances; the means are z."""
         return self.view(images)
 
     def judge(self, reads: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Detectors that reshape activations, run the rest of the network on them, and take the energy of its logits."""
+"""Detectors that reshape activations, run the rest of the network on them, and compute the energy of its logits."""
 
 from functools import partial
 from typing import Any

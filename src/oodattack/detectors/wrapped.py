@@ -1,7 +1,7 @@
-"""pytorch-ood's detectors as ours: their state, and their scores as differentiable functions.
+"""Wrap pytorch-ood's detectors: their state, and their scores as differentiable functions.
 
-The library computes scores from logits, features or feature maps. What an attack needs is added here: the score as a
-differentiable function of these, where its formula is one.
+The library computes scores from logits, features or feature maps. An attack needs the score as a differentiable
+function of these, which is added here for formulas that are differentiable.
 """
 
 import inspect
@@ -18,11 +18,11 @@ from oodattack.detectors.subjects import Subject
 
 
 class Wrapped(Detector):
-    """A detector around one of pytorch-ood's, whose plain attributes are its state.
+    """A detector that wraps one of pytorch-ood's; its state is the inner detector's plain attributes.
 
     Args:
-        inner: a detector of pytorch-ood, without a model of its own.
-        subject: what it is fitted on.
+        inner: a detector of pytorch-ood, constructed without a model.
+        subject: the subject that it is fitted on.
     """
 
     def __init__(self, inner: Any, subject: Subject) -> None:
@@ -39,10 +39,10 @@ class Wrapped(Detector):
 
 
 def differentiable(inner: Any, method: str) -> Callable[[Any], Any]:
-    """A method of a detector of pytorch-ood, with the gradient that its formula has.
+    """A method of a detector of pytorch-ood, made differentiable as far as its formula allows.
 
-    The library wraps it in `torch.no_grad` and detaches values on the way; both are undone here. Where a formula leaves
-    torch there is still no gradient, and the attack finds out.
+    The library wraps it in `torch.no_grad` and detaches intermediate values; both are undone here. If a formula leaves
+    torch, it still has no gradient, which `oodattack.attacks.follow` detects.
     """
     function = inspect.unwrap(getattr(type(inner), method))
 
@@ -53,14 +53,14 @@ def differentiable(inner: Any, method: str) -> Callable[[Any], Any]:
         try:
             with _Attached():
                 return function(inner, values)
-        except RuntimeError:  # numpy refuses tensors that require a gradient
+        except RuntimeError:  # NumPy rejects tensors that require a gradient
             return function(inner, values)
 
     return attached
 
 
 class _Attached(TorchFunctionMode):
-    """While active, `x.detach()` and `x.data` are x."""
+    """While active, `x.detach()` and `x.data` return x itself."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -71,7 +71,7 @@ class _Attached(TorchFunctionMode):
 
 
 def fitted_state(inner: Any) -> dict[str, Any]:
-    """All attributes of a detector of pytorch-ood that are plain data; functions and networks are left out.
+    """The attributes of a detector of pytorch-ood that are plain data, without functions and networks.
 
     >>> from pytorch_ood.detector import EnergyBased
     >>> sorted(fitted_state(EnergyBased(None)))[:1]
@@ -87,7 +87,7 @@ def load_fitted_state(inner: Any, state: dict[str, Any]) -> None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value consists of tensors, arrays, numbers and containers of these only."""
+    """Whether a value consists only of tensors, arrays, numbers, strings, and containers of these."""
     if value is None or isinstance(value, bool | int | float | str | Tensor | np.ndarray | np.generic | range):
         return True
     if isinstance(value, list | tuple | set):

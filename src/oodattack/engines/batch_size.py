@@ -1,4 +1,4 @@
-"""Batch size: measured, not guessed."""
+"""The batch size: measured, not guessed."""
 
 import time
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ MAX_BATCH_SIZE = 256
 MAX_CPU_BATCH_SIZE = 64
 # A CPU that runs out of memory raises no error: the process is killed. 16 images of 224x224, or 64 of 112x112.
 MAX_CPU_BATCH_PIXELS = 16 * 224 * 224
-MAX_MEASURING_SHARE = 0.03  # of the time of the planned work
+MAX_MEASURING_SHARE = 0.03  # of the estimated time of the planned work
 MIN_MEASURING_SECONDS = 1.0  # always allowed
-NEAR_BEST = 0.95  # of the best throughput is good enough: a smaller batch uses less memory and loses less on Ctrl-C
+NEAR_BEST = 0.95  # fraction of the best throughput that suffices: smaller batches need less memory, lose less on Ctrl-C
 
 
 def rows_that_fit(most: int, input_size: tuple[int, int]) -> int:
-    """At most ``most`` rows, and no more images of this size (height, width) than a CPU's memory usually holds.
+    """``most``, or fewer rows if that many images of this size (height, width) may not fit into a CPU's memory.
 
     >>> rows_that_fit(64, (224, 224)), rows_that_fit(64, (32, 32))
     (16, 64)
@@ -32,18 +32,18 @@ def rows_that_fit(most: int, input_size: tuple[int, int]) -> int:
 def measure_batch_size(f: nn.Module, gradient: Gradient, image: Tensor, *, samples: int, steps: int) -> int:
     """The smallest batch size whose throughput is within 5 % of the best.
 
-    Sizes double from 1 until two doublings in a row bring no gain, memory or the time allowed runs out, or the batch
-    holds all samples.
+    The size is doubled from 1 until two doublings in a row bring no gain, memory or the allowed time runs out, or the
+    batch contains all samples.
 
     Args:
         f: the encoder as the attack uses it.
         gradient: the source of gradients that the attack uses.
         image: (1, 3, H, W) in [0, 1], on the encoder's device.
         samples: number of samples in the run.
-        steps: maximum number of evaluations of each.
+        steps: maximum number of gradient evaluations per sample.
 
     Returns:
-        The size, a power of 2; 1 if not even that fits into memory, which the run will report.
+        The size, a power of 2; 1 if not even one image fits into memory, which the run will then report.
 
     >>> from oodattack.core.gradient import Autograd
     >>> measure_batch_size(nn.Flatten(), Autograd(), torch.rand(1, 3, 8, 8), samples=1, steps=10)
@@ -82,7 +82,7 @@ def smallest_near_best(throughput: Mapping[int, float]) -> int:
 
 
 def _seconds(f: nn.Module, gradient: Gradient, image: Tensor, size: int) -> float:
-    """Time of one evaluation of a batch: the better of two, after one that warms up kernels and memory."""
+    """Seconds per evaluation of a batch: the better of two measurements, after a warm-up."""
     images = image.repeat(size, 1, 1, 1)
     generators = [torch.Generator() for _ in range(size)]
     times = []

@@ -2,7 +2,7 @@
 
 Work is any picklable callable. It computes one chunk, writes the result to disk itself, and returns little. A chunk is
 a small picklable value that names a fixed part of the job, such as the number of a shard, so no result depends on
-which worker computed which chunk. What is expensive to load, such as an encoder, belongs in a `PerProcess`.
+which worker computed which chunk. Anything that is expensive to load, such as an encoder, belongs in a `PerProcess`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +30,8 @@ class Step:
 
 Report = Callable[[Step], None]
 OnStep = Callable[[Chunk, Step], None]
+OnStage = Callable[[str, int, int], None]
+"""Reports the stage of a command: its name, how much of it is done, and the total."""
 Work = Callable[[Chunk, Report], Result]
 
 

@@ -9,7 +9,7 @@ from types import FrameType
 
 @contextmanager
 def finish_first() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that the chunk in progress can be finished; the second acts as usual.
+    """Turn the first Ctrl-C into an event, so that the chunk in progress can finish; a second one acts as usual.
 
     Only the main thread can handle signals; in other threads the event is never set.
 

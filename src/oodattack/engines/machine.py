@@ -1,4 +1,4 @@
-"""The machine: what is recorded about it beside results, and how computations are kept deterministic on it."""
+"""The machine: what is recorded about it beside results, and how its computations are kept deterministic."""
 
 import platform
 import sys
@@ -25,7 +25,7 @@ def exact() -> AbstractContextManager[None]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What each shard records: two machines that differ in it may differ in the last digits of a result.
+    """What each shard records about the machine: if it differs, results may differ in their last digits.
 
     >>> sorted(machine(torch.device("cpu")))
     ['cpu', 'device', 'device_model', 'threads', 'torch']
@@ -40,7 +40,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the header of a run or audit records: the machine and the versions of what computed the results.
+    """What the header of a run or audit records: the machine, and the versions of the software.
 
     >>> sorted(environment(torch.device("cpu")))
     ['cpu', 'device', 'device_model', 'oodattack', 'platform', 'python', 'threads', 'torch']
@@ -54,7 +54,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def device_model(device: torch.device) -> str:
-    """The model of a GPU or CPU as its maker names it, for instance ``NVIDIA H100 PCIe``.
+    """The manufacturer's name of a GPU or CPU, for instance ``NVIDIA H100 PCIe``.
 
     >>> device_model(torch.device("cpu")) != ""
     True

@@ -1,4 +1,4 @@
-"""Memory: freed memory is kept between passes, and a batch that does not fit is halved."""
+"""Memory: freed memory is kept for reuse between passes, and a batch that does not fit is halved."""
 
 import ctypes
 import sys
@@ -51,7 +51,7 @@ def in_batches(rows: range, size: int, compute: Callable[[range], T]) -> Iterato
     the process computed before.
 
     Args:
-        rows: rows of the chunk.
+        rows: the rows of the chunk.
         size: maximum number of rows per batch.
         compute: computes one batch.
 

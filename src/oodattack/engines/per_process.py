@@ -1,4 +1,4 @@
-"""Values that are too large to send to workers, so each process makes its own."""
+"""Values that are too large to send to workers: each process makes its own."""
 
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar

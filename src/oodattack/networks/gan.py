@@ -1,4 +1,4 @@
-"""A small DCGAN (Radford et al. 2016) for 32x32 images, with which Lee et al. 2018 generate nearby outliers."""
+"""A small DCGAN (Radford et al. 2016) for 32x32 images, used as in Lee et al. 2018 to generate nearby outliers."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""What a verb does from end to end: attack a folder, audit detectors, train a network."""
+"""What a command does from end to end: attack a folder, audit detectors, train a network."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

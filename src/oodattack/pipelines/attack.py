@@ -1,4 +1,4 @@
-"""The attack on a collection of images, from disk to disk."""
+"""Attack a collection of images, from disk to disk."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Progress:
 
     Attributes:
         rows_done: number of rows whose batches are finished.
-        rows: number of rows of the run.
-        running: number of rows in the current batch: a shard, unless memory was too small for it.
+        rows: total number of rows of the run.
+        running: number of rows in the current batch: those of a shard, unless memory was too small for it.
         share: fraction of that batch's steps in floating point that are done, 0 to 1.
         stopping: whether the run stops after the current shard, because of Ctrl-C.
     """
@@ -45,15 +45,15 @@ def run_attack(
     on_progress: Callable[[Progress], None] | None = None,
     on_ready: Callable[[Encoder, Run], None] | None = None,
 ) -> Run:
-    """Attack every image of a collection and leave a run directory; resume the one that exists.
+    """Attack every image of a collection and write a run directory, or resume an existing one.
 
     On the first Ctrl-C the current shard is finished and written, then KeyboardInterrupt is raised; a second Ctrl-C
-    stops at once and loses only that shard.
-    Makes glibc keep freed memory, for the whole process (`keep_freed_memory`).
+    stops at once and loses only that shard. For the whole process, glibc keeps freed memory for reuse
+    (`keep_freed_memory`).
 
     Args:
-        settings: what to do.
-        engine: where to compute the shards; by default in this process.
+        settings: the settings of the run.
+        engine: computes the shards; by default in this process.
         on_progress: called after every step, if the engine reports steps, and after every shard.
         on_ready: called once with the encoder and the run before the first shard.
 
@@ -61,7 +61,7 @@ def run_attack(
         The finished run.
 
     Raises:
-        InputError: bad input; finished shards are kept.
+        InputError: for invalid input; finished shards are kept.
         KeyboardInterrupt: after Ctrl-C.
 
     >>> import tempfile, pathlib
@@ -74,7 +74,7 @@ def run_attack(
     [1]
     """
     engine = engine or LocalEngine()
-    get_method(settings.method), get_gradient(settings.gradient)  # a wrong name is reported before anything is loaded
+    get_method(settings.method), get_gradient(settings.gradient)  # report an unknown name before loading anything
     keep_freed_memory()
     opened = open_inputs(settings)
     opened.check()
@@ -104,7 +104,7 @@ def run_attack(
 def _compute_shards(
     engine: Engine, work: AttackShard, settings: AttackSettings, on_progress: Callable[[Progress], None]
 ) -> None:
-    """Compute the missing shards, and export the images of all if the settings say so."""
+    """Compute the missing shards; if the settings ask for it, export the images of all shards."""
     run = work.run
     done = set(run.done())
     missing = [number for number in range(run.shard_count) if number not in done]
@@ -126,7 +126,7 @@ def _compute_shards(
 
 
 def _refuse_empty(run: Run, settings: AttackSettings) -> None:
-    """Raise if no image could be used; the shards are deleted, so that the run begins again once images are repaired.
+    """Raise if no image could be used. The shards are deleted, so that the run can start over with repaired images.
 
     Raises:
         InputError: with the reason for the first image.

@@ -29,7 +29,7 @@ from oodattack.settings.audit import AuditSettings
 from oodattack.settings.saved import identity, saved
 from oodattack.storage.directory import claim
 
-EVALUATIONS_PER_STEP = 10  # of each sample over all attacks, roughly: what the batch size is measured for
+EVALUATIONS_PER_STEP = 10  # rough number per sample over all attacks, for which the batch size is measured
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Stage:
 
     Attributes:
         name: what is being done.
-        done: how much of it is finished.
-        total: of how much.
+        done: how much of it is done.
+        total: the total to be done.
     """
 
     name: str
@@ -53,22 +53,22 @@ def run_audit(
     on_progress: Callable[[Stage], None] | None = None,
     engine: Engine = LocalEngine(),  # noqa: B008 -- immutable
 ) -> Audit:
-    """Fit detectors, attack them, and leave a directory with scores and tables; an existing audit is resumed.
+    """Fit detectors, attack them, and write a directory with scores and tables; an existing audit is resumed.
 
-    Fits and shards of attacks are kept as they are finished, so that the same command resumes after Ctrl-C, a crash or
-    a power cut. Detectors, attacks, radii, budgets, natural sets and witnesses may be added to a finished audit in the
-    same way: nothing is computed twice.
+    Fits and shards of attacks are stored as soon as they are finished, so that the same command resumes after Ctrl-C, a
+    crash or a power cut. In the same way, detectors, attacks, radii, budgets, natural sets and witnesses can be added
+    to a finished audit: nothing is computed twice.
 
     Args:
-        settings: what to do.
-        on_progress: called with each change of the stage.
-        engine: where fits, scores and attacks are computed.
+        settings: the settings of the audit.
+        on_progress: called whenever the stage changes.
+        engine: computes fits, scores and attacks.
 
     Returns:
         The finished audit.
 
     Raises:
-        InputError: bad input; what was computed before is kept.
+        InputError: for invalid input; earlier results are kept.
         KeyboardInterrupt: after Ctrl-C.
 
     >>> import tempfile
@@ -83,11 +83,11 @@ def run_audit(
     """
     keep_freed_memory()
 
-    def tell(name: str, done: int, total: int) -> None:
+    def on_stage(name: str, done: int, total: int) -> None:
         if on_progress is not None:
             on_progress(Stage(name, done, total))
 
-    tell("loading the encoder and the images", 0, 1)
+    on_stage("loading the encoder and the images", 0, 1)
     bench = open_bench(settings)
     witnesses = open_witnesses(settings)
     batch_size = _batch_size(bench)
@@ -95,15 +95,15 @@ def run_audit(
     with claim(settings.out, NAME, header, is_begun=is_begun), exact():
         audit = Audit(settings.out)
         audit.write_samples(bench.inputs.x_in, bench.inputs.starts)
-        bench = fit_detectors(bench, audit, engine, tell)
-        bench, clean = score_clean(bench, audit, batch_size, engine, tell)
+        bench = fit_detectors(bench, audit, engine, on_stage)
+        bench, clean = score_clean(bench, audit, batch_size, engine, on_stage)
         followed, unfollowed = follow_scores(bench, clean)
         attacks = plan(settings, bench.detectors, followed)
-        failures = run_attacks(bench, audit, attacks, clean, batch_size, engine, tell)
+        failures = run_attacks(bench, audit, attacks, clean, batch_size, engine, on_stage)
         made = [attack for attack in attacks if attack.key not in failures]
-        attacked, faults = score_attacked(bench, audit, made, batch_size, engine, tell)
+        attacked, faults = score_attacked(bench, audit, made, batch_size, engine, on_stage)
         failures |= faults
-        tell("measuring", 0, 1)
+        on_stage("measuring", 0, 1)
         done = [attack for attack in attacks if attack.key not in failures]
         rows = audited(bench.detectors, {**followed, **unfollowed}, attacks, failures)
         scores = {**clean, **attacked}
@@ -116,7 +116,7 @@ def run_audit(
                 "settings": saved(settings),
                 "environment": header["environment"],
                 "subject": describe(bench),
-                "sets": {name: len(of) for name, of in names.items()} | {a.key: len(starts) for a in done},
+                "sets": {name: len(images) for name, images in names.items()} | {a.key: len(starts) for a in done},
                 "distinct_starts": len(set(starts)),
                 "skipped": bench.inputs.skipped(),
                 "attacks": {attack.key: work_of(attack, audit) for attack in done},
@@ -126,12 +126,12 @@ def run_audit(
                 "outside": still_outside(bench, witnesses, audit, done, batch_size),
             }
         )
-        tell("measuring", 1, 1)
+        on_stage("measuring", 1, 1)
     return audit
 
 
 def _header(bench: Bench, batch_size: int) -> dict[str, Any]:
-    """What the directory's header records; see `claim`."""
+    """The header of the directory; see `claim`."""
     return {
         "format": FORMAT,
         "settings": identity(bench.settings),
@@ -142,7 +142,7 @@ def _header(bench: Bench, batch_size: int) -> dict[str, Any]:
 
 
 def _batch_size(bench: Bench) -> int:
-    """That of the settings, or of the audit that is resumed, or else the one that suits the encoder and the machine."""
+    """The batch size from the settings, else that of the audit being resumed, else measured on this machine."""
     settings = bench.settings
     begun = begun_header(settings.out)
     if settings.batch_size is not None:

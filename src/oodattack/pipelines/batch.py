@@ -1,4 +1,4 @@
-"""One batch: from rows of the plan to rows of a shard."""
+"""Attack one batch: from rows of the plan to rows of a shard."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ from oodattack.storage.tables import image_cell
 
 @dataclass(frozen=True)
 class _Samples:
-    """The samples of a batch: the columns that identify each, and their images, uint8 (3, H, W)."""
+    """The samples of a batch: the columns that identify each sample, and its images, uint8 (3, H, W)."""
 
     columns: Sequence[dict[str, Any]]
     x_in: Sequence[Tensor]
@@ -46,8 +46,8 @@ def attack_rows(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Attack some rows of a plan.
 
-    The figures that count are measured on the image decoded from the stored PNG bytes, with the encoder as it was
-    loaded. The fast copy differs from it in the last digits only, but no reported figure should depend on that.
+    All reported figures are measured on the image decoded from the stored PNG bytes, with the encoder as it was loaded.
+    The fast copy differs from it only in the last digits, but no reported figure should depend on that.
 
     Args:
         plan: the plan.
@@ -57,7 +57,7 @@ def attack_rows(
         on_step: called after every step.
 
     Returns:
-        The rows with the columns of a shard, and the images that could not be used, by name, with the reason.
+        The rows, with the columns of a shard; and the images that could not be used, by name, with the reason.
     """
     device = encoder.mean.device
     samples, skipped = _read(plan, encoder.input_size, rows)
@@ -106,7 +106,7 @@ def _read(plan: Plan, size: tuple[int, int], rows: range) -> tuple[_Samples, dic
         try:
             start_name, start = source.get(place)
         except InputError as error:
-            skipped[str(error)] = str(error)  # by message, which names the file: many x_in may share it
+            skipped[str(error)] = str(error)  # by message, which names the file: many x_in may share a start
             continue
         seed = sample_seed(plan.settings.seed, name, start_name, eps)
         label = plan.label(source)
@@ -183,7 +183,7 @@ def _measure(
         "z_in": list(z_in.cpu().numpy()),
         "z_start": list(z_start.cpu().numpy()),
         "z_out": list(z_out.cpu().numpy()),
-        # After a sample has stopped, its history is NaN, which no figure needs and which never compares equal.
+        # NaN follows after a sample has stopped; it is omitted, because no plot needs it and NaN never compares equal.
         "history": [history[~history.isnan()].numpy() for history in result.history.cpu()],
     }
 
@@ -194,7 +194,7 @@ def _batch(images: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 def _or_none(value: float) -> float | None:
-    """Null instead of NaN: an undefined number is a missing one."""
+    """None instead of NaN: undefined numbers are stored as null."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

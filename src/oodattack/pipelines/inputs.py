@@ -1,4 +1,4 @@
-"""What each process that computes a run needs: the encoder, its fast copy, and the plan."""
+"""The inputs that each process of a run opens: the encoder, its fast copy, and the plan."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +23,8 @@ class Inputs:
     """The opened inputs of a run.
 
     Attributes:
-        encoder: f, as loaded; figures are measured with it.
-        plan: the samples.
+        encoder: f, as loaded; reported figures are measured with it.
+        plan: the samples of the run.
         prepared: fast copies of the encoder, by the arguments of `fast`.
     """
 
@@ -34,7 +34,7 @@ class Inputs:
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder is."""
+        """The device of the encoder."""
         return self.encoder.mean.device
 
     def fast(self, *, half: bool, rough: bool) -> nn.Module:
@@ -44,7 +44,7 @@ class Inputs:
         return self.prepared[half, rough]
 
     def facts(self) -> dict[str, Any]:
-        """What the header of the run says about its inputs: a change means other rows."""
+        """What the header of the run records about its inputs: if it changes, so do the rows."""
         return {
             "encoder": self.encoder.digest(),
             "layer": self.encoder.layer,
@@ -56,10 +56,10 @@ class Inputs:
         }
 
     def check(self) -> None:
-        """Check that the images can be decoded, all if the settings say so, and that the encoder can be attacked.
+        """Check that the encoder can be attacked and, in strict mode, that every image can be decoded.
 
         Raises:
-            InputError: with what is wrong and the remedy.
+            InputError: with the fault and the remedy.
         """
         if self.plan.settings.strict:
             self.plan.read_all()
@@ -76,19 +76,19 @@ def open_inputs(settings: AttackSettings) -> Inputs:
     Raises:
         InputError: if something is missing or unreadable.
     """
-    pick_device(settings.device)  # a device that cannot be used is reported before images and encoder are opened
+    pick_device(settings.device)  # report an unusable device before opening images and encoder
     images = open_images(settings.images, data_root=settings.data_root, download=settings.download)
     encoder = load_encoder(settings.encoder, trust=settings.trust, device=settings.device)
     return Inputs(encoder, make_plan(settings, images, encoder.input_size))
 
 
 def open_in_worker(settings: AttackSettings, encoder_digest: str, threads: int) -> Inputs:
-    """Open the same inputs in another process than the one that planned the run.
+    """Open the same inputs in a process other than the one that planned the run.
 
     Args:
-        settings: of the run.
-        encoder_digest: of the encoder that the run was planned with.
-        threads: number of torch threads to use: results differ in the last digits between numbers of threads.
+        settings: the settings of the run.
+        encoder_digest: digest of the encoder that the run was planned with.
+        threads: number of torch threads to use, because results with other numbers differ in the last digits.
 
     Raises:
         InputError: if something is missing or unreadable, or the encoder is a different one.
@@ -98,7 +98,7 @@ def open_in_worker(settings: AttackSettings, encoder_digest: str, threads: int) 
     inputs = open_inputs(settings)
     if inputs.encoder.digest() != encoder_digest:
         raise InputError(
-            f"expected the same encoder {settings.encoder} in every process, got other weights in a worker; give"
-            " weights from a file instead of random ones"
+            f"expected the same encoder {settings.encoder} in every process, got different weights in a worker; load"
+            " the weights from a file instead of using random ones"
         )
     return inputs

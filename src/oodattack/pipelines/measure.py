@@ -1,4 +1,4 @@
-"""What is measured once before a run begins: number formats and the batch size."""
+"""Measurements made once before a run begins: number formats and the batch size."""
 
 import warnings
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Speed:
         half: whether convolutions compute their gradient in bfloat16.
         rough: whether the encoder has a twin in bfloat16.
         batch_size: number of samples per batch.
-        environment: the machine on which this was measured, and its software.
+        environment: the machine on which this was measured, and its software versions.
     """
 
     half: bool
@@ -37,7 +37,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Measure:
-    """Measures the speed on the machine that calls it; an engine runs it on one of its workers.
+    """Work: measure the speed on the machine that runs it, one of the engine's workers.
 
     A run that is resumed keeps its number formats and batch size.
     """
@@ -45,7 +45,7 @@ class Measure:
     inputs: PerProcess[Inputs]
 
     def __call__(self, begun: Run | None, _report: Report) -> Speed:
-        """Measure.
+        """Measure, or adopt what an existing run records.
 
         Args:
             begun: the run to resume, or None.

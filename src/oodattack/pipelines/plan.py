@@ -1,4 +1,4 @@
-"""Which samples a run consists of."""
+"""The samples of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Plan:
     """All samples of a run: every chosen image with every start and every eps, image by image.
 
     Attributes:
-        settings: of the run.
-        images: where x_in comes from.
-        starts: where x'_out comes from, one source for each start setting.
+        settings: the settings of the run.
+        images: the source of x_in.
+        starts: the sources of x'_out, one for each start setting.
         chosen: indices of the images to attack.
     """
 
@@ -43,7 +43,7 @@ class Plan:
         """The first start image that can be decoded, uint8 (3, H, W).
 
         Raises:
-            InputError: if there is none; with the reason for the first.
+            InputError: if no start can be decoded, with the reason for the first.
         """
         failures = []
         for place in range(len(self.chosen)):
@@ -58,7 +58,7 @@ class Plan:
         """Decode every image once.
 
         Raises:
-            InputError: for the first that cannot be decoded.
+            InputError: for the first image that cannot be decoded.
         """
         for place, index in enumerate(self.chosen):
             self.images.read(index)
@@ -67,7 +67,7 @@ class Plan:
 
 
 def make_plan(settings: AttackSettings, images: ImageSource, input_size: tuple[int, int]) -> Plan:
-    """Open the starts at the encoder's input size (height, width), and choose images.
+    """Open the starts at the encoder's input size (height, width), and choose the images to attack.
 
     Raises:
         InputError: if a start cannot be opened.

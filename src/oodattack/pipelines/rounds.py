@@ -1,4 +1,4 @@
-"""Does training on attacked images help? Section II-B of the paper says no.
+"""Rounds of retraining: does training on attacked images help? Section II-B of the paper says no.
 
 Each round attacks the network (Algorithm 1, from outliers to the latents of training images), adds the attacked images
 to the outliers, and continues the training. The network is then measured on test images and on outliers that are never
@@ -23,7 +23,7 @@ from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import Encoder
-from oodattack.engines import in_batches, sample_seed
+from oodattack.engines import OnStage, in_batches, sample_seed
 from oodattack.images import ImageSource, evenly
 from oodattack.networks import MEAN, STD
 from oodattack.settings.saved import identity
@@ -31,7 +31,7 @@ from oodattack.settings.train import TrainSettings
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_text, write_torch, write_weights
 from oodattack.training.data import Labelled, Outliers
-from oodattack.training.session import Session, Tell, reading
+from oodattack.training.session import Session, reading
 
 STEPS = 100
 ATTACKED_SCORE = "EnergyBased"  # by the direct attack
@@ -45,18 +45,18 @@ def run_rounds(
     test: Labelled,
     outliers: Outliers,
     header: Mapping[str, Any],
-    tell: Tell,
+    on_stage: OnStage,
 ) -> list[dict[str, Any]]:
-    """Attack, continue the training, and measure, for the number of rounds in the settings; finished ones are kept.
+    """Attack, continue the training and measure, for the number of rounds in the settings; finished rounds are kept.
 
     Args:
-        settings: of the training.
-        session: with the trained network.
+        settings: the settings of the training.
+        session: the session with the trained network.
         test: labelled images to measure with.
-        outliers: natural ones, half of them held out. Attacked images are added to them.
-        header: of the training, with the class names; each round's network gets a copy, so that
-            ``trained:DIR/rounds/NNN`` names it.
-        tell: progress.
+        outliers: natural outliers, half of them held out. Attacked images are added to them.
+        header: the header of the training, with the class names; it is copied beside each round's network, so that
+            ``trained:DIR/rounds/NNN`` can load it.
+        on_stage: called with the progress.
 
     Returns:
         For each round, beginning with the network before the first: ``accuracy`` on the test images, median ``mape`` of
@@ -64,7 +64,7 @@ def run_rounds(
         ``new``, ``longer``, ``larger`` and ``direct``.
 
     Raises:
-        InputError: if there are fewer than 2 outliers, or the directory holds rounds of other settings.
+        InputError: if there are fewer than 2 outliers, or the directory contains rounds with other settings.
     """
     header_of_rounds = {"settings": identity(settings, "rounds"), "inputs": {"test": test.source.digest()}}
     with claim(settings.out / "rounds", "rounds.json", header_of_rounds, is_begun=_has_rounds):
@@ -79,7 +79,7 @@ def run_rounds(
                     session.model.load_state_dict(state["model"])
                     outliers.found += [] if state["found"] is None else [state["found"].cpu()]
             else:
-                state, session = _round(settings, session, images, outliers, old, number, tell)
+                state, session = _round(settings, session, images, outliers, old, number, on_stage)
                 state["row"]["accuracy"] = session.accuracy(test)
                 write_text(folder / "train.json", json.dumps(header, indent=2) + "\n")
                 write_weights(folder / "model.safetensors", state["model"])
@@ -98,11 +98,11 @@ class _Images:
     """The images of all rounds.
 
     Attributes:
-        train: labelled images that attacks of the training take their targets from.
-        x_test: (N, 3, H, W) uint8, the targets of the measuring attacks.
+        train: labelled training images, the targets of the attacks whose images are trained on.
+        x_test: (N, 3, H, W) uint8 test images, the targets of the attacks that measure.
         starts: (N, 3, H, W) uint8 outliers that are trained on.
-        held_out: (N, 3, H, W) uint8 outliers that are not, repeated in turn if there are fewer than N.
-        groups: which held-out outlier each of these is, as a name.
+        held_out: (N, 3, H, W) uint8 outliers that are not trained on, repeated in turn if there are fewer than N.
+        groups: a name for each row of ``held_out``; repeated images share it.
     """
 
     train: Labelled
@@ -137,7 +137,7 @@ def _round(
     outliers: Outliers,
     old: Tensor | None,
     number: int,
-    tell: Tell,
+    on_stage: OnStage,
 ) -> tuple[dict[str, Any], Session]:
     """Attack and continue the training, except in round 0; then measure."""
     eps, count = settings.eps, len(images.x_test)
@@ -146,11 +146,11 @@ def _round(
         # Each round draws its own training images.
         order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(number))[:count]
         x_in = torch.stack([quantize(images.train[i][0]) for i in order.tolist()])
-        attacker = _Attacker(settings, session, f"round {number}: attacking", tell)
+        attacker = _Attacker(settings, session, f"round {number}: attacking", on_stage)
         found = attacker.latent(x_in, images.starts, eps, STEPS)[0]
         outliers.found.append(found)
-        session = _train_on(settings, session, outliers, number, tell)
-    attacker = _Attacker(settings, session, f"round {number}: measuring", tell)
+        session = _train_on(settings, session, outliers, number, on_stage)
+    attacker = _Attacker(settings, session, f"round {number}: measuring", on_stage)
     attacks = {"new": (eps, STEPS), "longer": (eps, 4 * STEPS), "larger": (2 * eps, STEPS)}
     fresh = {name: attacker.latent(images.x_test, images.held_out, *ball) for name, ball in attacks.items()}
     sets = {} if old is None else {"old": old}
@@ -164,8 +164,8 @@ def _round(
     return {"row": row, "found": found, "fresh": sets["new"], "model": session.model.state_dict()}, session
 
 
-def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, number: int, tell: Tell) -> Session:
-    """The same network after some more epochs, with natural and attacked outliers."""
+def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, number: int, on_stage: OnStage) -> Session:
+    """Train the same network for some more epochs, with natural and attacked outliers."""
     further = Session(
         settings,
         session.accelerator.unwrap_model(session.model),
@@ -177,15 +177,15 @@ def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, num
         seed=settings.seed + 1000 * number,
     )
     for _ in range(settings.round_epochs):
-        further.epoch(lambda name, done, total: tell(f"round {number}: {name}", done, total))
+        further.epoch(lambda name, done, total: on_stage(f"round {number}: {name}", done, total))
     return further
 
 
 class _Attacker:
     """The attacks on the current network."""
 
-    def __init__(self, settings: TrainSettings, session: Session, name: str, tell: Tell) -> None:
-        self.settings, self.name, self.tell = settings, name, tell
+    def __init__(self, settings: TrainSettings, session: Session, name: str, on_stage: OnStage) -> None:
+        self.settings, self.name, self.on_stage = settings, name, on_stage
         self.device = session.accelerator.device
         encoder = Encoder(
             session.accelerator.unwrap_model(session.model),
@@ -197,17 +197,17 @@ class _Attacker:
         self.classifier = Classifier(encoder)
 
     def latent(self, x_in: Tensor, starts: Tensor, eps: float, steps: int) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) uint8 near the starts with the latents of x_in, and their MAPE."""
+        """Find images (N, 3, H, W) uint8 near the starts with the latents of x_in; also returns their MAPE (N,)."""
         ball = Ball(eps, 2, steps)
         return self._attack(x_in, starts, lambda samples, _rows: latent(self.classifier.features, samples, ball))
 
     def direct(self, x_in: Tensor, starts: Tensor, initial: Tensor) -> Tensor:
-        """Images near the starts whose score is that of x_in.
+        """Find images (N, 3, H, W) uint8 near the starts whose score is no higher than that of x_in.
 
         Args:
             x_in: (N, 3, H, W) uint8.
             starts: (N, 3, H, W) uint8.
-            initial: (N, 3, H, W) uint8, what the latent attack found in the same ball.
+            initial: (N, 3, H, W) uint8, the images that the latent attack found in the same ball.
         """
         detector = make_detectors(self.classifier, [ATTACKED_SCORE])[0][ATTACKED_SCORE]
         batches = [dequantize(images).to(self.device) for images in torch.split(x_in, BATCH_SIZE)]
@@ -223,10 +223,10 @@ class _Attacker:
     def _attack(
         self, x_in: Tensor, starts: Tensor, function: Callable[[Samples, slice], Found]
     ) -> tuple[Tensor, Tensor]:
-        """What an attack finds for all rows, in batches that fit into memory: images and MAPE."""
+        """Attack all rows in batches that fit into memory: the images (N, 3, H, W) uint8 and their MAPE (N,)."""
 
         def compute(rows: range) -> Found:
-            self.tell(self.name, rows.start, len(x_in))
+            self.on_stage(self.name, rows.start, len(x_in))
             some = slice(rows.start, rows.stop)
             inside, start = (dequantize(images[some]).to(self.device) for images in (x_in, starts))
             seeds = [sample_seed(self.settings.seed, self.name, row) for row in rows]
@@ -238,7 +238,7 @@ class _Attacker:
 
 @torch.no_grad()
 def _compare(session: Session, images: _Images, sets: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
-    """By score, the measures of the held-out outliers, each once, and of the attacked sets made from them."""
+    """By score: the measures of the held-out outliers, each counted once, and of the sets attacked from them."""
 
     def logits(images: Tensor) -> Tensor:
         parts = torch.split(dequantize(images), BATCH_SIZE)

@@ -27,11 +27,11 @@ class AttackShard:
         """Compute a shard.
 
         Args:
-            number: of the shard.
+            number: number of the shard.
             report: called after every step of the attack.
 
         Returns:
-            Number of rows of the shard, including those whose images could not be used.
+            Number of rows in the shard, including those whose images could not be used.
 
         Raises:
             InputError: if memory is too small for one image, or the shard cannot be written.

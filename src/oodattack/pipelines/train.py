@@ -1,4 +1,4 @@
-"""From settings to a trained network on disk."""
+"""Train a network and write it to disk."""
 
 import json
 from collections.abc import Callable
@@ -28,12 +28,12 @@ NAME, CHECKPOINT, WEIGHTS, RESULTS = "train.json", "checkpoint.pt", "model.safet
 
 @dataclass(frozen=True)
 class Training:
-    """How far a training is.
+    """Progress of a training.
 
     Attributes:
         name: what is being done.
-        done: of it.
-        total: of it.
+        done: how much of it is done.
+        total: the total to be done.
     """
 
     name: str
@@ -42,20 +42,20 @@ class Training:
 
 
 def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | None = None) -> dict[str, Any]:
-    """Train a network and leave a directory that ``trained:DIR`` names; go on with the one that is there.
+    """Train a network and write a directory that ``trained:DIR`` can load; an existing training is resumed.
 
-    The state is kept after every epoch, and an interrupted training goes on to the same weights as one that was not:
-    each epoch draws its order, its crops and its noise from a seed of its own.
+    The state is saved after every epoch, and an interrupted training ends with the same weights as an uninterrupted
+    one: each epoch draws its order, crops and noise from its own seed.
 
     Args:
-        settings: what to do.
+        settings: the settings of the training.
         on_progress: called after every step.
 
     Returns:
-        What ``results.json`` holds: ``loss`` of each epoch, ``test_accuracy``, and ``rounds``.
+        The contents of ``results.json``: ``loss`` of each epoch, ``test_accuracy``, and ``rounds``.
 
     Raises:
-        InputError: bad input, or a loss that is no number any more; finished epochs are kept.
+        InputError: for invalid input, or if the loss becomes non-finite; finished epochs are kept.
         KeyboardInterrupt: after Ctrl-C; finished epochs are kept.
 
     >>> import tempfile, torch
@@ -70,7 +70,7 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
     1
     """
 
-    def tell(name: str, done: int, total: int) -> None:
+    def on_stage(name: str, done: int, total: int) -> None:
         if on_progress is not None:
             on_progress(Training(name, done, total))
 
@@ -110,27 +110,27 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
         if (settings.out / CHECKPOINT).exists():
             session.load(settings.out / CHECKPOINT)
         while len(session.history) < settings.epochs:
-            mean = session.epoch(tell)
+            mean = session.epoch(on_stage)
             session.save(settings.out / CHECKPOINT)
             _log(settings, len(session.history), mean)
         results: dict[str, Any] = {"loss": session.history}
         if test is not None:
-            tell("testing", 0, 1)
+            on_stage("testing", 0, 1)
             results["test_accuracy"] = session.accuracy(test)
         write_weights(settings.out / WEIGHTS, session.model.state_dict())
         write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
         if settings.rounds:
-            assert test is not None and outliers is not None  # noqa: S101, PT018 -- the settings have seen to it
-            results["rounds"] = run_rounds(settings, session, test, outliers, header, tell)
+            assert test is not None and outliers is not None  # noqa: S101, PT018 -- checked by the settings
+            results["rounds"] = run_rounds(settings, session, test, outliers, header, on_stage)
             write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
     return results
 
 
 def _accelerator(device: str | None) -> Accelerator:
-    """Accelerate on the device that was asked for.
+    """An accelerator on the requested device.
 
     Raises:
-        InputError: if it cannot be used here, or accelerate takes another.
+        InputError: if the device is not available, or accelerate is bound to another one.
     """
     wanted = pick_device(device)
     accelerator = Accelerator(cpu=wanted.type == "cpu")

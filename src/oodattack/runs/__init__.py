@@ -1,4 +1,4 @@
-"""What a run leaves on disk: writing, resuming and reading it. Reading one needs no torch."""
+"""Runs on disk: writing, resuming and reading them. Reading one needs no torch."""
 
 from oodattack.runs.export import export_pngs
 from oodattack.runs.rows import SCHEMA, png_name

@@ -13,7 +13,7 @@ def export_pngs(run: Run, folder: Path, shards: Sequence[int] | None = None) -> 
 
     Args:
         run: the run.
-        folder: where to write; created if it does not exist.
+        folder: the folder to write to; created if it does not exist.
         shards: numbers of the shards to export; by default all that exist.
 
     Returns:

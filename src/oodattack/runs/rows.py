@@ -28,9 +28,9 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("mape", pa.float64()),  # of the decoded PNG, by the original module; null if undefined
     ("mape_float", pa.float64()),  # before rounding to 8 bits
     ("mape_before", pa.float64()),  # of the start
-    ("mape_note", pa.string()),  # why it is undefined or the attack stopped early, or ""
+    ("mape_note", pa.string()),  # why the MAPE is undefined or the attack stopped early, else ""
     ("mape_parts", pa.list_(pa.float64())),  # of each layer, if z concatenates several; null if undefined
-    ("distance", pa.float64()),  # of the decoded PNG to the start, in the norm
+    ("distance", pa.float64()),  # from the start to the decoded PNG, in the norm
     ("distance_float", pa.float64()),
     ("distance_before", pa.float64()),
     ("gradient_evaluations", pa.int64()),

@@ -1,8 +1,8 @@
 """A run directory: ``run.json`` and Parquet shards.
 
 ``run.json`` is written first and does not change once a shard exists. A shard is a fixed range of rows,
-``shards/00012.parquet``, written whole by whoever computed it; of two writers of one shard the first wins. Which rows
-are done follows from which shards exist: nothing else is recorded, so nothing can disagree with them.
+``shards/00012.parquet``, written whole by the process that computed it; if two processes write the same shard, the
+first one wins. The shards that exist are the only record of which rows are done, so nothing can contradict them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ from oodattack.storage.tables import create_table, read_record, read_table, with
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What a shard says about itself, in its metadata.
+    """What a shard records about itself in its metadata.
 
     Attributes:
         skipped: images that could not be used, by name, with the reason.
-        batch_sizes: number of rows in each batch, skipped ones included; several where memory was too small for one.
-        machine: what computed it: device, its model, torch version, number of threads. Runs of format 2 lack this and
-            the batch sizes.
+        batch_sizes: number of rows in each batch, including skipped ones; several if memory was too small for one.
+        machine: the machine that computed it: device, its model, torch version, number of threads. Runs of format 2
+            lack this and the batch sizes.
     """
 
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -64,10 +64,10 @@ class Run:
         return [number for number in range(self.shard_count) if self.shard(number).name in names]
 
     def write_shard(self, number: int, rows: Sequence[Mapping[str, Any]], record: ShardRecord) -> None:
-        """Write a shard whole; if it exists, keep the existing one.
+        """Write a shard whole; if it exists already, keep the existing one.
 
         Args:
-            number: which shard.
+            number: number of the shard.
             rows: one mapping per sample, with the columns of `SCHEMA`.
             record: stored in the shard's metadata.
 
@@ -97,7 +97,7 @@ class Run:
         return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
 
     def record(self, number: int) -> ShardRecord:
-        """What a shard says about itself.
+        """What a shard records about itself.
 
         Raises:
             InputError: if the file is damaged.

@@ -1,4 +1,4 @@
-"""Run directories: created, resumed, opened."""
+"""Create, resume and open run directories."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ def open_run(path: Path) -> Run:
     """Open a run directory to read it.
 
     Raises:
-        InputError: if it is not a run, or one of an unknown format.
+        InputError: if it is not a run directory, or a run of an unknown format.
 
     >>> open_run(Path("no/such/run"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -70,7 +70,7 @@ def find_run(path: Path) -> Run | None:
 
 @contextmanager
 def start_run(path: Path, header: Mapping[str, Any]) -> Iterator[Run]:
-    """Create a run directory or resume the existing one, and lock it meanwhile.
+    """Create a run directory or resume the existing one, and lock it for the duration of the block.
 
     Args:
         path: the directory.

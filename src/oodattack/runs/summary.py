@@ -1,4 +1,4 @@
-"""A run summarised in a few numbers per group of rows."""
+"""Summarise a run in a few numbers per group of rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class Group:
     median: float  # median of the decoded PNG, and its quartiles
     lower: float
     upper: float
-    worst_part: float  # median over the decoded PNGs of their worst layer's MAPE
-    below: float  # share of decoded PNGs with a MAPE below 0.1 %
+    worst_part: float  # median over the decoded PNGs of the MAPE of their worst layer
+    below: float  # fraction of decoded PNGs with a MAPE below 0.1 %
     distance: float  # median distance of the decoded PNG to its start
     gradient_evaluations: float  # mean per sample
-    class_taken: float | None  # share of x_out with the top-1 class of x_in, or None without classes
+    class_taken: float | None  # fraction of x_out with the top-1 class of x_in; None without classes
 
 
 def summarize(run: Run) -> list[Group]:

@@ -1,4 +1,4 @@
-"""Settings: one frozen dataclass per verb. They do not import torch, so mistakes are reported immediately."""
+"""Settings: one frozen dataclass per command. They do not import torch, so mistakes are reported immediately."""
 
 from oodattack.settings.attack import AttackSettings
 from oodattack.settings.audit import AuditSettings
@@ -6,6 +6,6 @@ from oodattack.settings.base import Settings
 from oodattack.settings.saved import identity
 from oodattack.settings.train import TrainSettings
 
-VERBS: dict[str, type[Settings]] = {"attack": AttackSettings, "audit": AuditSettings, "train": TrainSettings}
+COMMANDS: dict[str, type[Settings]] = {"attack": AttackSettings, "audit": AuditSettings, "train": TrainSettings}
 
-__all__ = ["VERBS", "AttackSettings", "AuditSettings", "Settings", "TrainSettings", "identity"]
+__all__ = ["COMMANDS", "AttackSettings", "AuditSettings", "Settings", "TrainSettings", "identity"]

@@ -2,8 +2,8 @@
 
 import sys
 
-from oodattack.settings import VERBS
+from oodattack.settings import COMMANDS
 from oodattack.settings.table import markdown_table
 
-for verb, settings in VERBS.items():
-    sys.stdout.write(f"### `oodattack {verb}`\n\n{markdown_table(settings)}\n")
+for command, settings in COMMANDS.items():
+    sys.stdout.write(f"### `oodattack {command}`\n\n{markdown_table(settings)}\n")

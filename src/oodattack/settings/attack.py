@@ -50,7 +50,7 @@ class AttackSettings(Settings):
     eps: Annotated[tuple[float, ...], EPS] = (5.0,)
     norm: Norm = "l2"
     steps: Annotated[int, STEPS] = 300
-    method: Annotated[MethodName, Setting("how to attack")] = "fast"
+    method: Annotated[MethodName, Setting("attack method")] = "fast"
     step_size: Annotated[
         float | None, Setting("step size alpha, in pixels", unset="set by the method", check=positive)
     ] = None
@@ -59,12 +59,12 @@ class AttackSettings(Settings):
     grid_steps: Annotated[
         int | None,
         Setting(
-            "additional evaluations per try, on the 8-bit grid",
+            "additional gradient evaluations per try, on the 8-bit grid",
             unset="for fast, half of --steps up to 50, or an eighth beyond 400 steps; otherwise 0",
             check=at_least(0),
         ),
     ] = None
-    gradient: Annotated[GradientName, Setting("gradient of f (spsa needs only forward passes)")] = "autograd"
+    gradient: Annotated[GradientName, Setting("source of gradients (spsa needs only forward passes)")] = "autograd"
     seed: Seed = 0
     limit: Annotated[
         int | None,
@@ -78,13 +78,13 @@ class AttackSettings(Settings):
     data_root: DataRoot = None
     download: Download = False
     trust: Trust = False
-    strict: Annotated[bool, Setting("stop at the first image that cannot be decoded", decides="nothing")] = False
+    strict: Annotated[bool, Setting("stop at the first image that cannot be decoded", affects="nothing")] = False
     png: Annotated[
-        Path | None, Setting("folder to which every x_out is also written as a PNG file", decides="nothing")
+        Path | None, Setting("folder to which every x_out is also written as a PNG file", affects="nothing")
     ] = None
 
     def check(self) -> None:
-        """Check the ball, the tolerance, and that SPSA has no steps on the grid."""
+        """Check the ball and the tolerance, and that SPSA is not combined with steps on the grid."""
         check_ball(self.norm, self.eps)
         if self.grid_steps and self.gradient == "spsa":
             raise InputError(

@@ -30,8 +30,8 @@ ATTACKS: tuple[AttackName, ...] = ("latent", "informed", "direct")
 class AuditSettings(Settings):
     """Settings of `oodattack audit`; the verdict is the one at the largest eps.
 
-    Detectors, attacks, radii, budgets, natural sets and witnesses decide nothing that is already on disk: they can be
-    added to a finished audit.
+    Detectors, attacks, radii, budgets, natural sets and witnesses do not affect results that are already on disk: more
+    of them can be added to a finished audit.
 
     >>> from pathlib import Path
     >>> AuditSettings(encoder="embedded", train="a", test="b", start=("noise",), out=Path("c")).eps
@@ -41,8 +41,8 @@ class AuditSettings(Settings):
     encoder: Annotated[
         str,
         Setting(
-            "what detectors are fitted on, as in `oodattack attack`: a classifier with a linear last layer, a bare"
-            " encoder (`num_classes=0`), or a model of images with a score of its own"
+            "the network that detectors are fitted on, named as in `oodattack attack`: a classifier with a linear last"
+            " layer, a bare encoder (`num_classes=0`), or a model of images with a score of its own"
         ),
     ]
     train: Annotated[
@@ -53,49 +53,49 @@ class AuditSettings(Settings):
     start: Starts
     out: Out
     ood: Annotated[
-        tuple[str, ...], Setting("a natural out-of-distribution set", decides="nothing", check=distinct)
+        tuple[str, ...], Setting("a set of natural out-of-distribution images", affects="nothing", check=distinct)
     ] = ()
     detectors: Annotated[
         tuple[str, ...],
         Setting(
             "detectors to audit: all | none | names from pytorch-ood",
-            decides="nothing",
+            affects="nothing",
             commas=True,
             check=some_distinct,
         ),
     ] = ("all",)
-    detector: Annotated[tuple[str, ...], Setting("your own detector, as MODULE:FACTORY", decides="nothing")] = ()
+    detector: Annotated[tuple[str, ...], Setting("your own detector, as MODULE:FACTORY", affects="nothing")] = ()
     attacks: Annotated[
         tuple[AttackName, ...],
         Setting(
             "attacks to run (latent always runs, since the others build on it)",
-            decides="nothing",
+            affects="nothing",
             commas=True,
             check=some_distinct,
         ),
     ] = ATTACKS
-    eps: Annotated[tuple[float, ...], replace(EPS, decides="nothing")] = (5.0,)
+    eps: Annotated[tuple[float, ...], replace(EPS, affects="nothing")] = (5.0,)
     norm: Norm = "l2"
-    steps: Annotated[int, replace(STEPS, decides="nothing")] = 100
+    steps: Annotated[int, replace(STEPS, affects="nothing")] = 100
     budget: Annotated[
         tuple[int, ...],
         Setting(
-            "smaller numbers of steps, to plot the latent attack against its budget: 10,30",
-            decides="nothing",
+            "smaller numbers of steps at which the latent attack is also run, to plot it against its budget: 10,30",
+            affects="nothing",
             commas=True,
             check=distinct,
         ),
     ] = ()
     limit: Annotated[int, Setting("number of x_in, evenly spaced over the collection", check=at_least(2))] = 200
     ood_limit: Annotated[
-        int, Setting("number of images from each natural set", decides="nothing", check=at_least(1))
+        int, Setting("number of images from each natural set", affects="nothing", check=at_least(1))
     ] = 500
     fit_limit: Annotated[int, Setting("number of images to fit on; memory grows with it", check=at_least(1))] = 10000
     witness: Annotated[
         tuple[str, ...],
         Setting(
             "another encoder, not attacked, to judge whether x_out is still out-of-distribution",
-            decides="nothing",
+            affects="nothing",
             check=distinct,
         ),
     ] = ()

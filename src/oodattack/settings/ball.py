@@ -1,4 +1,4 @@
-"""The eps-ball, as settings name it."""
+"""The eps-ball in settings: names of norms, and a check of the radii."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ def check_ball(norm: str, radii: Sequence[float]) -> None:
         radii: eps, in pixels of [0, 1].
 
     Raises:
-        InputError: if there are none, or one is given twice, negative, or in 8-bit levels.
+        InputError: if no radius is given, or one is given twice, is negative, or is in 8-bit levels.
 
     >>> check_ball("l2", (1.0, 5.0))
     """

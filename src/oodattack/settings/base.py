@@ -11,12 +11,12 @@ from oodattack.settings.parse import convert
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of one verb. Every field of a subclass is ``name: Annotated[type, Setting(...)] = default``.
+    """Settings of one command. Every field of a subclass is ``name: Annotated[type, Setting(...)] = default``.
 
     Construction converts each value to the type of its field and checks it.
 
     Raises:
-        InputError: naming the setting, what was expected and what was given.
+        InputError: naming the setting, what was expected, and what was given.
     """
 
     def __post_init__(self) -> None:
@@ -28,10 +28,10 @@ class Settings:
         self.check()
 
     def check(self) -> None:
-        """Check what involves several settings.
+        """Check conditions that involve several settings.
 
         Raises:
-            InputError: naming them.
+            InputError: naming these settings.
         """
 
     @classmethod
@@ -39,11 +39,11 @@ class Settings:
         """Build settings from mappings of plain values; later mappings override earlier ones.
 
         Args:
-            sources: values by setting, as a TOML file or the command line has them. ``step-size`` and ``step_size``
+            sources: values by setting, as read from a TOML file or the command line. ``step-size`` and ``step_size``
                 are the same setting; None leaves a setting at its default.
 
         Raises:
-            InputError: for an unknown name (suggesting the nearest), a missing setting, or a bad value.
+            InputError: for an unknown name (suggesting the nearest), a missing setting, or an invalid value.
 
         >>> from oodattack.settings import AttackSettings
         >>> file = {"encoder": "embedded", "images": "photos", "start": "noise", "out": "run", "eps": 5}

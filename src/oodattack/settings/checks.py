@@ -8,7 +8,7 @@ from oodattack.core.errors import InputError, did_you_mean
 
 
 def at_least(least: int) -> Callable[[str, int], None]:
-    """A check that a number is not too small.
+    """Make a check that a number is not below ``least``.
 
     >>> at_least(1)("steps", 0)
     Traceback (most recent call last):
@@ -43,7 +43,7 @@ def seed_range(name: str, value: int) -> None:
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Check that a value is among those allowed; the error suggests the nearest.
+    """Check that a value is one of those allowed; the error suggests the nearest.
 
     >>> one_of("norm", "l2", ["l1", "l2"])
     """

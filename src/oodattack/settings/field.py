@@ -11,23 +11,23 @@ Part = Literal["results", "rounds", "shards", "nothing"]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a settings field declares besides its type and its default.
+    """What a settings field declares besides its type and default.
 
     Attributes:
         text: what the setting means, for `--help` and the documentation.
-        decides: the part of the output that depends on it; a command that resumes that part must give the same value.
-            "results" is the main part, "rounds" are those of a training, "shards" the layout that the output itself
-            records: a command that resumes may omit it.
-        unset: what happens by default, where the default is None.
+        affects: the part of the output that depends on it; a command that resumes that part must give the same value.
+            "results" is the main part, "rounds" are the rounds of a training, and "shards" is the layout of the shards,
+            which the output itself records: a command that resumes may omit such a setting.
+        unset: if the default is None, what is used instead.
         commas: whether several values are one comma-separated option (`--eps 1,5`) instead of a repeated option.
         check: called with the name and the value, unless the value is None; raises InputError.
 
-    >>> Setting("number of CPU threads", decides="nothing").decides
+    >>> Setting("number of CPU threads", affects="nothing").affects
     'nothing'
     """
 
     text: str
-    decides: Part = "results"
+    affects: Part = "results"
     unset: str = ""
     commas: bool = False
     check: Callable[[str, Any], None] | None = None
@@ -35,12 +35,12 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One field of a settings class, as its declaration reads.
+    """One field of a settings class, as declared.
 
     Attributes:
-        name: of the field, and of the key in a settings file.
+        name: name of the field, and of the key in a settings file.
         kind: the type of a value: bool, int, float, str or Path.
-        choices: the only values accepted; empty if any value of that type will do.
+        choices: the only values accepted; empty if any value of that type is accepted.
         many: whether the field is a tuple of such values.
         default: the default, or `dataclasses.MISSING`.
         setting: the rest of the declaration.
@@ -65,7 +65,7 @@ class Field:
 
     @property
     def meaning(self) -> str:
-        """The text, with the choices and how to give several values."""
+        """The text, followed by the choices and how to give several values."""
         choices = f": {' | '.join(self.choices)}" if self.choices else ""
         several = "; separate several with commas" if self.setting.commas else "; repeat for several"
         return self.setting.text + choices + several * self.many

@@ -1,4 +1,4 @@
-"""From plain values, as the command line, a TOML file or Python gives them, to the types of the fields."""
+"""Convert plain values, from the command line, a TOML file or Python, to the types of the fields."""
 
 import math
 import tomllib
@@ -21,10 +21,10 @@ _DESCRIPTIONS = {bool: "true or false", int: "an integer", float: "a number", st
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Read the settings in a TOML file, under the names in the file.
+    """Read the settings in a TOML file, by the names used in the file.
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: if the file cannot be read or is not TOML.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -39,10 +39,10 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def convert(field: Field, value: Any) -> Any:
-    """Convert a plain value to the type of a field; one value will do for a tuple, a string for a path.
+    """Convert a plain value to the type of a field; a tuple may be given as one value, a path as a string.
 
     Raises:
-        InputError: if the value is of another type, or not among the choices.
+        InputError: if the value is of the wrong type, or not one of the choices.
     """
     if value is None and field.default is None:
         return None
@@ -86,7 +86,7 @@ def _convert_one(field: Field, value: Any) -> Any:
 
 
 def _parse(field: Field, text: str) -> Any:
-    """Parse the text of a number: items of a comma-separated list and fractions arrive as text."""
+    """Parse text as a number if the field is one: items of a comma-separated list and fractions arrive as text."""
     if field.kind is float:
         return parse_number(field.name, text)
     if field.kind is int and text.removeprefix("-").isdecimal():

@@ -9,7 +9,7 @@ from oodattack.settings.field import Part, fields
 
 
 def identity(settings: Settings, part: Part = "results") -> dict[str, Any]:
-    """The settings that one part of the output depends on: a command that resumes it must agree in all of them.
+    """The settings that one part of the output depends on; a command that resumes it must give the same values.
 
     Returns:
         JSON values by setting; infinity is "inf".
@@ -22,7 +22,7 @@ def identity(settings: Settings, part: Part = "results") -> dict[str, Any]:
     return {
         field.name: plain(getattr(settings, field.name))
         for field in fields(type(settings))
-        if field.setting.decides == part
+        if field.setting.affects == part
     }
 
 
@@ -37,7 +37,7 @@ def saved(settings: Settings) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The value of a setting as JSON holds it.
+    """The value of a setting as a JSON value.
 
     >>> plain((Path("a"), math.inf))
     ['a', 'inf']

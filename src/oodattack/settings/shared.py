@@ -1,4 +1,4 @@
-"""Settings that several verbs share, each with its text in one place."""
+"""Settings that several commands share, each with its text in one place."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,16 +25,16 @@ Starts = Annotated[
         check=some_distinct,
     ),
 ]
-Out = Annotated[Path, Setting("output directory; repeat the command to resume", decides="nothing")]
+Out = Annotated[Path, Setting("output directory; repeat the command to resume", affects="nothing")]
 Norm = Annotated[NormName, Setting("norm of the ball")]
 Seed = Annotated[int, Setting("seed for all random draws", check=seed_range)]
 BatchSize = Annotated[
     int | None,
-    Setting("samples attacked at once", decides="shards", unset="measured at the start", check=at_least(1)),
+    Setting("samples attacked at once", affects="shards", unset="measured at the start", check=at_least(1)),
 ]
 Device = Annotated[
-    str | None, Setting("compute device: cpu | cuda | mps", decides="nothing", unset="the best available")
+    str | None, Setting("compute device: cpu | cuda | mps", affects="nothing", unset="the best available")
 ]
-DataRoot = Annotated[Path | None, Setting("folder of torchvision data sets", decides="nothing", unset="data")]
-Download = Annotated[bool, Setting("let torchvision download missing data sets", decides="nothing")]
-Trust = Annotated[bool, Setting("allow model files to execute code", decides="nothing")]
+DataRoot = Annotated[Path | None, Setting("folder of torchvision data sets", affects="nothing", unset="data")]
+Download = Annotated[bool, Setting("let torchvision download missing data sets", affects="nothing")]
+Trust = Annotated[bool, Setting("allow model files to execute code", affects="nothing")]

@@ -1,4 +1,4 @@
-"""The settings of a verb as a Markdown table, for the documentation."""
+"""The settings of a command as a Markdown table, for the documentation."""
 
 from oodattack.settings.base import Settings
 from oodattack.settings.field import Field, fields
@@ -18,5 +18,5 @@ def markdown_table(settings: type[Settings]) -> str:
 
 
 def _cells(field: Field) -> list[str]:
-    cells = [f"`{field.option}`", field.default_text, field.meaning, _TO_RESUME[field.setting.decides]]
+    cells = [f"`{field.option}`", field.default_text, field.meaning, _TO_RESUME[field.setting.affects]]
     return [cell.replace("|", r"\|") for cell in cells]

@@ -24,9 +24,9 @@ class TrainSettings(Settings):
     """
 
     train: Annotated[str, Setting("labelled images: one folder per class, or a data set with labels")]
-    test: Annotated[str | None, Setting("labelled images to measure the accuracy on", decides="nothing")] = None
+    test: Annotated[str | None, Setting("labelled images to measure the accuracy on", affects="nothing")] = None
     out: Out
-    method: Annotated[Literal["plain", "outlier-exposure", "confidence", "bottleneck"], Setting("how to train")] = (
+    method: Annotated[Literal["plain", "outlier-exposure", "confidence", "bottleneck"], Setting("training method")] = (
         "plain"
     )
     outliers: Annotated[
@@ -46,31 +46,36 @@ class TrainSettings(Settings):
     ] = None
     augment: Annotated[
         tuple[Literal["none", "crop", "flip"], ...],
-        Setting("random augmentation (crops shift by up to an eighth of the side)", commas=True),
+        Setting("random augmentation (crops shift the image by up to an eighth of its side)", commas=True),
     ] = ("crop",)
     rounds: Annotated[
         int,
         Setting(
             "number of rounds that attack the network and train it further on the images found",
-            decides="nothing",
+            affects="nothing",
             check=at_least(0),
         ),
     ] = 0
-    round_epochs: Annotated[int, Setting("epochs per round", decides="rounds", check=at_least(1))] = 3
+    round_epochs: Annotated[int, Setting("epochs per round", affects="rounds", check=at_least(1))] = 3
     round_images: Annotated[
-        int, Setting("images attacked in each round, and as many again to measure", decides="rounds", check=at_least(1))
+        int,
+        Setting(
+            "images attacked in each round, and the same number again to measure on",
+            affects="rounds",
+            check=at_least(1),
+        ),
     ] = 200
     eps: Annotated[
-        float, Setting("radius of the L2 ball of the rounds, in pixels of [0, 1]: 5 or 8/255", decides="rounds")
+        float, Setting("radius of the L2 ball of the rounds, in pixels of [0, 1]: 5 or 8/255", affects="rounds")
     ] = 5.0
     seed: Seed = 0
     device: Device = None
     data_root: DataRoot = None
     download: Download = False
-    tensorboard: Annotated[Path | None, Setting("folder for TensorBoard event files", decides="nothing")] = None
+    tensorboard: Annotated[Path | None, Setting("folder for TensorBoard event files", affects="nothing")] = None
 
     def check(self) -> None:
-        """Check the ball and the numbers, and that the method has what it needs."""
+        """Check the ball and the numbers, and that the method and the rounds have the images they need."""
         check_ball("l2", [self.eps])
         if not 0 < self.rate < 100:
             raise InputError(f"expected rate above 0 and below 100, got {self.rate:g}")

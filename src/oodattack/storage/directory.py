@@ -27,11 +27,11 @@ def claim(
         path: the directory; created if it does not exist.
         name: file name of the header.
         header: JSON values. ``settings``, ``inputs`` and all other entries must equal those of an existing header,
-            except for ``environment``: if that differs, a warning says so.
-        is_begun: whether the directory holds results. Until it does, another header replaces the existing one.
+            except for ``environment``: if that differs, a warning is issued.
+        is_begun: whether the directory holds results. Until it does, a new header replaces the existing one.
 
     Yields:
-        The header that is now on disk: this one or, when results exist, theirs.
+        The header that is now on disk: the given one or, if results exist, the one that they were computed with.
 
     Raises:
         InputError: if the directory holds results of other settings or unrelated files, is in use, or cannot be
@@ -58,7 +58,7 @@ def claim(
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Create a directory and hold its lock."""
+    """Create a directory and lock it for the duration of the block."""
     if path.exists() and not path.is_dir():
         raise InputError(f"expected a directory to write to, got the file {path}; choose another --out")
     try:
@@ -102,7 +102,7 @@ def _settle(file: Path, header: Mapping[str, Any], *, replaceable: bool) -> Mapp
 
 
 def _difference(key: str, theirs: Any, ours: Any) -> str:
-    if re.search(_SHA_256, f"{theirs} {ours}"):  # digests mean nothing to a person
+    if re.search(_SHA_256, f"{theirs} {ours}"):  # digests mean nothing to a reader
         return f"{key}: changed since the run began"
     return f"{key}: the run has {theirs!r}, this command has {ours!r}"
 

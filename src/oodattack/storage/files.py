@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also when several processes write the same one."""
+"""Files that appear whole or not at all, even when several processes write the same one."""
 
 import os
 import re
@@ -20,8 +20,9 @@ _PARTIAL = re.compile(r"\.\d+-[0-9a-f]{16}\.partial")
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file, replacing any file of that name.
 
-    ``write`` fills a temporary file of a unique name beside ``path``, which is synced to the disk and then renamed. A
-    process that dies meanwhile leaves at most the temporary file (`is_partial`). Of several writers the last wins.
+    ``write`` fills a temporary file with a unique name beside ``path``, which is synced to disk and then renamed. A
+    process that dies meanwhile leaves at most the temporary file (`is_partial`). If several processes write the same
+    file, the last one wins.
 
     Raises:
         WriteError: if the file cannot be written (no space, no permission).
@@ -31,7 +32,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def create_whole(path: Path, write: Callable[[Path], None]) -> bool:
-    """Write a file as `write_whole` does, unless a file of that name exists. Of several writers the first wins.
+    """Write a file as `write_whole` does, unless a file of that name exists: of several writers, the first one wins.
 
     Returns:
         Whether this call created the file. If not, the other writer's file is complete and was left as it is.
@@ -54,7 +55,7 @@ def create_whole(path: Path, write: Callable[[Path], None]) -> bool:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether a file is the temporary file of a writer that is still at work, or that died.
+    """Whether a file is the temporary file of a writer that is still running, or that died.
 
     >>> is_partial(Path("run/shards/.4711-0123456789abcdef.partial")), is_partial(Path("film.mp4.partial"))
     (True, False)
@@ -63,7 +64,7 @@ def is_partial(path: Path) -> bool:
 
 
 def remove_partials(folder: Path) -> None:
-    """Delete temporary files anywhere below a folder; nobody may be writing to it."""
+    """Delete temporary files anywhere below a folder. No process may be writing to it meanwhile."""
     for path in folder.rglob(".*.partial"):
         if is_partial(path):
             path.unlink(missing_ok=True)
@@ -119,7 +120,7 @@ def write_weights(path: Path, state: Mapping[str, "Tensor"]) -> None:
 
 @contextmanager
 def _partial(path: Path, write: Callable[[Path], None]) -> Iterator[Path]:
-    """A temporary file beside ``path``, written and synced; the caller gives it its name."""
+    """A temporary file beside ``path``, written and synced; the caller renames or links it to ``path``."""
     # The name does not contain that of ``path``, which may already be as long as the file system allows. The leading
     # dot hides it from readers of whole folders (pyarrow, datasets).
     partial = path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.partial")

@@ -1,7 +1,7 @@
 """Parquet files: written whole, checked when they are read, with images as PNG bytes in their cells.
 
-An image is a struct of ``bytes`` and ``path``, the layout of Hugging Face's `Image` feature. What describes a whole
-table, such as the batch sizes it was computed with, is JSON in the schema's metadata (`with_record`).
+An image is a struct of ``bytes`` and ``path``, the layout of Hugging Face's `Image` feature. Facts about a whole table,
+such as the batch sizes it was computed with, are stored as JSON in the schema's metadata (`with_record`).
 """
 
 import json
@@ -30,7 +30,7 @@ def image_cell(png: bytes, path: str) -> dict[str, Any]:
 
 
 def with_record(schema: pa.Schema, record: Mapping[str, Any]) -> pa.Schema:
-    """A schema whose metadata holds a JSON record beside what it held before.
+    """A schema with a JSON record added to its metadata.
 
     >>> with_record(pa.schema([]), {"batch_sizes": [8, 8]}).metadata
     {b'oodattack': b'{"batch_sizes": [8, 8]}'}
@@ -63,7 +63,7 @@ def create_table(path: Path, table: pa.Table) -> bool:
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a table, with all columns or those named.
+    """The rows of a table, with all columns or only the given ones.
 
     Raises:
         InputError: if the file is damaged.
@@ -98,7 +98,7 @@ def _writer(table: pa.Table) -> Callable[[Path], None]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file raises into one sentence."""
+    """Convert any exception that a damaged file raises into an InputError of one sentence."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -1,6 +1,6 @@
 """The training loop of one network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from oodattack.core.errors import InputError
+from oodattack.engines import OnStage
 from oodattack.networks import MEAN, STD
 from oodattack.settings.train import TrainSettings
 from oodattack.storage.files import write_torch
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.imagined import Imagined
 from oodattack.training.losses import Draw, loss
-
-Tell = Callable[[str, int, int], None]
 
 
 class Session:
@@ -62,7 +61,7 @@ class Session:
             with seeded(seed, -2):
                 self.imagined = Imagined(device, settings.loss_weight, self.mean, self.std)
 
-    def epoch(self, tell: Tell) -> float:
+    def epoch(self, on_stage: OnStage) -> float:
         """Train for one epoch and return the mean loss.
 
         Raises:
@@ -90,7 +89,7 @@ class Session:
                 self.optimizer.step()
                 self.schedule.step()
                 total += float(batch_loss.detach())
-                tell(f"{what}, loss {total / (step + 1):.3f}", step + 1, len(loader))
+                on_stage(f"{what}, loss {total / (step + 1):.3f}", step + 1, len(loader))
         self.model.eval()
         self.history.append(total / len(loader))
         return self.history[-1]

@@ -1,6 +1,6 @@
-"""The kinds of attacks that an audit can make.
+"""The kinds of attacks that an audit can run.
 
-A new kind is a file here, an entry in `KINDS`, and a name in the settings.
+A new kind needs a file here, an entry in `KINDS`, and a name in the settings.
 """
 
 from collections.abc import Mapping

@@ -13,11 +13,11 @@ class Direct:
     builds_on_latent = True
 
     def targets(self, detectors: Detectors, followed: Collection[str]) -> list[Target]:
-        """The detectors themselves."""
+        """The detectors whose score can be followed."""
         return [Target(name, detector.source) for name, detector in detectors.items() if name in followed]
 
     def concerns(self, target: str, name: str, detector: Detector) -> bool:  # noqa: ARG002
-        """The target alone."""
+        """Only the target itself."""
         return name == target
 
     def on(self, target: str, context: Context) -> BatchAttack:

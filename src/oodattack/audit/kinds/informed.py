@@ -1,4 +1,4 @@
-"""The informed attack: one for all detectors that read the same."""
+"""The informed attack: one for all detectors that read the same values."""
 
 from collections.abc import Collection
 
@@ -9,12 +9,12 @@ from oodattack.detectors import SHARED_VIEWS, Detector
 
 
 class Informed:
-    """See `oodattack.attacks.informed`. What reads z is not attacked again: the latent attack is the same."""
+    """See `oodattack.attacks.informed`. Detectors that read z are left to the latent attack, which is the same."""
 
     builds_on_latent = False
 
     def targets(self, detectors: Detectors, followed: Collection[str]) -> list[Target]:  # noqa: ARG002
-        """Every reading but z."""
+        """Every reading except z."""
         readings = dict.fromkeys(reading(name, detector) for name, detector in detectors.items())
         return [
             Target(what, "" if what in SHARED_VIEWS else _first_reader(what, detectors).source)
@@ -34,5 +34,5 @@ class Informed:
 
 
 def _first_reader(what: str, detectors: Detectors) -> Detector:
-    """Of several detectors that share a reading, the one that is asked for it."""
+    """The first of the detectors that share a reading; it supplies the reading for all of them."""
     return next(detector for name, detector in detectors.items() if reading(name, detector) == what)

@@ -1,4 +1,4 @@
-"""What an audit needs to know of a kind of attack."""
+"""The interface between an audit and a kind of attack."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from oodattack.detectors import Detector, Subject
 
 Detectors = Mapping[str, Detector]
 BatchAttack = Callable[[Samples, Ball, Tensor | None], Found]
-"""From a batch, its ball, and images (B, 3, H, W) in [0, 1] of the attack that it builds on, to what was found."""
+"""Attacks a batch of samples in a ball; the third argument: images (B, 3, H, W) in [0, 1] to build on, or None."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What one attack is aimed at.
+    """What one attack targets.
 
     Attributes:
-        name: part of the names of its files.
-        version: digest of the code of the target, where that may change.
+        name: name of the target, used in file names.
+        version: digest of the target's code if that may change, else empty.
     """
 
     name: str
@@ -29,12 +29,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Context:
-    """What an attack has at hand.
+    """What attacks are made from.
 
     Attributes:
-        subject: what is attacked.
-        detectors: fitted, by name.
-        follow: how the score of the detector of a name is followed.
+        subject: the subject.
+        detectors: fitted detectors by name.
+        follow: given the name of a detector, returns its score in the form that the direct attack descends.
     """
 
     subject: Subject
@@ -46,23 +46,23 @@ class Kind(Protocol):
     """A kind of attack.
 
     Attributes:
-        builds_on_latent: whether it also begins from what the latent attack found in the same ball.
+        builds_on_latent: whether it also starts from the images that the latent attack found in the same ball.
     """
 
     builds_on_latent: bool
 
     def targets(self, detectors: Detectors, followed: Collection[str]) -> list[Target]:
-        """The targets for these detectors, of which some have a score that can be followed."""
+        """The targets of attacks on these detectors; ``followed`` names those whose score can be followed."""
 
     def concerns(self, target: str, name: str, detector: Detector) -> bool:
-        """Whether the images of an attack on a target are scored by a detector."""
+        """Whether a detector scores the images of an attack on ``target``."""
 
     def on(self, target: str, context: Context) -> BatchAttack:
-        """The attack on a target."""
+        """The attack on a target, as a function of a batch."""
 
 
 def reading(name: str, detector: Detector) -> str:
-    """What a detector reads, as a name; detectors that share it are attacked together.
+    """The name of what a detector reads; detectors that share it are attacked together.
 
     >>> from oodattack.detectors import make_detectors, make_subject
     >>> from oodattack.encoders import load_encoder

@@ -15,7 +15,7 @@ class Latent:
     builds_on_latent = False
 
     def targets(self, detectors: Detectors, followed: Collection[str]) -> list[Target]:  # noqa: ARG002
-        """Z."""
+        """The features z."""
         return [Target(Z)]
 
     def concerns(self, target: str, name: str, detector: Detector) -> bool:  # noqa: ARG002

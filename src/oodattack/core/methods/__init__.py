@@ -1,4 +1,4 @@
-"""The attack methods: `paper` as published, `plain` gradient descent, and `fast`, ours."""
+"""The attack methods: `paper` as published, `plain` gradient descent, and our own `fast`."""
 
 from oodattack.core.errors import InputError, did_you_mean
 from oodattack.core.methods.fast.fast import Fast
@@ -10,7 +10,7 @@ __all__ = ["Fast", "Method", "Paper", "Plain", "get_method"]
 
 
 def get_method(method: str | type[Method]) -> type[Method]:
-    """The method with that name, or the class given.
+    """The method class with that name; a class is returned as it is.
 
     Raises:
         InputError: for an unknown name.

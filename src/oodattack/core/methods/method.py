@@ -1,6 +1,6 @@
-"""What every attack method has: the verbs that Algorithm 1 calls, each with a plain default.
+"""The base class of attack methods: the hooks that Algorithm 1 calls, each with a plain default.
 
-A method is a class, and an object of it is one try on one batch. A method of your own overrides what it does otherwise.
+A method is a class; each instance is one try on one batch. A custom method overrides the hooks in which it differs.
 """
 
 import hashlib
@@ -22,20 +22,21 @@ from oodattack.core.tracker import Tracker
 
 @dataclass
 class Method:
-    """One try of Algorithm 1: from the start along the steepest direction, the best image kept.
+    """One try of Algorithm 1: it descends from the start along the steepest direction and keeps the best image.
 
     Attributes:
-        f: what is attacked.
-        problem: of the samples that are still in the batch.
-        gradient: where gradients come from.
+        f: the function under attack, (B, 3, H, W) -> (B, K) or (B,).
+        problem: the problem of the samples still in the batch.
+        gradient: the source of gradients.
         seeds: one per sample.
         steps: N.
         step_size: (B,) alpha, in pixels of [0, 1].
         grid_steps: gradient evaluations on the 8-bit grid after the N steps.
         attempt: number of the try; 0 is the first.
-        initial: (B, 3, H, W) images from which the first try sets out; None for the method's own.
-        generators: one per sample that is still in the batch, each with a stream of the sample's and the try's own.
-        whole: the problem of all samples, also of those that have left.
+        initial: (B, 3, H, W) images from which the first try starts; None for the method's default.
+        generators: one per sample still in the batch; each has its own random stream, fixed by the sample's seed and
+            the number of the try.
+        whole: the problem of all samples, including those that have left the batch.
 
     >>> class Momentum(Method):
     ...     velocity: Tensor | float = 0.0
@@ -52,10 +53,10 @@ class Method:
     """
 
     keeps_best: ClassVar[bool] = True
-    """Whether the best image of a try counts, or its last."""
+    """Whether a try keeps its best image; otherwise it keeps its last."""
 
     uses_twin: ClassVar[bool] = False
-    """Whether it makes use of an f that has a twin (`oodattack.core.gradient.HasTwin`)."""
+    """Whether the method uses the twin of an f that has one (`oodattack.core.gradient.HasTwin`)."""
 
     f: Function
     problem: Problem
@@ -79,7 +80,7 @@ class Method:
 
         Args:
             eps: (B,) radii.
-            pixels: numbers in an image, 3 * H * W.
+            pixels: number of values in an image, 3 * H * W.
             norm: 1, 2 or infinity.
             steps: N.
         """
@@ -87,11 +88,11 @@ class Method:
 
     @classmethod
     def default_grid_steps(cls, steps: int) -> int:  # noqa: ARG003
-        """Number of gradient evaluations on the 8-bit grid after N steps: none, the image is rounded."""
+        """Number of gradient evaluations on the 8-bit grid after N steps: none; the image is only rounded."""
         return 0
 
     def start(self) -> Tensor:
-        """Where the try sets out: the first from the start itself, later ones from a random point (lines 1 and 2)."""
+        """Lines 1 and 2: where the try begins. The first begins at the start itself, later ones at a random point."""
         if self.attempt > 0:
             return self.clip(self.draw())
         return self.problem.start if self.initial is None else self.clip(self.initial)
@@ -100,46 +101,46 @@ class Method:
         """x'_out + xi, with xi uniform in the ball (line 1)."""
         return sample(self.problem.start, self.problem.eps, self.problem.norm, self.generators)
 
-    def look(self, x: Tensor, n: int) -> Pass:  # noqa: ARG002 -- for methods that change with time
+    def look(self, x: Tensor, n: int) -> Pass:  # noqa: ARG002 -- for methods that depend on n
         """Evaluate f and its gradient at the images after n steps."""
         latent, pullback = self.gradient(self.f, x, self.generators)
         exact = torch.ones(len(x), dtype=torch.bool, device=x.device)
         return Pass(latent, exact, self.gradient.passes, self.gradient.forwards, pullback)
 
     def push(self, x: Tensor, error: Tensor, n: int) -> Tensor:  # noqa: ARG002
-        """Which error (B, K) the step reduces: the error itself."""
+        """The error (B, K) that the step reduces: by default ``error`` itself."""
         return error
 
     def release(self, x: Tensor, error: Tensor, seen: Pass, finished: Tensor) -> Tensor:  # noqa: ARG002
-        """Which samples (B,) leave the batch: all that have arrived or whose gradient is not finite."""
+        """Which samples (B,) leave the batch: all ``finished`` ones, at their target or with a non-finite gradient."""
         return finished
 
     def direction(self, x: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG002
-        """h(J'), the direction of ascent: the paper's."""
+        """h(J'), the direction of ascent: by default the paper's."""
         return steepest(gradient, self.problem.norm)
 
     def step(self, x: Tensor, h: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG002
-        """X - alpha * h."""
+        """The images after the step, before the clip: by default ``x - alpha * h``."""
         return x - per_sample(self.step_size, x) * h
 
     def clip(self, x: Tensor) -> Tensor:
-        """The nearest image in ball and pixel box together."""
+        """The nearest image that is inside both the ball and the pixel box."""
         return project(x, self.problem.start, self.problem.eps, self.problem.norm)
 
     def keep(self, stay: Tensor) -> None:
-        """Forget every sample but those at ``stay`` (indices into the present batch)."""
+        """Forget every sample but those at ``stay`` (indices into the current batch)."""
         self.problem = self.problem.rows(stay)
         self.step_size = self.step_size[stay]
         self.generators = [self.generators[i] for i in stay.tolist()]
 
     def to_grid(self, best: Tracker) -> Tracker:
-        """The best images of the try, brought to the 8-bit grid, inside their balls.
+        """Move the best images of the try to the 8-bit grid, inside their balls.
 
         Args:
-            best: of the try in floating point.
+            best: the tracker of the try in floating point.
 
         Returns:
-            A tracker of the same samples, with images in [0, 1]; it has an infinite loss where ``best`` has one.
+            A tracker of the same samples, with images in [0, 1]. Its loss is infinite where that of ``best`` is.
         """
         rows = (best.loss < math.inf).nonzero().flatten()
         start = self.whole.start
@@ -161,14 +162,17 @@ class Method:
         return merged
 
     def search(self, levels: Tensor, images: Tensor, rows: Tensor, problem: Problem, tolerance: float) -> Tracker:  # noqa: ARG002
-        """A tracker of the best levels (b, 3, H, W) uint8 found from rounded images: those given, as they are.
+        """Search the 8-bit grid near rounded images; by default they are only evaluated.
 
         Args:
             levels: (b, 3, H, W) uint8, inside the balls.
-            images: (b, 3, H, W) pixels that were rounded to them.
-            rows: (b,) which samples of the try they are.
-            problem: of these samples.
+            images: (b, 3, H, W) the pixels that were rounded to these levels.
+            rows: (b,) indices of these samples in the try.
+            problem: the problem of these samples.
             tolerance: see `Problem.judge`.
+
+        Returns:
+            A tracker of these samples, with the best levels (b, 3, H, W) uint8.
         """
         seen = evaluate(self.f, dequantize(levels, images.dtype))
         error = problem.error(seen.latent)

@@ -1,4 +1,4 @@
-"""`paper`: Algorithm 1 as published, with what the text leaves open taken from the authors' later demo."""
+"""`paper`: Algorithm 1 as published; what the text leaves open is taken from the authors' later demo."""
 
 import math
 
@@ -10,9 +10,9 @@ from oodattack.core.steps import Adamax
 
 
 class Paper(Method):
-    """A random start, Adamax on the perturbation with alpha = eps / 100, the last image.
+    """Start at a random point, run Adamax on the perturbation with alpha = eps / 100, and return the last image.
 
-    The gradient is divided by its own L2 norm (its sign for Linf) before Adamax sees it.
+    Before it reaches Adamax, the gradient is divided by its own L2 norm (for Linf, replaced by its sign).
     """
 
     keeps_best = False
@@ -25,13 +25,13 @@ class Paper(Method):
     def default_step_size(cls, eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:  # noqa: ARG003
         """The authors' alpha = eps / 100; an infinite eps counts as the diameter of the pixel box.
 
-        Adamax moves every pixel by alpha. The paper leaves L1 open; there eps / 100 would be far too much, and
-        eps / sqrt(pixels) takes the place of eps.
+        Adamax moves every pixel by about alpha. The paper does not define alpha for L1, where eps / 100 would be far
+        too long; eps / sqrt(pixels) replaces eps there.
         """
         return (eps / math.sqrt(pixels) if norm == 1 else eps).clamp_max(box_diameter(pixels, norm)) / 100
 
     def start(self) -> Tensor:
-        """Line 2: a random point, in the first try too."""
+        """Line 2: a random point, even in the first try."""
         return self.clip(self.draw() if self.attempt > 0 or self.initial is None else self.initial)
 
     def draw(self) -> Tensor:
@@ -44,7 +44,7 @@ class Paper(Method):
         return x - self.adamax.step(h)
 
     def clip(self, x: Tensor) -> Tensor:
-        """The authors' order: to the ball first, to the pixel box second."""
+        """Project onto the ball first, then onto the pixel box: the authors' order."""
         return project(x, self.problem.start, self.problem.eps, self.problem.norm, box=None).clamp(0, 1)
 
     def keep(self, stay: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""`plain`: projected gradient descent without memory, the usual baseline."""
+"""`plain`: projected gradient descent without momentum, the usual baseline."""
 
 from oodattack.core.methods.method import Method
 
 
 class Plain(Method):
-    """All of `Method` as it is: from the start itself, alpha = eps / 20, the best image kept."""
+    """The defaults of `Method`: it starts at the start itself, uses alpha = eps / 20, and keeps the best image."""

@@ -14,14 +14,14 @@ from oodattack.images.labels import Labels
 
 
 class BareEncoder(Subject):
-    """An encoder whose z is all there is: detectors of features and of several layers apply, those of logits do not.
+    """An encoder without logits: detectors that read features or several layers apply, those that read logits do not.
 
     Class-conditional detectors (Mahalanobis, RMD, GMM) use the classes of the training images, whatever the network was
-    trained for. Where these have none, every image counts as one class: Mahalanobis and GMM then fit a single
-    Gaussian, as SSD does (Sehwag et al. 2021), and RMD, which compares classes with their union, does not apply.
+    trained for. Without classes, all training images form one class: Mahalanobis and GMM then fit a single Gaussian, as
+    in SSD (Sehwag et al. 2021), and RMD, which compares classes with their union, does not apply.
 
     Args:
-        encoder: the network; z is what its `layer` says.
+        encoder: the network; z is the output of its `layer`.
         layers: names of the layers for detectors that read several; by default the last at each resolution.
 
     >>> from torch import nn
@@ -55,10 +55,10 @@ class BareEncoder(Subject):
         return View(encoder, encoder.layer.split("+"), [Size([encoder.latent_dim])], name="features")
 
     def class_order(self, labels: Labels) -> Sequence[str] | None:
-        """Any order will do; a single class says nothing."""
+        """Any order of the classes; None if all images are of a single class, which is no information."""
         order = labels.classes or sorted(set(labels.names))
         return order if len(set(labels.names)) > 1 else None
 
     def guess(self, images: Tensor) -> Tensor:
-        """One class for all."""
+        """The same class for all images."""
         return torch.zeros(len(images), dtype=torch.long)

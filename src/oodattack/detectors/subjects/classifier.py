@@ -1,4 +1,4 @@
-"""A classifier as detectors see it: logits, features, feature maps and layers of images."""
+"""A classifier as a subject: its logits, features, feature maps and layers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ from oodattack.images.labels import Labels
 
 
 class Classifier(Subject):
-    """A network whose output is that of its last linear layer.
+    """A network whose output is the output of its last linear layer.
 
     Args:
         encoder: the network.
@@ -26,11 +26,11 @@ class Classifier(Subject):
         head: a copy of the last linear layer.
         features: view of the head's input, (B, D).
         logits: view of the head's output, (B, C).
-        maps: view of the activations (B, D, h, w) whose mean over space are the features.
+        maps: view of the activations (B, D, h, w) whose spatial mean is the features.
         layers: view of several layers (B, C_i, h_i, w_i) and, last, the logits.
 
     Raises:
-        InputError: if the network has no linear head, or does more after it.
+        InputError: if the network has no linear head, or further operations follow it.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     >>> c = Classifier(Encoder(net, name="mine", input_size=(8, 8)))
@@ -55,7 +55,7 @@ class Classifier(Subject):
             if output.ndim != 2 or not torch.allclose(self._head(features), output, rtol=1e-3, atol=1e-4):
                 raise InputError(
                     f"expected a classifier whose output is that of its last linear layer {name!r}, got {encoder.name},"
-                    " which does more; remove its softmax, or give layer=output to audit it as a bare encoder"
+                    " which does more; remove its softmax, or use layer=output to audit it as a bare encoder"
                 )
             seen = feature_maps(encoder.model, x)
         self.classes = output.shape[1]
@@ -88,7 +88,7 @@ class Classifier(Subject):
         return {"features": self.features, "logits": self.logits}
 
     def class_order(self, labels: Labels) -> Sequence[str] | None:
-        """The network's own order if the classes are among its class names, or theirs if it has as many classes."""
+        """The network's own order if it knows these class names; else their order, if the number of classes agrees."""
         known = self.encoder.classes
         if known is not None and set(labels.classes or labels.names) <= set(known):
             return known
@@ -102,12 +102,12 @@ class Classifier(Subject):
 
 
 def _linear(module: nn.Module) -> nn.Linear:
-    """A copy of the head as a plain linear layer, whatever its class."""
+    """A copy of the head as a plain `nn.Linear`, whatever its class."""
     weight = module.weight
     bias = getattr(module, "bias", None)
     if not isinstance(weight, Tensor):
         raise InputError(f"expected a head with a weight, got {type(module).__name__}")
-    # Detectors that use a bias get one of zeros where there is none.
+    # Detectors may use a bias; a head without one gets a bias of zeros.
     head = nn.Linear(weight.shape[1], weight.shape[0]).to(weight)
     with torch.no_grad():
         head.weight.copy_(weight)
@@ -116,7 +116,7 @@ def _linear(module: nn.Module) -> nn.Linear:
 
 
 def _is_pooled_to(maps: Tensor, features: Tensor) -> bool:
-    """Whether the features are the mean of the maps over space."""
+    """Whether the features are the spatial mean of the maps."""
     if maps.shape[1] != features[0].numel() or features.ndim != 2:
         return False
     return torch.allclose(maps.mean((2, 3)), features, rtol=1e-3, atol=1e-4 * float(features.abs().max()))

@@ -1,4 +1,4 @@
-"""From an encoder to its subject."""
+"""Make the subject of an encoder."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,17 @@ from oodattack.encoders.layers import OUTPUT, find_head
 
 
 def make_subject(encoder: Encoder, *, layers: Sequence[str] | None = None) -> Subject:
-    """What detectors are fitted on and attacked through.
+    """Make the subject that detectors are fitted on and attacked through.
 
-    A model with a score of its own is a `ModelOfImages`. A network without a linear head, or whose z is its own output
-    (``layer=output``), is a `BareEncoder`. Every other one is a `Classifier`.
+    A model with a score of its own becomes a `ModelOfImages`; a network without a linear head, or whose z is its output
+    (``layer=output``), a `BareEncoder`; every other network a `Classifier`.
 
     Args:
         encoder: the network.
         layers: names of the layers for detectors that read several; by default the last at each resolution.
 
     Raises:
-        InputError: if a classifier does more after its linear head, or a layer has no feature maps.
+        InputError: if further operations follow a classifier's linear head, or a layer has no feature maps.
 
     >>> from oodattack.encoders import load_encoder
     >>> make_subject(load_encoder("python:tests.factories:tiny")).kind

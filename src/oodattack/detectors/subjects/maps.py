@@ -1,4 +1,4 @@
-"""Layers with feature maps: which there are, and which of them detectors of several layers read."""
+"""Layers with feature maps: those of a network, and those that detectors of several layers read."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +13,10 @@ from oodattack.encoders.layers import OUTPUT, hookable
 
 
 def feature_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Every activation (B, C, h, w) with more than one pixel, by layer, in the order in which they are finished.
+    """Every activation (B, C, h, w) with more than one pixel, by layer, in the order in which the layers finish.
 
-    Only those with the aspect ratio of the images: some networks pass (B, h, w, C). A module that runs twice has no
-    single value and is left out.
+    Activations with another aspect ratio than the images are omitted, because some networks use (B, h, w, C); so are
+    modules that run twice, which have no single value.
 
     >>> import torch
     >>> list(feature_maps(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), torch.rand(1, 3, 8, 8)))
@@ -37,7 +37,7 @@ def feature_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     try:
         for name, module in hookable(model).items():
-            if not isinstance(module, _ConstantPadNd):  # padding adds no resolution of the network's own
+            if not isinstance(module, _ConstantPadNd):  # padding would count as one more resolution
                 handles.append(module.register_forward_hook(watch(name)))
         model(x)
     finally:
@@ -54,7 +54,7 @@ def feature_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def layers_view(
     encoder: Encoder, maps: Mapping[str, Tensor], output: Size, chosen: Sequence[str] | None
 ) -> tuple[View | None, tuple[str, ...]]:
-    """View of several layers and, last, the network's output; and the names of the layers.
+    """The view of several layers and, last, the network's output; and the names of the layers.
 
     Args:
         encoder: the network.

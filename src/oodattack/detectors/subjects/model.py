@@ -1,4 +1,4 @@
-"""A model of images that brings its own score: a flow, an autoencoder."""
+"""A model of images with a score of its own, such as a flow or an autoencoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -16,20 +16,20 @@ from oodattack.encoders.layers import OUTPUT, record
 
 @runtime_checkable
 class ImageModel(Protocol):
-    """A module that scores images itself. Both methods are differentiable and take normalised images (B, 3, H, W).
+    """A module with a score of its own. `reads` takes normalised images (B, 3, H, W); both methods are differentiable.
 
-    Calling the module returns its latent, or a tuple that begins with it: ``z`` or ``(z, log_determinant)``.
+    Calling the module returns its latent, or a tuple that begins with the latent: ``z`` or ``(z, log_determinant)``.
     """
 
     def reads(self, x: Tensor) -> Tensor:
-        """(B, K): what the score is computed from, such as the log-likelihood of each level, or squared errors."""
+        """(B, K): what the score is computed from, such as the log-likelihoods of all levels, or squared errors."""
 
     def judge(self, reads: Tensor) -> Tensor:
         """The score (B,) of what is read; higher is more out-of-distribution."""
 
 
 class ModelOfImages(BareEncoder):
-    """A model of images: its own score is a detector, ModelScore, beside those that read its latent.
+    """A model of images: its own score is a detector, ModelScore, besides the detectors that read its latent.
 
     Args:
         encoder: its model is an `ImageModel`; z is the latent that the model returns.
@@ -61,7 +61,7 @@ class ModelOfImages(BareEncoder):
 
 
 class ModelScore(Detector):
-    """The score that a model of images brings along."""
+    """The score of a model of images as a detector."""
 
     def __init__(self, encoder: Encoder, model: ImageModel) -> None:
         self.encoder, self.model = encoder, model

@@ -1,4 +1,4 @@
-"""What every subject offers, and how it says what it lacks."""
+"""The interface of subjects: what each offers, and how it reports what it lacks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +15,14 @@ from oodattack.images.labels import Labels
 
 T = TypeVar("T")
 
-SHARED_VIEWS = ("features", "logits")  # readings that belong to the subject; no detector of one's own has such a name
+SHARED_VIEWS = ("features", "logits")  # readings that belong to the subject; your own detectors must not use the names
 
 
 class Subject(ABC):
     """What detectors are fitted on and attacked through.
 
-    Every subject has features. Asking for anything else that it lacks raises `NotApplicableError`, so a detector states
-    what it needs by using it.
+    Every subject has features. Accessing anything that a subject lacks raises `NotApplicableError`, so a detector
+    states what it needs by using it.
 
     Args:
         encoder: the network.
@@ -31,12 +31,12 @@ class Subject(ABC):
         layer_names: the names of these layers.
 
     Attributes:
-        kind: what it is, in words.
-        labels_without: in words, what stands in for the classes of training images that have no usable ones.
+        kind: the kind of subject, in words.
+        labels_without: in words, what replaces the classes of training images without usable classes.
         encoder: the network.
         features: view of z.
-        layer_names: of the layers that detectors of several layers read.
-        classes: number of classes that the network predicts; None if it predicts none.
+        layer_names: names of the layers that detectors of several layers read.
+        classes: number of classes that the network predicts; None if it is no classifier.
     """
 
     kind: ClassVar[str]
@@ -50,22 +50,22 @@ class Subject(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return self.encoder.mean.device
 
     @property
     def logits(self) -> View:
-        """View of what the classification head returns, (B, C)."""
+        """View of the output of the classification head, (B, C)."""
         raise NotApplicableError("it needs logits, and the encoder has no classification head")
 
     @property
     def head(self) -> nn.Linear:
-        """The last linear layer, as a module of its own."""
+        """A copy of the last linear layer."""
         raise NotApplicableError("it needs the classification head, and the encoder has none")
 
     @property
     def maps(self) -> View:
-        """View of the activations (B, D, h, w) whose mean over space are the features."""
+        """View of the activations (B, D, h, w) whose spatial mean is the features."""
         raise NotApplicableError("it needs feature maps that a classification head pools, and the encoder has no head")
 
     @property
@@ -74,33 +74,33 @@ class Subject(ABC):
         return present(self._layers, "the network has no layers with feature maps")
 
     def shared(self) -> Mapping[str, View]:
-        """The views that detectors share, by name: what `Detector.reading` can refer to."""
+        """The views that detectors share, by the names that `Detector.reading` can refer to."""
         return {"features": self.features}
 
     def own_detectors(self) -> Mapping[str, Detector]:
-        """Detectors that the subject brings along; by default none."""
+        """Detectors that come with the subject; by default none."""
         return {}
 
     @abstractmethod
     def class_order(self, labels: Labels) -> Sequence[str] | None:
-        """Names of the training images' classes in the order of their numbers; None if they are of no use."""
+        """Names of the training images' classes in the order of their numbers; None if they are not usable."""
 
     @abstractmethod
     def guess(self, images: Tensor) -> Tensor:
-        """Class numbers (B,) of training images (B, 3, H, W) in [0, 1] that have no usable ones."""
+        """Class numbers (B,) for training images (B, 3, H, W) in [0, 1] without usable classes."""
 
     def collect(
         self, view: View, loader: Loader, reduce: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """A view of all images of a loader, (N, ...), and their classes (N,), on the CPU.
+        """The values of a view for all images of a loader, (N, ...), and their classes (N,), on the CPU.
 
-        One pass; the images are not kept. The result of a view that is not reduced is kept for as long as the loader
-        exists, for the next detector that reads it.
+        It takes one pass and does not keep the images. Without ``reduce``, the result is cached for as long as the
+        loader exists, for the next detector that reads the same view.
 
         Args:
             view: what to read.
             loader: in-distribution data.
-            reduce: applied to each batch of flat rows (B, K) before they are kept.
+            reduce: applied to each batch of flat rows (B, K).
         """
         kept = self._collected.setdefault(loader, {})
         if reduce is None and view in kept:

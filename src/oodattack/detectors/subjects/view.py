@@ -1,4 +1,4 @@
-"""Some values of a network, as a differentiable function of images."""
+"""Intermediate values of a network as a differentiable function of images."""
 
 from collections.abc import Sequence
 from math import prod
@@ -11,16 +11,17 @@ from oodattack.speed import prepare
 
 
 class View:
-    """Values of a network: images (B, 3, H, W) in [0, 1] to (B, ...).
+    """Values of a network: a function from images (B, 3, H, W) in [0, 1] to (B, ...).
 
-    Where a gradient is asked for, the values come from a copy of the network that is prepared for speed; without one,
-    from the network as it was loaded. Attacks are fast, and every reported figure is that of the original.
+    If a gradient is needed, the values come from a copy of the network that is prepared for speed; otherwise from the
+    network as it was loaded. Attacks are thus fast, and every reported figure is that of the original.
 
     Args:
         encoder: the network.
-        layers: what to read; names as in `oodattack.encoders.layers`.
-        shapes: of the value of each layer, without the batch. One shape for several layers: their joined values.
-        name: what detectors call it (`Detector.reading`); None for a view that no two detectors share.
+        layers: the layers to read; names as in `oodattack.encoders.layers`.
+        shapes: the shape of each layer's value, without the batch. A single shape for several layers means that their
+            values are concatenated.
+        name: the name of the view in `Detector.reading`; None for a view that no two detectors share.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class View:
         self._last: tuple[Tensor, int, Tensor] | None = None
 
     def flat(self, images: Tensor) -> Tensor:
-        """All values in one row: (B, K)."""
+        """All values in one row per image: (B, K)."""
         if torch.is_grad_enabled() and images.requires_grad:
             z: Tensor = self.fast(images)
             return z
@@ -53,7 +54,7 @@ class View:
         return self._last[2]
 
     def split(self, rows: Tensor) -> list[Tensor]:
-        """Rows (B, K) as the values that they consist of."""
+        """Split rows (B, K) into the values of the layers."""
         parts = torch.split(rows, [prod(shape) for shape in self.shapes], dim=1)
         return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 

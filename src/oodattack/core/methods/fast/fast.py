@@ -1,4 +1,4 @@
-"""`fast`: what joins whitened errors, softened kinks, two precisions, Polyak's cut and the search on the 8-bit grid."""
+"""`fast`: combines whitened errors, softened kinks, two precisions, Polyak's cut and the search on the 8-bit grid."""
 
 from contextlib import nullcontext
 
@@ -17,25 +17,25 @@ from oodattack.core.methods.method import Method, generator
 from oodattack.core.problem import Match, Problem
 from oodattack.core.tracker import Tracker
 
-APPROXIMATE_STEPS = 0.6  # share of the steps with softened kinks or the twin; from there on f is exact
-SQUARES_DECAY = 0.99  # of the squared directions, per step: those of about the last hundred steps count
-MAX_GRID_STEPS = 50  # by default, after up to 400 steps
-GRID_STREAM = 2**20  # random stream of the search on the grid; no attack has that many tries
+APPROXIMATE_STEPS = 0.6  # fraction of the steps with softened kinks or the twin; after them f is exact
+SQUARES_DECAY = 0.99  # per step, of the squared directions: a memory of about a hundred steps
+MAX_GRID_STEPS = 50  # default maximum, for attacks of up to 400 steps
+GRID_STREAM = 2**20  # random stream of the search on the grid; larger than any number of tries
 
 
 class Fast(Method):
-    """Nesterov's Adam on the normalised gradient of whitened errors along the ball, through softened kinks.
+    """Nesterov's Adam on the normalised gradient of whitened errors, along the ball and through softened kinks.
 
-    No step is longer than Polyak's, the first try sets out from the start itself, the best image is kept, and a search
-    on the 8-bit grid follows. What each part is for, and what was tried instead: docs/method.md. With estimated
-    gradients, whose path is mostly noise, whitening, Polyak's cut, the twin and the search are left out; without a
-    target, the first three.
+    No step is longer than Polyak's, the first try begins at the start itself, the best image is kept, and a search on
+    the 8-bit grid follows. docs/method.md explains each part and the alternatives that were tried. With estimated
+    gradients, where the path is mostly noise, whitening, Polyak's cut, the twin and the search are omitted; without a
+    target, the first three are.
     """
 
     uses_twin = True
 
     softening: float
-    """Width of the softened zone at the first step (`SoftKinks`); 0 for none."""
+    """Width of the softened zone at the first step (`SoftKinks`); 0 disables softening."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,11 +57,11 @@ class Fast(Method):
 
     @classmethod
     def default_grid_steps(cls, steps: int) -> int:
-        """Half of N, at most 50; beyond 400 steps an eighth."""
+        """Half of N, at most 50; beyond 400 steps, an eighth of N."""
         return min(steps // 2, max(MAX_GRID_STEPS, steps // 8))
 
     def look(self, x: Tensor, n: int) -> Pass:
-        """Through softened kinks, and the twin for samples far from their target, in the first 60 % of the steps."""
+        """In the first 60 % of the steps: softened kinks, and the twin for samples that are far from their target."""
         if n >= APPROXIMATE_STEPS * self.steps:
             self.kinks = self.passes = None
         if self.kinks is not None:
@@ -72,7 +72,7 @@ class Fast(Method):
             return super().look(x, n)
 
     def push(self, x: Tensor, error: Tensor, n: int) -> Tensor:
-        """Whitened errors, where that helps (`Push`)."""
+        """The errors, whitened where that helps (`Push`)."""
         push = self.weigh(x, error, n)
         self.linear_loss = (push * error).sum(1)
         return push
@@ -84,14 +84,14 @@ class Fast(Method):
         return self.pushes(x, error, n, self.problem)
 
     def release(self, x: Tensor, error: Tensor, seen: Pass, finished: Tensor) -> Tensor:
-        """Those that an exact pass finds finished; after an approximate one, f itself decides in the next pass."""
+        """Samples that an exact pass finds finished; after an approximate pass, f itself decides in the next one."""
         if self.passes is None:
             return finished
         self.passes.settle(x, error, finished, self.problem)
         return finished & seen.exact
 
     def direction(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """The normalised gradient, whatever the norm, without the component that only pushes against the ball."""
+        """The gradient, L2-normalised for every norm of the ball, without the component that points out of the ball."""
         return tangent(steepest(gradient, 2), x, self.problem.start, self.problem.eps, self.problem.norm)
 
     def step(self, x: Tensor, h: Tensor, gradient: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Fast(Method):
         return torch.addcmul(x, step, per_sample(self.cut(step, gradient), x), value=-1)
 
     def cut(self, step: Tensor, gradient: Tensor) -> Tensor:
-        """The share (B,) of each step to take."""
+        """The fraction (B,) of each step to take."""
         return polyak_share(step, self.linear_loss, gradient)
 
     def keep(self, stay: Tensor) -> None:
@@ -126,10 +126,10 @@ class Fast(Method):
 
 
 class DirectionSquares:
-    """Fading sums of the squared directions: how much each pixel matters, for the search on the grid.
+    """Decaying sums of the squared directions: how much each pixel matters, for the search on the grid.
 
     Args:
-        images: (B, 3, H, W) of the shape and type of the directions.
+        images: (B, 3, H, W) images with the shape and dtype of the directions.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -137,15 +137,15 @@ class DirectionSquares:
         self.rows = torch.arange(len(images), device=images.device)
 
     def add(self, h: Tensor) -> None:
-        """Take in the directions (b, 3, H, W) of the samples that are still in the batch."""
+        """Add the directions (b, 3, H, W) of the samples still in the batch."""
         self.now.mul_(SQUARES_DECAY).addcmul_(h, h)
 
     def keep(self, stay: Tensor) -> None:
-        """Put the sums of every sample but those at ``stay`` aside."""
+        """Store the sums of all samples, and continue with those at ``stay`` (indices into the current batch)."""
         self.kept[self.rows] = self.now
         self.rows, self.now = self.rows[stay], self.now[stay]
 
     def all(self) -> Tensor:
-        """(B, 3, H, W) the sums of all samples, also of those that have left."""
+        """(B, 3, H, W) the sums of all samples, including those that have left the batch."""
         self.kept[self.rows] = self.now
         return self.kept

@@ -1,4 +1,4 @@
-"""Two precisions: f's approximate twin serves while the error is larger than what the twin gets wrong."""
+"""Two precisions: the approximate twin of f is used while a sample's error is larger than the twin's own."""
 
 from contextlib import nullcontext
 
@@ -10,28 +10,28 @@ from oodattack.core.methods.fast.kinks import SoftKinks
 from oodattack.core.metrics import as_matrix
 from oodattack.core.problem import Problem
 
-SAFE_RATIO = 6.0  # the error must exceed this many times the twin's own error; at the first look, once is enough
-SETTLED_AFTER = 0.05  # share of the steps after which the twin's error is measured again: the first is off by up to 3
-CHECK_EVERY = 5  # passes between two checks: samples that leave the twin together do not split the batch
+SAFE_RATIO = 6.0  # a sample's error must exceed this multiple of the twin's error; until the second measurement, 1
+SETTLED_AFTER = 0.05  # fraction of the steps before the second measurement; the first is off by a factor of up to 3
+CHECK_EVERY = 5  # passes between two checks: samples that leave the twin in the same pass do not split the batch
 
 
 class TwoPrecisions:
-    """f, computed by its rough twin for samples far from their target.
+    """f, computed by its rough twin for samples that are far from their target.
 
-    The first pass is exact, and so is one after 5 % of the steps (in runs of 20 and more), when the path has left the
-    surroundings of the start; after each, the twin's error is measured. Until the second, the twin serves for any
-    larger error. From then on a sample goes through the twin until its error comes close to the twin's, which is
-    checked every few passes, or until the twin fails on it. It never returns to the twin.
+    The twin's error is measured after two exact passes: the first one, and one after 5 % of the steps (in attacks of 20
+    or more), when the path has left the neighbourhood of the start. Until the second measurement, the twin is used for
+    any sample whose error is larger than the twin's. From then on a sample uses the twin until its error comes close to
+    the twin's, which is checked every few passes, or until the twin fails on it. It never returns to the twin.
 
     Args:
         f: (B, 3, H, W) -> (B, K).
-        rough: an approximation of f that is faster.
-        count: B.
-        device: of the images.
-        steps: of the attack.
+        rough: a faster approximation of f.
+        count: B, the number of samples.
+        device: the device of the images.
+        steps: the number of steps of the attack.
 
     Attributes:
-        left: (B,) which samples have left the twin.
+        left: (B,) which samples have left the twin, and use f itself.
 
     >>> from oodattack.core.gradient import Autograd
     >>> both = TwoPrecisions(torch.nn.Flatten(), torch.nn.Flatten(), 1, torch.device("cpu"), steps=100)
@@ -43,13 +43,13 @@ class TwoPrecisions:
         self.f, self.rough = f, rough
         self.passes, self.settled = 0, int(SETTLED_AFTER * steps)
         self.left = torch.zeros(count, dtype=torch.bool, device=device)
-        self.noise = torch.zeros(count, device=device)  # length of the twin's error, weighted as the problem's errors
-        self.unpaid = torch.zeros(count, dtype=torch.int64, device=device)  # forward passes not in any `Pass` yet
+        self.twin_error = torch.zeros(count, device=device)  # lengths of the twin's (weighted) errors
+        self.uncounted = torch.zeros(count, dtype=torch.int64, device=device)  # forward passes not in any `Pass` yet
 
     def look(self, x: Tensor, gradient: Gradient, generators: list[torch.Generator], kinks: SoftKinks | None) -> Pass:
-        """Evaluate f or its twin, sample by sample.
+        """Evaluate f or its twin, depending on the sample.
 
-        Where the twin is not finite for some sample, the whole batch is passed again, that sample through f.
+        If the twin is not finite for some sample, the whole batch is passed again, with that sample through f.
         """
         repeats = 0
 
@@ -65,8 +65,8 @@ class TwoPrecisions:
 
         with kinks or nullcontext():
             latent, pullback = gradient(mixed, x, generators)
-        forwards = self.unpaid + (gradient.forwards + repeats)
-        self.unpaid = torch.zeros_like(self.unpaid)
+        forwards = self.uncounted + (gradient.forwards + repeats)
+        self.uncounted = torch.zeros_like(self.uncounted)
         return Pass(latent, self._exact, gradient.passes, forwards, pullback)
 
     def _mixed(self, x: Tensor, kinks: SoftKinks | None) -> Tensor:
@@ -85,36 +85,37 @@ class TwoPrecisions:
         return torch.cat(parts)[torch.cat(groups).argsort()]
 
     def settle(self, x: Tensor, error: Tensor, finished: Tensor, problem: Problem) -> None:
-        """After a pass: decide how each sample is passed next; measure the twin's error when that is due.
+        """After a pass, choose f or the twin for each sample's next pass; measure the twin's error when due.
 
         Args:
             x: (B, 3, H, W) the images.
             error: (B, K) their errors.
-            finished: (B,) which samples seem to have arrived or have a broken gradient: only f itself can tell.
-            problem: of these samples.
+            finished: (B,) which samples seem to be at their target or have a non-finite gradient; f itself must confirm
+                it.
+            problem: the problem of these samples.
         """
         self.left = self.left | finished
         rows = (~self.left).nonzero().flatten()
         if self._measuring and len(rows):
-            self.unpaid[rows] += 1
+            self.uncounted[rows] += 1
             with torch.no_grad():
                 rough = problem.rows(rows).error(as_matrix(self.rough(x[rows])))
-            self.noise[rows] = torch.linalg.vector_norm(rough - error[rows], dim=1).to(self.noise)
+            self.twin_error[rows] = torch.linalg.vector_norm(rough - error[rows], dim=1).to(self.twin_error)
         if self._measuring or self.passes % CHECK_EVERY == 0:
             ratio = SAFE_RATIO if self.passes >= self.settled else 1.0
-            self.left = self.left | ~(torch.linalg.vector_norm(error, dim=1) > ratio * self.noise)
+            self.left = self.left | ~(torch.linalg.vector_norm(error, dim=1) > ratio * self.twin_error)
         self.passes += 1
 
     @property
     def _exact(self) -> Tensor:
-        """(B,) for which samples the pass at hand is by f itself."""
+        """(B,) which samples go through f itself in the current pass."""
         return torch.ones_like(self.left) if self._measuring else self.left
 
     @property
     def _measuring(self) -> bool:
-        """Whether the pass at hand is exact, to measure the twin's error."""
+        """Whether the current pass is exact for all samples, to measure the twin's error."""
         return self.passes in (0, self.settled)
 
     def keep(self, rows: Tensor) -> None:
-        """Forget every sample but ``rows`` (indices into the present batch)."""
-        self.left, self.noise, self.unpaid = self.left[rows], self.noise[rows], self.unpaid[rows]
+        """Forget every sample but ``rows`` (indices into the current batch)."""
+        self.left, self.twin_error, self.uncounted = self.left[rows], self.twin_error[rows], self.uncounted[rows]

@@ -1,27 +1,27 @@
-"""Whitening: errors that have not been moving are weighted up.
+"""Whitening: errors in directions of the latent that have hardly moved get a larger weight.
 
 One backward pass gives J_f^T w for one weighting w of the latent's errors. With w = e, the error itself, it is steepest
-descent on ‖e‖^2, and the few directions of the latent that every pixel moves drown those that few pixels move: the
-error that remains soon lies in the slow directions. How fast a direction moves is known from the path of the attack, at
-no further evaluation. Where no direction is slow, as in networks of a few layers, the error falls fast by itself and is
-better left unweighted.
+descent on ‖e‖^2, and the few directions of the latent that every pixel moves dominate those that few pixels move: soon
+the remaining error lies in the slow directions. The path of the attack shows how fast each direction moves, at no
+further evaluation. Where no direction is slow, as in networks of a few layers, the error falls fast without whitening
+and is better left unweighted.
 """
 
 import torch
 from torch import Tensor
 
-MEMORY = 64  # differences in a covariance; one more would weigh 4 % of the newest
+MEMORY = 64  # differences in a covariance; one more would have 4 % of the newest one's weight
 DECAY = 0.95  # of a difference's weight in the covariance, per step
-RENEWAL = 0.5  # a root is decomposed again once this share of the differences in it has arrived since
-RING_ROWS = MEMORY + int(RENEWAL * MEMORY)  # differences kept: those in a root, and those that have come since
+RENEWAL = 0.5  # S is decomposed again once this fraction of the number of differences in it has been added
+RING_ROWS = MEMORY + int(RENEWAL * MEMORY)  # differences kept: those in S, and those added since
 RAW_BELOW, WHITENED_ABOVE = 0.8, 0.9  # per-step error ratio: raw below the first, whitened above the second
-FLOOR = 0.025  # of the covariance's mean eigenvalue: how much directions that never moved are assumed to have moved
+FLOOR = 0.025  # variance assumed for directions that never moved, as a fraction of the covariance's mean eigenvalue
 
 
 def decompose(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (B, m) and eigenvectors (B, m, m) of Gram matrices (B, m, m), by LAPACK, on the CPU.
+    """Eigenvalues (B, m) and eigenvectors (B, m, m) of Gram matrices (B, m, m), computed by LAPACK on the CPU.
 
-    The matrix of a sample that is not finite counts as zero, so that it does not stop the others.
+    Non-finite entries of a matrix count as zero, so that one broken sample does not stop the others.
 
     >>> decompose(torch.tensor([[[25.0]]]))[0]
     tensor([[25.]])
@@ -40,15 +40,16 @@ def decompose(gram: Tensor) -> tuple[Tensor, Tensor]:
 class Whitening:
     """Errors divided by the square root of how much the latent moves in their direction.
 
-    Of the differences y of successive latents, C = sum of ``DECAY^age * y y^T``, and the weighted error is ``S e``,
-    with ``S = (I + C / floor)^(-1/2)`` and the floor ``FLOOR * tr C / K``. It has the form of full-matrix AdaGrad
+    With C the sum of ``DECAY^age * y y^T`` over the differences y of successive latents, the weighted error is ``S e``,
+    where ``S = (I + C / floor)^(-1/2)`` and the floor is ``FLOOR * tr C / K``. It has the form of full-matrix AdaGrad
     (Duchi et al. 2011) or Shampoo (Gupta et al. 2018), in the latent space and with differences instead of gradients.
-    C has the rank of the memory, so only a matrix of that size is decomposed, however long the latent is.
+    The rank of C is at most the number of differences kept, so only a matrix of that size is decomposed, however long
+    the latent is.
 
-    S is decomposed again once half as many differences have arrived as it was built from. Until then each new one is
-    a rank-one correction: with S the root so far, ``S S^T = (I + C / floor)^-1``, and ``u = S^T y``, the next root is
-    ``S (I + u u^T / floor)^(-1/2)``, which is a root of the matrix with y, though not the symmetric one. Meanwhile the
-    floor fades with the old differences, and rises only for a difference larger than all of them.
+    S is decomposed again once the number of new differences reaches half the number that it was built from. Until then
+    each new one is a rank-one correction: with S the root so far, ``S S^T = (I + C / floor)^-1``, and ``u = S^T y``,
+    the next root is ``S (I + u u^T / floor)^(-1/2)``, which is a root of the matrix with y, though not the symmetric
+    one. Meanwhile the floor decays with the old differences, and rises only for a difference larger than all of them.
 
     >>> whitening = Whitening()
     >>> _ = whitening(torch.tensor([[10.0, 1.0]]))
@@ -58,7 +59,7 @@ class Whitening:
     """
 
     def __init__(self) -> None:
-        self.calls = self.made_of = self.corrections = 0
+        self.calls = self.differences_in_root = self.corrections = 0
 
     def __call__(self, error: Tensor) -> Tensor:
         """Whitened errors (B, K), given the errors (B, K) at the current images."""
@@ -74,18 +75,18 @@ class Whitening:
         self.moves[:, newest] = move
         self.corrections += 1
         moves, inner = self.moves[:, :filled], self.inner[:, :filled, :filled]
-        if self.corrections >= RENEWAL * self.made_of:
+        if self.corrections >= RENEWAL * self.differences_in_root:
             self._renew(moves, inner, newest)
         else:
             self._correct(moves, inner, newest)
         return error - _rows(_rows(_rows(error, moves.mT), inner.mT), moves)
 
     def _renew(self, moves: Tensor, inner: Tensor, newest: int) -> None:
-        """S from the last differences, by eigendecomposition."""
-        self.made_of, self.corrections = min(moves.shape[1], MEMORY), 0
+        """Compute S from the last differences, by eigendecomposition."""
+        self.differences_in_root, self.corrections = min(moves.shape[1], MEMORY), 0
         ages = (newest - torch.arange(moves.shape[1], device=moves.device)) % RING_ROWS
         fading = torch.where(ages < MEMORY, DECAY ** (ages.to(moves) / 2), 0)[:, None]
-        # With y the faded moves and y y^T = E L E^T, the inverse root is I - y^T E diag(share) E^T y.
+        # With y the decayed moves and y y^T = E L E^T, the inverse root is I - y^T E diag(share) E^T y.
         values, vectors = (part.to(moves) for part in decompose(fading * (moves @ moves.mT) * fading.mT))
         values = values.clamp_min(0)
         self.floor = (FLOOR / moves.shape[2] * values.sum(1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
@@ -93,25 +94,25 @@ class Whitening:
         inner.copy_((vectors * self._share(values)[:, None]) @ vectors.mT)
 
     def _correct(self, moves: Tensor, inner: Tensor, newest: int) -> None:
-        """S with one more difference, which weighs more as the others have faded since S was decomposed."""
+        """Add a difference to S; instead of fading the older ones, its own weight grows."""
         scale = DECAY ** (-self.corrections / 2)
         y = scale * moves[:, newest]
         u = -_rows(_rows(y, moves.mT), inner)  # S^T y, as coefficients (B, M) of the moves
         u[:, newest] += scale
         u_latent = _rows(u, moves)
-        # With a floor far below y y^T, as after latents that stood still, only rounding errors would remain.
+        # With a floor far below y y^T, as after latents that did not move, only rounding errors would remain.
         self.floor = torch.maximum(self.floor, FLOOR / y.shape[1] * (y * y).sum(1, keepdim=True))
         share = self._share((u_latent * u_latent).sum(1, keepdim=True))
         s_u = u - _rows(_rows(u_latent, moves.mT), inner.mT)
         inner += (share * s_u)[:, :, None] * u[:, None]
 
     def _share(self, values: Tensor) -> Tensor:
-        """The s of ``(1 + values / floor)^(-1/2) = 1 - s * values``."""
+        """The s for which ``(1 + values / floor)^(-1/2) = 1 - s * values``."""
         root = (1 + values / self.floor).sqrt()
         return 1 / (self.floor * root * (1 + root))
 
     def keep(self, rows: Tensor) -> None:
-        """Forget every sample but ``rows`` (indices into the present batch)."""
+        """Forget every sample but ``rows`` (indices into the current batch)."""
         if self.calls:
             self.last, self.moves, self.inner = self.last[rows], self.moves[rows], self.inner[rows]
         if self.calls > 1:
@@ -119,10 +120,10 @@ class Whitening:
 
 
 class RawShare:
-    """How much of each error stays unwhitened: all of it while it falls fast, and never more than before.
+    """The share of each error that stays raw: all of it while the error falls fast; the share never rises.
 
-    The per-step ratio of error lengths is averaged: half for the last step, half for those before. The error is raw at
-    ratios below 0.8 and whitened above 0.9.
+    The ratio of successive error lengths is averaged, with weight 1/2 for the last step and 1/2 for all earlier ones.
+    The error is raw at ratios below 0.8 and whitened above 0.9.
 
     >>> raw = RawShare()
     >>> errors = [[8.0]], [[4.0]], [[3.4]], [[3.26]], [[0.1]]  # ratios 0.5, 0.85, 0.96, ...
@@ -150,7 +151,7 @@ class RawShare:
         return self.share
 
     def keep(self, rows: Tensor) -> None:
-        """Forget every sample but ``rows`` (indices into the present batch)."""
+        """Forget every sample but ``rows`` (indices into the current batch)."""
         if self.calls:
             self.length, self.share = self.length[rows], self.share[rows]
         if self.calls > 1:
@@ -158,6 +159,6 @@ class RawShare:
 
 
 def _rows(rows: Tensor, matrices: Tensor) -> Tensor:
-    """The product of each row (B, M) with its matrix (B, M, N): (B, N). In the other order bmm is slow on a CPU."""
+    """The product of each row (B, M) with its matrix (B, M, N): (B, N). In the other order, bmm is slow on CPUs."""
     product: Tensor = (rows[:, None] @ matrices)[:, 0]
     return product
