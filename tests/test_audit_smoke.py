@@ -49,7 +49,7 @@ def test_digits_from_folders_to_a_report(
     absent = {found["name"] for found in results["absent"]}
     assert absent - {"SHE"} == {"MCM", "WeightedEBO", "MCD", "Rate"}
     assert len(rows) + len(absent) == 37
-    assert results["classifier"]["test_accuracy"] is not None
+    assert results["subject"]["test_accuracy"] is not None
     for name in (*rows, "Norm", "WeightedEBO", "results.json", "report.md", "heatmap.png", "budget.png"):
         assert name in done.out
     assert max(map(len, done.out.split("\n\n")[0].splitlines())) <= 80

@@ -303,7 +303,10 @@ def _audit(folder: Path) -> dict[str, Any]:
         ({"steps": "0"}, "expected steps >= 1, got 0"),
         ({"layers": "conv1"}, "expected layers with feature maps, got 'conv1'"),
         ({"witness": "python:nowhere:net"}, "to be importable here"),
-        ({"encoder": "python:tests.factories:dark"}, "expected a classifier with a linear head"),
+        (
+            {"encoder": "python:tests.factories:dark", "detectors": "MaxLogit"},
+            "got none (MaxLogit: it needs logits, and the encoder has no classification head)",
+        ),
         ({"out": lambda folder: write("d/thesis.tex", "x")(folder).parent}, "with thesis.tex and no audit.json"),
         ({"config": write("a.toml", 'detektors = "all"')}, "did you mean 'detectors'"),
     ],
