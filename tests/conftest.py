@@ -1,10 +1,10 @@
-"""Settings of the test suite, and what all of it shares."""
+"""Settings and fixtures that all tests share."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-# One thread a process, as the tests themselves run in parallel; before anything reads it, and for every subprocess.
+# One thread per process, because tests run in parallel. Set before torch reads it, and inherited by subprocesses.
 THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
 
 import pytest  # noqa: E402 -- after the line above
@@ -16,7 +16,7 @@ from tests.digits import write_digits  # noqa: E402
 
 torch.set_num_threads(THREADS)
 
-# The same examples every time, and no clock: a slow machine is not a failure. Nothing is written to disk.
+# The same examples in every run, no deadline (a slow machine is not a failure), and no database on disk.
 settings.register_profile("oodattack", derandomize=True, deadline=None, database=None)
 settings.load_profile("oodattack")
 
@@ -25,7 +25,7 @@ Shared = Callable[[str, Callable[[Path], object]], Path]
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
-    """``shared(name, build)``: a folder that ``build`` fills once a session, in the process that first asks for it."""
+    """``shared(name, build)``: a folder that ``build`` fills once per session, in the first process to request it."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
@@ -44,12 +44,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 @pytest.fixture(scope="session")
 def digits(shared: Shared) -> tuple[Path, Path]:
-    """Folders of digits to train on, and to test with."""
+    """Folders of digits for training and for testing."""
     folder = shared("digits", write_digits)
     return folder / "train", folder / "test"
 
 
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For runs whose figures are not what the test is about: they take longer to draw than the run takes."""
+    """Draw no figures, for tests that do not need them: drawing takes longer than the run itself."""
     monkeypatch.setattr("oodattack.report.draw_run", lambda *_arguments, **_options: [])

@@ -95,7 +95,7 @@ def kept(audit: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in audit.glob("*/**/*.*")}
 
 
-def test_a_stopped_audit_resumes_to_the_same_end(
+def test_a_stopped_audit_resumes_to_the_same_results(
     pictures: tuple[Path, Path, Path], tmp_path: Path, whole: Path
 ) -> None:
     """Stopped once in each of its stages, the last time when all attacks are done."""
@@ -164,7 +164,7 @@ def test_a_finished_audit_can_be_extended(pictures: tuple[Path, Path, Path], tmp
 
 
 @pytest.mark.parametrize("changed", [{"limit": 5}, {"norm": "linf", "eps": (0.5,)}, {"seed": 1}, {"start": ("noise",)}])
-def test_what_decides_the_results_cannot_change(
+def test_settings_that_affect_results_cannot_change(
     pictures: tuple[Path, Path, Path], whole: Path, changed: dict[str, Any]
 ) -> None:
     with pytest.raises(InputError, match=f"settings.{next(iter(changed))}"):
@@ -202,7 +202,7 @@ class NoReads(Broken):
         return images.mean((1, 2, 3))
 
 
-def test_the_detector_of_the_documentation_is_audited(
+def test_the_detector_in_the_documentation_is_audited(
     pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(__file__).parents[1] / "docs" / "audit.md").read_text()
@@ -217,7 +217,7 @@ def test_the_detector_of_the_documentation_is_audited(
     assert row["applicable"]["direct"] == "gradient of the score"
 
 
-def test_one_bad_detector_costs_the_others_nothing(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_a_faulty_detector_does_not_affect_the_others(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     own = tuple(f"tests.test_audit:{name}" for name in ("NoFit", "NoNumbers", "OneNumber", "NoReads"))
     out = tmp_path / "audit"
     results = run_audit(
@@ -283,7 +283,7 @@ def test_infinite_scores_are_audited_and_drawn(pictures: tuple[Path, Path, Path]
     assert "| w | – | – | 50 % |" in audit_markdown(results)
 
 
-def test_what_ones_own_detector_reads_is_kept_under_its_digest(
+def test_attacks_on_what_a_users_detector_reads_are_saved_under_its_digest(
     pictures: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     changes: dict[str, Any] = {"detectors": ("none",), "detector": ("tests.test_audit:Shared",)}
@@ -336,7 +336,7 @@ def test_damaged_training_images_are_reported(pictures: tuple[Path, Path, Path],
     assert damaged.name in str(grown["skipped"]["train"])
 
 
-def test_a_witness_judges_by_its_own_latents(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_a_witness_is_evaluated_on_its_own_latents(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """It is given the images at its own size; the attacked network beside it, at that of the audit."""
     witness = "python:tests.factories:tiny"
     results = run_audit(
@@ -376,7 +376,7 @@ def test_duplicates_are_rejected(pictures: tuple[Path, Path, Path], changes: dic
         settings(pictures, Path("unused"), **changes)
 
 
-def test_names_from_outside_do_not_become_markup(whole: Path) -> None:
+def test_names_are_escaped_in_the_report(whole: Path) -> None:
     results = open_audit(whole).read_results()
     results["subject"]["encoder"] = "<script>alert(1)</script> | `x` [a](b)"
     results["absent"] = [{"name": "*a*", "reason": "<img src=x>\n# heading"}]
@@ -387,19 +387,21 @@ def test_names_from_outside_do_not_become_markup(whole: Path) -> None:
     assert "[a](b)" not in page
 
 
-def test_classes_that_the_network_lacks_are_predicted(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_predicted_classes_stand_in_for_classes_the_network_lacks(
+    pictures: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
     results = run_audit(settings(pictures, tmp_path, train=str(pictures[2]), detectors=("MaxLogit",))).read_results()
     assert results["subject"]["train_accuracy"] is None
     assert results["subject"]["test_accuracy"] is None
 
 
-def test_classes_of_few_test_images_are_those_of_the_training_folders(whole: Path) -> None:
+def test_few_test_images_have_the_class_numbers_of_the_training_folders(whole: Path) -> None:
     subject = open_audit(whole).read_results()["subject"]
     assert subject["train_accuracy"] is not None
     assert subject["test_accuracy"] is not None
 
 
-def test_linf_and_no_bound(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_linf_and_an_infinite_eps(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     changes = {"detectors": ("MaxLogit",), "norm": "linf", "eps": (8 / 255, float("inf"))}
     results = run_audit(settings(pictures, tmp_path, **changes)).read_results()
     found = next(value for key, value in results["outside"].items() if key.startswith("latent-features-0.03137"))

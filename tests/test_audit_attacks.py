@@ -64,7 +64,7 @@ def norms(found: Tensor, start: Tensor) -> Tensor:
         (Linear(gradient=False, judge=False), Spsa, "SPSA on the image"),
     ],
 )
-def test_a_score_is_followed_as_well_as_it_can_be(detector: Linear, source: type, how: str) -> None:
+def test_a_score_is_followed_by_the_best_available_gradient(detector: Linear, source: type, how: str) -> None:
     some = samples(16)
     followed = follow(detector, some.x_in[:2], detector.score(some.x_in))
     assert isinstance(followed.gradient, source)
@@ -119,7 +119,7 @@ def test_the_better_of_two_tries_is_kept() -> None:
     assert torch.equal(both.gradient_evaluations[~again], alone.gradient_evaluations[~again])
 
 
-def test_a_match_reads_the_same_as_x_in() -> None:
+def test_a_latent_attack_matches_what_the_detector_reads_from_x_in() -> None:
     detector, some = Linear(), samples()
     found = latent(detector.reads, some, Ball(6.0, 2, 100))
     assert (norms(found.images, some.start) <= 6 * (1 + 1e-6)).all()
@@ -128,7 +128,7 @@ def test_a_match_reads_the_same_as_x_in() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 7, DIRECTIONS])
-def test_differences_are_the_gradient_where_they_span_what_is_read(width: int) -> None:
+def test_differences_equal_the_gradient_if_they_span_what_is_read(width: int) -> None:
     generator = torch.Generator().manual_seed(3)
     weight = torch.randn(3 * 4 * 4, width, generator=generator, dtype=torch.float64)
 
@@ -147,7 +147,7 @@ def test_differences_are_the_gradient_where_they_span_what_is_read(width: int) -
     assert torch.allclose(pullback(ones), exact_pullback(ones), rtol=1e-6, atol=1e-9)
 
 
-def test_differences_along_few_directions_never_point_uphill() -> None:
+def test_differences_along_few_directions_have_a_component_along_the_gradient() -> None:
     width = 4 * DIRECTIONS
     weights = torch.randn(width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
@@ -159,7 +159,7 @@ def test_differences_along_few_directions_never_point_uphill() -> None:
     assert (found @ gradient > 0).all()
 
 
-def test_ranks_are_the_shares_below_and_continue_beyond() -> None:
+def test_ranks_interpolate_between_scores_and_extrapolate_beyond() -> None:
     scores = torch.tensor([5.0, 1.0, 1.0, 2.0])
     ranks = Ranks(scores)
     given = torch.tensor([1.0, 1.5, 2.0, 5.0], dtype=torch.float64)
@@ -171,7 +171,7 @@ def test_ranks_are_the_shares_below_and_continue_beyond() -> None:
 
 
 @pytest.mark.parametrize("scores", [torch.ones(5), torch.full((3,), 1e30), torch.tensor([0.0, 1e-30, 1.0])])
-def test_ranks_of_constant_huge_and_crowded_scores_are_finite_and_increase(scores: Tensor) -> None:
+def test_ranks_of_constant_huge_and_close_scores_are_finite_and_increase(scores: Tensor) -> None:
     x = (scores + scores.abs().max() * 0.1).clone().requires_grad_(True)
     ranks = Ranks(scores)(x)
     (gradient,) = torch.autograd.grad(ranks.sum(), x)

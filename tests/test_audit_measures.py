@@ -27,7 +27,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_figures_are_those_of_scikit_learn(name: str) -> None:
+def test_measures_agree_with_scikit_learn(name: str) -> None:
     inside, outside = CASES[name]
     found = measure(inside, outside)
     truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
@@ -49,7 +49,7 @@ def _aupr(truth: np.ndarray, scores: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_share_that_passes_is_counted_at_the_threshold(name: str) -> None:
+def test_the_false_positive_rate_is_counted_at_the_threshold(name: str) -> None:
     inside, outside = CASES[name]
     found = measure(inside, outside)
     assert found.threshold == threshold(inside)
@@ -58,7 +58,7 @@ def test_the_share_that_passes_is_counted_at_the_threshold(name: str) -> None:
     assert found.fpr95_in_positive == pytest.approx(float((outside <= found.threshold).double().mean()), abs=1e-9)
 
 
-def test_a_monotone_map_changes_nothing() -> None:
+def test_measures_are_invariant_under_monotone_maps() -> None:
     inside, outside = CASES["apart"]
     plain = measure(inside, outside)
     mapped = measure((3 * inside).exp(), (3 * outside).exp())
@@ -66,13 +66,13 @@ def test_a_monotone_map_changes_nothing() -> None:
         assert getattr(plain, name) == pytest.approx(getattr(mapped, name), abs=1e-12), name
 
 
-def test_infinite_scores_are_the_highest_of_all() -> None:
+def test_infinite_scores_rank_highest() -> None:
     found = measure(torch.tensor([0.0, 1.0]), torch.tensor([torch.inf, torch.inf, 0.5]))
     assert found.auroc == pytest.approx((2 + 2 + 1) / 6)
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_the_interval_is_that_of_resampling_the_images(paired: bool) -> None:
+def test_the_interval_agrees_with_resampling_the_images(paired: bool) -> None:
     inside, outside = normal(60, 20), normal(60, 20) + 0.4 + 0.3 * normal(60, 21)
     rng = np.random.default_rng(7)
     values = []
@@ -90,7 +90,7 @@ def test_the_interval_is_that_of_resampling_the_images(paired: bool) -> None:
     assert found.auroc_low < found.auroc < found.auroc_high
 
 
-def test_pairs_that_move_together_have_a_narrow_interval() -> None:
+def test_correlated_pairs_have_a_narrow_interval() -> None:
     inside = normal(100, 30)
     outside = inside + 1e-6
     paired, unpaired = (measure(inside, outside, paired=p) for p in (True, False))
@@ -119,7 +119,7 @@ def test_images_of_one_start_are_not_independent(monkeypatch: pytest.MonkeyPatch
     assert measure(inside, outside, paired=True, groups=few, seed=1) == measure(inside, outside, paired=True, seed=1)
 
 
-def test_the_interval_of_the_pass_rate_resamples_the_threshold_too() -> None:
+def test_the_interval_of_fpr95_resamples_the_threshold_too() -> None:
     inside, outside = normal(100, 40), normal(400, 41) + 1.6
     found = measure(inside, outside)
     rng = np.random.default_rng(3)

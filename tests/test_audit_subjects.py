@@ -119,7 +119,7 @@ def test_a_model_of_images_is_audited(pictures: tuple[Path, Path, Path], tmp_pat
     assert results["subject"]["kind"] == "model of images"
 
 
-def test_attacks_are_kept_in_shards_of_fixed_rows(
+def test_attacks_are_saved_in_shards_of_fixed_rows(
     whole: Path, pictures: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     names = {file.name for file in whole.glob("attacks/*/*.parquet")}
@@ -164,7 +164,7 @@ def test_another_engine_gives_the_same_audit(pictures: tuple[Path, Path, Path], 
     assert results[0]["detectors"] == results[1]["detectors"]
 
 
-def test_steps_change_nothing_of_their_callers(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_audit_steps_do_not_modify_their_arguments(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     bench = Bench(settings(pictures, tmp_path), None, {"a": None, "b": None}, (), None)  # type: ignore[dict-item,arg-type]
     left = bench.without({"a": "why"})
     assert list(bench.detectors) == ["a", "b"]

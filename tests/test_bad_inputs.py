@@ -209,7 +209,7 @@ def made(value: Any, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize(("change", "message"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_one_clear_sentence(
+def test_bad_options_give_one_clear_sentence(
     change: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "photos").mkdir()
@@ -239,7 +239,7 @@ def test_one_clear_sentence(
     assert not list(tmp_path.glob("run/shards/*.parquet"))
 
 
-def test_there_are_at_least_forty() -> None:
+def test_at_least_forty_mistakes_are_covered() -> None:
     assert len({case[0] for case in CASES}) == len(CASES) >= 40
 
 
@@ -251,7 +251,7 @@ def test_there_are_at_least_forty() -> None:
         (("demo", "--out", "{}", "--steps", "0"), "expected steps >= 1, got 0"),
     ],
 )
-def test_other_verbs(
+def test_bad_options_of_other_commands(
     arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = oodattack(capsys, *(argument.format(tmp_path) for argument in arguments))
@@ -308,7 +308,7 @@ def _audit(folder: Path) -> dict[str, Any]:
         ({"config": write("a.toml", 'detektors = "all"')}, "did you mean 'detectors'"),
     ],
 )
-def test_a_careless_audit(
+def test_bad_options_of_an_audit(
     change: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {**_audit(tmp_path), **{name: made(value, tmp_path) for name, value in change.items()}}
@@ -337,7 +337,7 @@ def test_a_damaged_audit_is_reported(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_run_of_nothing_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_readable_images_can_be_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its images are mended, and the same command does the work."""
     broken = write("photos/a.png", b"broken")(tmp_path)
     command = ("attack", "--encoder", TINY, "--images", broken, "--start", "noise", "--steps", 2)
@@ -356,7 +356,7 @@ def test_a_run_of_nothing_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_config_takes_the_names_of_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_accepts_the_names_of_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(PNG)
     config = write("a.toml", "step-size = 0.25\ngrid_steps = 0\nsteps = 2")(tmp_path)
@@ -367,7 +367,7 @@ def test_a_config_takes_the_names_of_the_flags(tmp_path: Path, capsys: pytest.Ca
     assert open_run(tmp_path / "b").header["settings"]["step_size"] == 0.5
 
 
-def test_show_names_a_row_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_reports_a_missing_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(PNG)
     run = tmp_path / "run"

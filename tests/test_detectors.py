@@ -81,7 +81,7 @@ def close(one: Tensor, other: Tensor, share: float = 2e-3) -> bool:
     return one.shape == other.shape and bool(((one - other).abs() <= share * spread).all())
 
 
-def test_every_detector_applies_or_is_listed() -> None:
+def test_every_detector_applies_or_is_listed_as_absent() -> None:
     found, absent = make_detectors(Classifier(Encoder(network("plain"), name="mine", input_size=(16, 16))))
     assert {*found, "MCD", "Rate"} == set(NAMES)
     assert {a.name for a in absent} == {"MCM", "WeightedEBO", "MCD", "Rate"}
@@ -99,7 +99,7 @@ def test_a_score_does_not_depend_on_the_batch(fitted: Callable[[str], Detector],
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_read_decides_the_score_and_follows_the_image(fitted: Callable[[str], Detector], name: str) -> None:
+def test_what_is_read_determines_the_score_and_has_a_gradient(fitted: Callable[[str], Detector], name: str) -> None:
     detector = fitted(name)
     x = X.clone().requires_grad_(True)
     reads = detector.reads(x)
@@ -217,7 +217,7 @@ def test_an_image_changed_in_place_is_scored_again(fitted: Callable[[str], Detec
     assert not torch.equal(fitted("MaxLogit").score(x), first)
 
 
-def test_a_network_that_is_no_classifier_is_refused() -> None:
+def test_a_network_that_is_not_a_classifier_is_refused() -> None:
     softmax = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4), nn.Softmax(1))
     with pytest.raises(InputError, match="remove its softmax, or give layer=output"):
         Classifier(Encoder(softmax, name="mine", input_size=(16, 16)))
@@ -238,7 +238,7 @@ def test_a_network_that_is_no_classifier_is_refused() -> None:
         ("builtins:str", "without fit and score and reads"),
     ],
 )
-def test_what_is_no_detector_is_refused(spec: str, message: str) -> None:
+def test_invalid_detector_specs_are_refused(spec: str, message: str) -> None:
     classifier = Classifier(Encoder(network("plain"), name="mine", input_size=(16, 16)))
     with pytest.raises(InputError, match=message):
         own_detector(spec, classifier)

@@ -95,7 +95,7 @@ def test_every_readable_image_has_a_row_for_each_start_and_eps(finished: Run) ->
     assert "broken.png" in finished.skipped()["broken.png"]
 
 
-def test_what_counts_is_measured_on_the_decoded_png(finished: Run) -> None:
+def test_results_are_measured_on_the_decoded_png(finished: Run) -> None:
     rows = rows_of(finished.path)
     encoder = load_encoder(ENCODER, device="cpu")
     for row in rows:
@@ -112,7 +112,7 @@ def test_what_counts_is_measured_on_the_decoded_png(finished: Run) -> None:
     assert [row["mape"] for row in rows] != [row["mape_float"] for row in rows]
 
 
-def test_a_row_does_not_depend_on_what_else_is_in_the_run(photos: Path, tmp_path: Path) -> None:
+def test_a_row_does_not_depend_on_the_other_rows(photos: Path, tmp_path: Path) -> None:
     """A single step of the published method, from a random start of the row's own seed."""
     paper = {"method": "paper", "steps": 1}
     everything = {
@@ -202,7 +202,7 @@ def test_ctrl_c_finishes_the_current_shard(photos_of_all: Path, finished: Run, t
         ({"seed": 1}, r"settings\.seed"),
     ],
 )
-def test_a_run_of_other_settings_is_refused(
+def test_resuming_with_other_settings_is_refused(
     photos_of_all: Path, copied: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -335,7 +335,7 @@ def test_a_damaged_shard_is_named(copied: Path) -> None:
         run.skipped()
 
 
-def test_an_undefined_mape_is_null_with_a_reason_and_in_no_median(tmp_path: Path, photos: Path) -> None:
+def test_an_undefined_mape_is_null_with_a_reason_and_excluded_from_medians(tmp_path: Path, photos: Path) -> None:
     for number in range(3):
         (photos / f"{number}.png").write_bytes(encode_png(torch.zeros(3, 32, 32, dtype=torch.uint8)))
     run = run_attack(settings(photos, tmp_path / "run", encoder="python:tests.factories:dark", eps=(1.0,)))
@@ -370,14 +370,14 @@ def test_a_start_that_cannot_be_decoded_is_skipped_like_an_image(photos: Path, t
     assert [reason for reason in run.skipped().values() if "0.png" in reason]
 
 
-def test_a_run_of_nothing_but_broken_images_is_an_error(tmp_path: Path) -> None:
+def test_a_run_with_only_broken_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"got none that can be decoded; the first: .*a\.png"):
         run_attack(settings(tmp_path / "broken", tmp_path / "run"))
 
 
-def test_other_peoples_partial_files_are_left_alone(photos: Path, tmp_path: Path) -> None:
+def test_partial_files_of_other_programs_are_left_alone(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "downloads").mkdir()
     other = tmp_path / "downloads" / "film.mp4.partial"
     other.write_bytes(b"half")
@@ -386,7 +386,7 @@ def test_other_peoples_partial_files_are_left_alone(photos: Path, tmp_path: Path
     assert other.read_bytes() == b"half"
 
 
-def test_two_starts_of_one_file_name_are_two_groups(photos: Path, tmp_path: Path) -> None:
+def test_two_starts_with_the_same_file_name_are_two_groups(photos: Path, tmp_path: Path) -> None:
     for folder, level in (("a", 0), ("b", 255)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.png").write_bytes(encode_png(torch.full((3, 32, 32), level, dtype=torch.uint8)))
@@ -410,7 +410,7 @@ def test_pngs_of_another_run_are_replaced(photos: Path, tmp_path: Path) -> None:
     }
 
 
-def test_every_layer_has_a_mape_of_its_own(photos: Path, tmp_path: Path) -> None:
+def test_every_layer_has_its_own_mape(photos: Path, tmp_path: Path) -> None:
     spec = f"{ENCODER},layer=conv+input of fc"
     run = run_attack(settings(photos, tmp_path / "run", encoder=spec, start=("noise",), eps=(4.0,)))
     encoder = load_encoder(spec, device="cpu")
@@ -422,7 +422,7 @@ def test_every_layer_has_a_mape_of_its_own(photos: Path, tmp_path: Path) -> None
     assert row["mape_parts"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_run_begun_elsewhere_warns(photos_of_all: Path, copied: Path) -> None:
+def test_resuming_in_another_environment_warns(photos_of_all: Path, copied: Path) -> None:
     header = json.loads((copied / "run.json").read_text())
     header["environment"]["torch"] = "1.0"
     (copied / "run.json").write_text(json.dumps(header))

@@ -60,7 +60,7 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_of_several_creators_exactly_one_wins_and_no_file_is_torn(tmp_path: Path) -> None:
+def test_exactly_one_of_several_creators_wins_and_no_file_is_torn(tmp_path: Path) -> None:
     wins = dict(_in_processes(_race, tmp_path))
     for turn in range(ROUNDS):
         [winner] = [number for number, won in wins.items() if won[turn]]
@@ -80,7 +80,7 @@ def _claim(number: int, barrier: Any, queue: Any, folder: Path) -> None:
         barrier.wait(timeout=120)
 
 
-def test_of_several_processes_one_claims_a_directory(tmp_path: Path) -> None:
+def test_only_one_of_several_processes_claims_a_directory(tmp_path: Path) -> None:
     results = _in_processes(_claim, tmp_path)
     [winner] = [result for result in results if isinstance(result, int)]
     assert all("in use by another process" in result for result in results if isinstance(result, str))
@@ -163,7 +163,7 @@ def test_a_header_is_replaced_only_while_nothing_depends_on_it(tmp_path: Path) -
     assert on_disk() == header(2)
 
 
-def test_environment_entries_that_an_older_version_did_not_record_are_no_difference(tmp_path: Path) -> None:
+def test_environment_entries_that_an_older_version_did_not_record_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"environment": {"torch": "2"}}')
     header = {"environment": {"torch": "2", "device_model": "abacus"}}
     with claim(tmp_path, "run.json", header, is_begun=lambda _: True) as found:

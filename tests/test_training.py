@@ -137,7 +137,7 @@ def test_a_labelled_table_trains_like_its_images_in_folders(pictures: tuple[Path
     assert all(torch.equal(value, weights[name]) for name, value in one.model.state_dict().items())
 
 
-def test_a_public_data_set_is_trained_on_by_its_class_numbers(tmp_path: Path) -> None:
+def test_a_public_data_set_is_trained_on_with_its_class_numbers(tmp_path: Path) -> None:
     raw = tmp_path / "data" / "KMNIST" / "raw"
     raw.mkdir(parents=True)
     pixels, labels = load_digits(return_X_y=True)
@@ -266,7 +266,7 @@ class _Listening:
         return found
 
 
-def test_rounds_attack_what_they_trained(
+def test_rounds_attack_the_network_they_trained(
     pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = _Listening(monkeypatch)
