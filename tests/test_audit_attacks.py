@@ -1,4 +1,4 @@
-"""The attacks of an audit on detectors whose answer is known."""
+"""The attacks of an audit, on detectors whose solution is known."""
 
 import math
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def test_a_score_is_followed_by_the_best_available_gradient(detector: Linear, so
     assert (after <= before + 1e-6).all()
     if source is not Spsa:
         wanted = detector.score(some.x_in)
-        # The ball allows the start's score minus eps times the norm of the gradient, apart from the pixel box.
+        # Apart from the pixel box, the ball allows the score to fall by eps times the norm of the gradient.
         reachable = before - 0.9 * 3 * (detector.weight @ detector.direction).norm() < wanted
         assert reachable.any()
         assert (after[reachable] <= wanted[reachable]).all()
@@ -96,17 +96,17 @@ def test_a_direct_attack_stops_at_its_aim() -> None:
     assert torch.equal(dequantize(kept.images), some.x_in[best : best + 1])
 
 
-class Bent(Linear):
-    """A score whose gradient at the start is not that further on."""
+class Nonlinear(Linear):
+    """A score whose gradient changes on the way from the start."""
 
     def reads(self, images: Tensor) -> Tensor:
         return super().reads(images).sub(0.5).square()
 
 
 def test_the_better_of_two_tries_is_kept() -> None:
-    detector, some = Bent(), samples(8)
+    detector, some = Nonlinear(), samples(8)
     followed = follow(detector, some.x_in[:2], detector.score(some.x_in))
-    # One step from the start changes little; the second try begins where a longer attack ended.
+    # A single step from the start changes little; the second try begins where a longer attack ended.
     far = direct(followed, detector, some, Ball(3.0, 2, 60), None)
     short = Ball(3.0, 2, 1)
     alone = direct(followed, detector, some, short, None)
@@ -163,7 +163,7 @@ def test_ranks_interpolate_between_scores_and_extrapolate_beyond() -> None:
     scores = torch.tensor([5.0, 1.0, 1.0, 2.0])
     ranks = Ranks(scores)
     given = torch.tensor([1.0, 1.5, 2.0, 5.0], dtype=torch.float64)
-    # Places 0.5 (two are equal), 2, 3, from the first to the last.
+    # Positions 0.5 (two scores are tied), 2 and 3, scaled so that the first is 0 and the last 1.
     assert torch.allclose(ranks(given) - LOWEST, torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64))
     spread = float(scores.std(correction=0))
     beyond = ranks(torch.tensor([1.0 - spread, 5.0 + 2 * spread])) - LOWEST

@@ -1,4 +1,4 @@
-"""The measures against scikit-learn and against counting, on scores that break careless code."""
+"""The measures against scikit-learn and direct counting, on scores that break careless code."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ CASES = {
     "close to one": (1 - 1e-12 * normal(60, 8).abs(), 1 + 1e-12 * normal(60, 9).abs()),
     "tied": (torch.tensor([0.0, 1, 1, 2, 2, 2] * 9), torch.tensor([1.0, 2, 2, 3] * 9)),
     "constant": (torch.zeros(20), torch.zeros(30)),
-    "inside out": (normal(80, 10) + 2, normal(40, 11)),
+    "reversed": (normal(80, 10) + 2, normal(40, 11)),
 }
 
 
@@ -81,7 +81,7 @@ def test_the_interval_agrees_with_resampling_the_images(paired: bool) -> None:
         j = i if paired else rng.integers(60, size=60)
         higher = outside[j][:, None] > inside[i][None]
         own = torch.tensor((j[:, None] == i[None]).tolist())
-        # Of an image and what was made to look like it, only the draw itself is compared.
+        # An image is compared with its own attacked image only within the same draw.
         keep = ~own | torch.eye(60, dtype=torch.bool) if paired else torch.ones_like(higher)
         values.append(float(higher[keep].double().mean()))
     found = measure(inside, outside, paired=paired)
@@ -95,12 +95,12 @@ def test_correlated_pairs_have_a_narrow_interval() -> None:
     outside = inside + 1e-6
     paired, unpaired = (measure(inside, outside, paired=p) for p in (True, False))
     assert paired.auroc_high - paired.auroc_low < 0.2 * (unpaired.auroc_high - unpaired.auroc_low)
-    # An attack that ends a little above x_in each time is not made to look better or worse by the resampling.
+    # Resampling does not change the verdict on an attack that always ends slightly above x_in.
     assert paired.auroc_low <= paired.auroc <= paired.auroc_high
 
 
 def test_images_of_one_start_are_not_independent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where starts differ more than x_in do, the interval is that of so few starts."""
+    """If scores differ more between starts than between x_in, the number of starts determines the interval."""
     monkeypatch.setattr("oodattack.audit.measures.RESAMPLES", 200)
     rng = torch.Generator().manual_seed(5)
     covered = []
@@ -114,7 +114,7 @@ def test_images_of_one_start_are_not_independent(monkeypatch: pytest.MonkeyPatch
         assert wide.auroc_high - wide.auroc_low > 2 * (narrow.auroc_high - narrow.auroc_low)
         covered.append(wide.auroc_low <= 0.5 <= wide.auroc_high)
     assert sum(covered) >= 30
-    # Of fewer than ten no bootstrap can be made; each pair counts then.
+    # Fewer than ten starts are too few for a bootstrap, which then resamples the pairs.
     few = [f"start {i % 2}" for i in range(200)]
     assert measure(inside, outside, paired=True, groups=few, seed=1) == measure(inside, outside, paired=True, seed=1)
 
@@ -145,7 +145,7 @@ def test_bad_scores_are_rejected(inside: Tensor, outside: Tensor, paired: bool, 
         measure(inside, outside, paired=paired)
 
 
-def _with(auroc: float, low: float, high: float) -> Measure:
+def _measure(auroc: float, low: float, high: float) -> Measure:
     return Measure(auroc, low, high, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 100)
 
 
@@ -160,4 +160,4 @@ def _with(auroc: float, low: float, high: float) -> Measure:
     ],
 )
 def test_verdicts(clean: tuple[float, float, float], strongest: tuple[float, float, float], expected: str) -> None:
-    assert verdict(_with(*clean), _with(*strongest)) == expected
+    assert verdict(_measure(*clean), _measure(*strongest)) == expected

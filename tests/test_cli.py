@@ -162,7 +162,7 @@ def test_version(capsys: Capture) -> None:
 
 @pytest.mark.slow
 def test_demo_on_the_packaged_photographs(tmp_path: Path, capsys: Capture) -> None:
-    """The real encoder and the real photographs; few steps."""
+    """With the real encoder and photographs, but few steps."""
     out = tmp_path / "demo"
     done = oodattack(capsys, "demo", "--out", out, "--steps", 2)
     assert done.code == 0, done.err

@@ -1,4 +1,4 @@
-"""What every detector guarantees: three methods that agree with each other, whatever else is in the batch."""
+"""What every detector guarantees: its methods agree with each other and do not depend on the rest of the batch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from oodattack.detectors import Classifier, Detector, make_detectors, own_detect
 from oodattack.encoders import Encoder
 from oodattack.networks import Bottleneck, CifarResNet
 
-pytestmark = pytest.mark.xdist_group("detectors")  # they share what is fitted
+pytestmark = pytest.mark.xdist_group("detectors")  # these tests share fitted detectors
 
 CLASSES = 4
 NAMES = [
@@ -110,7 +110,7 @@ def test_what_is_read_determines_the_score_and_has_a_gradient(fitted: Callable[[
     if detector.judge is not None:
         assert close(detector.judge(reads).detach().double(), detector.score(X))
     else:
-        assert name == "MCD"  # its draws act within the network
+        assert name == "MCD"  # its dropout samples are drawn inside the network
 
 
 SORTED_OR_COUNTED = ("KNN", "OpenMax", "NACUE")  # by numpy, scikit-learn or in bins: no gradient
@@ -118,7 +118,7 @@ SORTED_OR_COUNTED = ("KNN", "OpenMax", "NACUE")  # by numpy, scikit-learn or in 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_score_has_the_gradient_of_its_formula(fitted: Callable[[str], Detector], name: str) -> None:
-    """Even where the library detaches it."""
+    """Even if the library detaches it."""
     if name == "Gram":
         pytest.skip("piecewise linear, with a kink at every bound that a row sum reaches")
     detector = fitted(name)
@@ -159,7 +159,7 @@ def test_a_restored_fit_gives_the_same_scores(fitted: Callable[[str], Detector],
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_training_images_does_not_matter(name: str, fitted: Callable[[str], Detector]) -> None:
     if name in ("Gram", "TemperatureScaling", "OpenMax", "KLMatching", "NACUE"):
-        pytest.skip("the library holds out a part, stops early, or counts in the order of the images")
+        pytest.skip("the library holds out some images, stops early, or depends on the order of the images")
     if name == "ViM":
         pytest.skip("the smallest of the 64 eigenvalues of these features, and so its subspace, are rounding errors")
     data = batches().dataset

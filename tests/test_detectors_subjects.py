@@ -1,4 +1,4 @@
-"""Subjects: which detectors apply to which, and that a detector sees the same through each of them."""
+"""Subjects: which detectors apply to each kind, and that a detector reads the same values through each."""
 
 from typing import Any
 
@@ -105,7 +105,7 @@ def test_classes_are_numbered_by_the_subject() -> None:
     bare, classifier = make_subject(load_encoder(ENCODER)), make_subject(load_encoder(CLASSIFIER))
     assert bare.class_order(labels) == names
     assert classifier.class_order(labels) is None  # three names for ten logits
-    assert bare.class_order(Labels(("cat",), ("cat",))) is None  # a single class says nothing
+    assert bare.class_order(Labels(("cat",), ("cat",))) is None  # a single class carries no information
     assert bare.guess(X).tolist() == [0] * 7
     assert torch.equal(classifier.guess(X), classifier.logits(X).argmax(1))
 
@@ -150,8 +150,8 @@ def test_a_head_can_be_removed_once_and_only_with_num_classes_0() -> None:
     assert isinstance(make_subject(encoder), BareEncoder)
 
 
-class Full:
-    """A user's detector with every optional attribute, and no base class."""
+class Complete:
+    """A user's detector with every optional attribute and without a base class."""
 
     reading = "mine"
     parts = (1, 2)
@@ -170,8 +170,8 @@ class Full:
         return reads.sum(1)
 
 
-class Based(Detector):
-    """A user's detector on the base class."""
+class Derived(Detector):
+    """A user's detector derived from the base class."""
 
     def score(self, images: Tensor) -> Tensor:
         return images.mean((1, 2, 3))
@@ -180,13 +180,13 @@ class Based(Detector):
         return images.flatten(1)
 
 
-class NeedsLogits(Based):
+class NeedsLogits(Derived):
     def __init__(self, subject: Subject) -> None:
         self.logits = subject.logits
 
 
 def test_optional_attributes_of_a_users_detector_are_used() -> None:
-    inner = Full()
+    inner = Complete()
     detector = Own(inner, "ab" * 32)
     detector.fit(loader(1))
     assert (detector.reading, detector.parts, detector.unfollowed) == ("mine", (1, 2), "no")
@@ -197,7 +197,7 @@ def test_optional_attributes_of_a_users_detector_are_used() -> None:
 
 
 def test_missing_attributes_of_a_users_detector_have_defaults() -> None:
-    detector = Own(Based(), "")
+    detector = Own(Derived(), "")
     assert (detector.reading, detector.parts, detector.judge, detector.unfollowed) == (None,) * 4
     assert detector.state_dict() is None
     assert detector.score(X).shape == (7,)
