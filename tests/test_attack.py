@@ -405,7 +405,7 @@ def test_the_worst_part_decides_when_a_sample_is_finished() -> None:
 
 
 def test_a_part_with_an_all_zero_target_is_still_reached() -> None:
-    """Such as the forbidden part of a latent, whose target is 0: it is scaled by its error at the start."""
+    """Such a part, for instance the forbidden part of a latent, is scaled by its error at the start."""
     start, target = make_images(2, 1), two_scales(make_images(2, 2))
     target[:, :2] = 0
     result = attack(two_scales, start, target, eps=2.0, steps=100, parts=[2, 3])
@@ -507,7 +507,7 @@ def test_the_callback_gets_a_copy_of_the_mape_after_every_step() -> None:
 
 
 def test_a_users_method_overrides_verbs() -> None:
-    """Each verb is called where the algorithm calls for it."""
+    """The algorithm calls each verb, in this order."""
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     calls = []
 
@@ -565,7 +565,7 @@ def test_default_step_sizes_are_finite_for_every_ball() -> None:
     assert Paper.default_step_size(torch.tensor([10.0]), 150528, 2.0, 100).item() == pytest.approx(0.1)
     longer, shorter = Fast.default_step_size(eps, 48, 2.0, 400), Fast.default_step_size(eps, 48, 2.0, 100)
     torch.testing.assert_close(longer[3], shorter[3] / 4)  # the same total length
-    # In a small ball the number of steps does not matter: 2.4 times the radius per pixel when all move alike.
+    # In a small ball the number of steps does not matter: 2.4 times the radius per pixel when all pixels move equally.
     assert longer[1] == shorter[1] == pytest.approx(2.4e-3 / math.sqrt(48))
     # With few steps, each is long enough to leave the neighbourhood of the start.
     widest = [Fast.default_step_size(eps, 48, 2.0, steps)[3].item() for steps in (1, 5, 10, 20, 50, 100, 400, 1600)]
@@ -858,7 +858,7 @@ def test_seeds_and_eps_may_be_arrays_or_tensors() -> None:
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 def test_rounding_is_never_worse_than_a_start_on_the_grid(norm: float) -> None:
-    """The target is about a third of a level gap: most pixels round back to the start, and a few gap from it."""
+    """The target is about a third of a level away: most pixels round back to the start, and a few away from it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         f = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 64)).eval()

@@ -16,7 +16,7 @@ def normal(count: int, seed: int) -> Tensor:
 
 CASES = {
     "apart": (normal(200, 0), normal(100, 1) + 2),
-    "alike": (normal(50, 2), normal(50, 3)),
+    "equal": (normal(50, 2), normal(50, 3)),
     "huge": (1e30 * normal(60, 4), 1e30 * (normal(60, 5) + 1)),
     "tiny": (1e-30 * normal(60, 6), 1e-30 * (normal(60, 7) + 1)),
     "close to one": (1 - 1e-12 * normal(60, 8).abs(), 1 + 1e-12 * normal(60, 9).abs()),
@@ -95,7 +95,7 @@ def test_correlated_pairs_have_a_narrow_interval() -> None:
     outside = inside + 1e-6
     paired, unpaired = (measure(inside, outside, paired=p) for p in (True, False))
     assert paired.auroc_high - paired.auroc_low < 0.2 * (unpaired.auroc_high - unpaired.auroc_low)
-    # Resampling does not change the verdict on an attack that always ends slightly above x_in.
+    # Resampling does not bias the AUROC of an attack that always ends slightly above x_in.
     assert paired.auroc_low <= paired.auroc <= paired.auroc_high
 
 

@@ -17,7 +17,7 @@ Change = dict[str, Any] | Callable[[Path], dict[str, Any]]
 
 
 def write(name: str, data: bytes | str) -> Callable[[Path], Path]:
-    """A file in the test's folder, made when the test runs."""
+    """A file in the test's folder, created when the test runs."""
 
     def make(folder: Path) -> Path:
         path = folder / name
@@ -232,7 +232,7 @@ def test_bad_options_give_one_clear_sentence(
     error = done.err[done.err.index("error: ") :]
     assert message in error, error
     assert "Traceback" not in done.err
-    # One or two sentences on one line, which tell a user what is wrong and not what happened inside the program.
+    # One or two sentences on one line that say what is wrong, without the program's internals.
     assert error.count("\n") == 1, error
     assert len(error) < 700, error
     assert done.out == ""

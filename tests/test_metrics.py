@@ -64,4 +64,4 @@ def test_as_matrix_turns_a_vector_into_a_column() -> None:
 def test_mape_accepts_only_latents(latents: torch.Tensor) -> None:
     with pytest.raises(InputError, match=r"expected latents \(B, K\) or \(B,\) of floating-point numbers, got"):
         mape(latents, latents)
-    assert mape(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)  # an empty batch is no error
+    assert mape(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)  # an empty batch is not an error

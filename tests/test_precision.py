@@ -166,7 +166,8 @@ def test_a_twin_that_fails_one_sample_serves_the_others() -> None:
     f = _WithTwin(distort)
     start, target = problem(f)
     found = attack(f, start, 100 * target, eps=0.1, steps=50, check=False)
-    # All are evaluated and passed once, in vain; then three use the twin until the end of the first 60 %.
+    # The twin's error is measured for all four, and all four pass through the twin once, in vain; then three use it
+    # until the end of the first 60 %.
     assert f.twin_samples == 4 + 4 + 3 * (1 + 1 + 27)
     assert bool((found.gradient_evaluations == 50).all())
     assert f.exact_samples + f.twin_samples == int((found.gradient_evaluations + found.forward_evaluations).sum())

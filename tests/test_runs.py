@@ -128,7 +128,7 @@ def test_a_row_does_not_depend_on_the_other_rows(photos: Path, tmp_path: Path) -
     assert (one - start).abs().max() > 1
 
 
-def test_the_limit_takes_images_evenly_spaced(photos: Path, tmp_path: Path) -> None:
+def test_the_limit_selects_evenly_spaced_images(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.png").unlink()
     rows = rows_of(run_attack(settings(photos, tmp_path / "run", limit=3, start=("noise",), eps=(1.0,))).path)
     assert [row["x_in_name"] for row in rows] == ["0.png", "2.png", "4.png"]

@@ -90,7 +90,7 @@ def test_kept_samples_continue_as_if_alone(name: str) -> None:
 
 @pytest.mark.parametrize(("steps", "power"), [(10, 1), (100, 1), (10000, 2)])
 def test_the_step_size_decays_to_nearly_zero(steps: int, power: int) -> None:
-    """Along a half cosine; in long runs along its square, which is sooner short."""
+    """Along a half cosine or, in long runs, along its square, which falls sooner."""
     # Without momentum, and with equal directions, every step equals the step size.
     rule = CosineNadam(torch.tensor([0.1], dtype=torch.float64), steps, betas=(0.0, 0.99))
     sizes = [rule.step(torch.ones(1, 1, dtype=torch.float64)).item() for _ in range(steps)]

@@ -38,7 +38,7 @@ def whitened(errors: Tensor) -> Tensor:
 
 
 def dense(errors: Tensor) -> Tensor:
-    """The whitened last one of a sample's errors (n, K), computed with K x K matrices."""
+    """The last of one sample's errors (n, K), whitened with K x K matrices."""
     moves, latent = errors.double().diff(dim=0), errors.shape[1]
     eye = torch.eye(latent, dtype=torch.float64)
     root, number_of_moves, corrections = eye, 0, 0
