@@ -5,9 +5,9 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 BENCHMARK ?= --encoder embedded --start noise --eps 20 --steps 10,30,100 --out runs/benchmark
-# A process for each core, and tests that share something expensive in the same one (see CONTRIBUTING.md). Each loads
-# torch, about 1 GB.
-PARALLEL ?= -n auto --maxprocesses 8 --dist loadgroup
+# A process for each core, each with whole files of tests, as these share fixtures. Each loads torch, about 1 GB. In the
+# order of the files, for those that take long come early.
+PARALLEL ?= -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-emulated benchmark clean
 

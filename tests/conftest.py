@@ -1,7 +1,6 @@
 """Settings and fixtures that all tests share."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 # One thread per process, because tests run in parallel. Set before torch reads it, and inherited by subprocesses.
@@ -20,33 +19,18 @@ torch.set_num_threads(THREADS)
 settings.register_profile("oodattack", derandomize=True, deadline=None, database=None)
 settings.load_profile("oodattack")
 
-Shared = Callable[[str, Callable[[Path], object]], Path]
-
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
-    """``shared(name, build)``: a folder that ``build`` fills once per session, in the first process to request it."""
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of digits for training and for testing, written once, by the first process to request them."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
-
-    def get(name: str, build: Callable[[Path], object]) -> Path:
-        folder = root / f"shared-{name}"
-        with FileLock(f"{folder}.lock"):
-            if not (folder / "done").exists():
-                folder.mkdir(exist_ok=True)
-                build(folder / "content")
-                (folder / "done").touch()
-        return folder / "content"
-
-    return get
-
-
-@pytest.fixture(scope="session")
-def digits(shared: Shared) -> tuple[Path, Path]:
-    """Folders of digits for training and for testing."""
-    folder = shared("digits", write_digits)
-    return folder / "train", folder / "test"
+    with FileLock(root / "digits.lock"):
+        if not (root / "digits").exists():
+            write_digits(root / "unfinished")
+            (root / "unfinished").rename(root / "digits")
+    return root / "digits" / "train", root / "digits" / "test"
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from tests.digits import SIDE, write_photographs
 
 @pytest.mark.slow
 def test_digits_from_folders_to_a_report(
-    digits: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    digits: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("oodattack.audit.measures.RESAMPLES", 40)  # see test_audit_measures.py
     train, test = digits
     natural = write_photographs(tmp_path / "photographs", 12)
     net, out = tmp_path / "net", tmp_path / "audit"
@@ -37,7 +38,7 @@ def test_digits_from_folders_to_a_report(
     done = oodattack(
         capsys,
         *("audit", "--encoder", f"trained:{net}", "--train", train, "--test", test, "--ood", natural),
-        *("--start", natural, "--start", "noise", "--eps", "8", "--limit", 6, "--steps", 8, "--budget", "3"),
+        *("--start", natural, "--start", "noise", "--eps", "8", "--limit", 5, "--steps", 5, "--budget", "2"),
         *("--detector", "tests.factories:Norm", "--witness", f"trained:{net}", "--batch-size", 5, "--out", out),
     )
     assert done.code == 0, done.err
@@ -66,7 +67,7 @@ def test_digits_from_folders_to_a_report(
         _check_measures(row, {name: found for (by, name), found in table.items() if by == row["name"]})
     _check_mapes(out, results["attacks"], f"trained:{net}")
     # The attacked network given as the witness is not judged twice.
-    assert list(results["outside"]["latent-features-8-8"]["encoders"]) == [f"trained:{net}"]
+    assert list(results["outside"]["latent-features-8-5"]["encoders"]) == [f"trained:{net}"]
     _check_distances(out, 8.0)
 
 
@@ -82,7 +83,7 @@ def _check_measures(row: dict[str, Any], scores: dict[str, list[float]]) -> None
     assert {found["kind"] for found in row["attacked"].values()} >= {"latent", "direct"}
     for name, found in {**row["clean"], **row["attacked"]}.items():
         assert found["auroc"] == auroc(scores[name]), (row["name"], name)
-    full = [scores[key] for key, found in row["attacked"].items() if found["steps"] == 8]
+    full = [scores[key] for key, found in row["attacked"].items() if found["steps"] == 5]
     assert row["strongest"]["auroc"] == auroc(np.min(full, axis=0)), row["name"]
     strongest = Measure(**{name: row["strongest"][name] for name in row["clean"]["starts"]})
     assert row["verdict"] == verdict(Measure(**row["clean"]["starts"]), strongest)
@@ -97,7 +98,7 @@ def _check_mapes(out: Path, attacks: dict[str, Any], network: str) -> None:
         return found.detach()
 
     z_in = latents(_images(out / "samples.parquet", "x_in"))
-    for key in ("latent-features-8-3", "latent-features-8-8"):
+    for key in ("latent-features-8-2", "latent-features-8-5"):
         shards = sorted((out / "attacks" / key).glob("*.parquet"))
         z_out = latents(np.concatenate([_images(shard) for shard in shards]))
         assert attacks[key]["mape"] == pytest.approx(float(np.median(mape(z_out, z_in))), rel=1e-2, abs=1e-5)

@@ -14,8 +14,6 @@ from oodattack.detectors import Classifier, Detector, make_detectors, own_detect
 from oodattack.encoders import Encoder
 from oodattack.networks import Bottleneck, CifarResNet
 
-pytestmark = pytest.mark.xdist_group("detectors")  # these tests share fitted detectors
-
 CLASSES = 4
 NAMES = [
     *("MaxSoftmax", "MaxLogit", "EnergyBased", "Entropy", "GEN", "KLMatching", "TemperatureScaling", "OpenMax"),

@@ -22,8 +22,6 @@ from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import Encoder
 from oodattack.networks import Bottleneck, CifarResNet
 
-pytestmark = pytest.mark.xdist_group("formulas")  # these tests share a network and its detectors
-
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.25, 0.2)

@@ -119,7 +119,7 @@ def test_a_layer_chosen_for_a_headless_network_is_its_latent() -> None:
 
 
 def test_a_model_of_images_provides_its_own_score() -> None:
-    encoder = load_encoder("python:tests.factories:density")
+    encoder = load_encoder("python:tests.factories:density,mean=0.5/0.4/0.3,std=0.5/0.4/0.3")
     subject = make_subject(encoder)
     detector = make_detectors(subject, ["ModelScore"])[0]["ModelScore"]
     assert isinstance(encoder.model, ImageModel)

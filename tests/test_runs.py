@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from oodattack.core.errors import InputError
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize
 from oodattack.encoders import load_encoder
+from oodattack.engines import Chunk, LocalEngine, OnStep, Result, Work
+from oodattack.engines.engine import ignore, never
 from oodattack.images import decode, encode_png
 from oodattack.pipelines.attack import run_attack
 from oodattack.runs import Run, ShardRecord, open_run, start_run, summarize
 from oodattack.settings.attack import AttackSettings
 from oodattack.storage.files import write_whole
-from tests.conftest import Shared
 
 ENCODER = "python:tests.factories:tiny"
 ROOT = Path(__file__).parents[1]
@@ -49,16 +51,16 @@ def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos")
 
 
-@pytest.fixture(scope="session")
-def shared_photos(shared: Shared) -> Path:
+@pytest.fixture(scope="module")
+def shared_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The photos of the run `finished`, shared by all tests."""
-    return shared("photos", write_photos)
+    return write_photos(tmp_path_factory.mktemp("runs") / "photos")
 
 
-@pytest.fixture(scope="session")
-def finished(shared: Shared, shared_photos: Path) -> Run:
+@pytest.fixture(scope="module")
+def finished(shared_photos: Path) -> Run:
     """A finished run that tests only read."""
-    return open_run(shared("run", lambda out: run_attack(settings(shared_photos, out))))
+    return run_attack(settings(shared_photos, shared_photos.parent / "run"))
 
 
 @pytest.fixture
@@ -250,6 +252,36 @@ def test_each_shard_records_how_it_was_computed(photos: Path, tmp_path: Path) ->
         assert record.batch_sizes == [len(run.shard_rows(number))]
         assert record.machine.items() <= environment.items()
         assert record.machine["threads"] == torch.get_num_threads()
+
+
+class Recording:
+    """The local engine, with a list of the chunks that it was given."""
+
+    def __init__(self) -> None:
+        self.chunks: list[object] = []
+
+    def map(
+        self,
+        work: Work[Chunk, Result],
+        chunks: Iterable[Chunk],
+        *,
+        stop: Callable[[], bool] = never,
+        on_step: OnStep[Chunk] = ignore,
+    ) -> Iterator[tuple[Chunk, Result]]:
+        for chunk, result in LocalEngine().map(work, chunks, stop=stop, on_step=on_step):
+            self.chunks.append(chunk)
+            yield chunk, result
+
+
+def test_only_missing_shards_are_computed(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run", eps=(1.0,)))
+    rows = rows_of(run.path)
+    run.shard(1).unlink()
+    assert run.done() == [0, 2]
+    engine = Recording()
+    run_attack(settings(photos, tmp_path / "run", eps=(1.0,)), engine=engine)
+    assert [chunk for chunk in engine.chunks if isinstance(chunk, int)] == [1]  # the other chunk is for measuring
+    assert rows_of(run.path) == rows
 
 
 def test_a_shard_that_exists_is_kept(photos: Path, tmp_path: Path) -> None:
@@ -459,7 +491,8 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX can bound the size of a file")
-def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", ["write_torch(path, torch.rand(10**5))", "write_bytes(path, bytes(10**6))"])
+def test_a_full_disk_is_reported_and_leaves_nothing(write: str, tmp_path: Path) -> None:
     """The subprocess cannot write files of more than 100 kB."""
     program = f"""
 import resource, signal, torch

@@ -176,7 +176,7 @@ def test_a_public_data_set_is_trained_on_with_its_class_numbers(tmp_path: Path) 
             out=tmp_path / "audit",
         )
     )
-    found = audit.read_results()["classifier"]
+    found = audit.read_results()["subject"]
     # Up to one or two images whose two best classes differ only by rounding.
     assert found["test_accuracy"] == pytest.approx(results["test_accuracy"], abs=2.5 / 200)
     public_images = Labelled(open_images("torchvision:KMNIST:train", data_root=tmp_path / "data"), 16)
