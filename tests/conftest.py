@@ -1,10 +1,10 @@
-"""Settings of the test suite, and what all of it shares."""
+"""Settings and fixtures that all tests share."""
 
 import os
 from pathlib import Path
 
-# One thread a process, as the tests themselves run in parallel; for every subprocess too. Set before torch is loaded,
-# which may cap it at the number of cores.
+# One thread per process, because tests run in parallel; subprocesses inherit it. Set before torch is loaded, which may
+# cap it at the number of cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -13,14 +13,14 @@ from hypothesis import settings
 
 from tests.digits import write_digits
 
-# The same examples every time, and no clock: a slow machine is not a failure. Nothing is written to disk.
+# The same examples in every run, no deadline (a slow machine is not a failure), and no database on disk.
 settings.register_profile("oodattack", derandomize=True, deadline=None, database=None)
 settings.load_profile("oodattack")
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folders of digits to train on, and to test with; written once, in the process that first asks for them."""
+    """Folders of digits for training and for testing, written once, by the first process to request them."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
@@ -33,5 +33,5 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For runs whose figures are not what the test is about: they take longer to draw than the run takes."""
+    """Draw no figures, for tests that do not need them: drawing takes longer than the run itself."""
     monkeypatch.setattr("oodattack.report.draw_run", lambda *_arguments, **_options: [])

@@ -1,4 +1,4 @@
-"""From images in folders to a report, by the two commands that a person gives: train, audit."""
+"""From folders of images to a report, with the two commands that a user needs: train and audit."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def test_digits_from_folders_to_a_report(
     results = json.loads((out / "results.json").read_text())
     rows = {row["name"]: row for row in results["detectors"]}
     assert results["failures"] == {}
-    # All of pytorch-ood's that apply, and the user's own; SHE needs a correctly classified image of every class.
+    # All applicable detectors of pytorch-ood and the user's own; SHE needs a correctly classified image of every class.
     absent = {found["name"] for found in results["absent"]}
     assert absent - {"SHE"} == {"MCM", "WeightedEBO", "MCD", "Rate"}
     assert len(rows) + len(absent) == 37
@@ -64,15 +64,15 @@ def test_digits_from_folders_to_a_report(
     assert len(scores[(scores["detector"] == "KNN") & (scores["set"] == "photographs")]) == 12
     table = {key: list(group.sort_values("row")["score"]) for key, group in scores.groupby(["detector", "set"])}
     for row in rows.values():
-        _figures_are_those_of_the_scores(row, {name: found for (by, name), found in table.items() if by == row["name"]})
-    _errors_are_those_of_the_images(out, results["attacks"], f"trained:{net}")
+        _check_measures(row, {name: found for (by, name), found in table.items() if by == row["name"]})
+    _check_mapes(out, results["attacks"], f"trained:{net}")
     # The attacked network given as the witness is not judged twice.
     assert list(results["outside"]["latent-features-8-5"]["encoders"]) == [f"trained:{net}"]
-    _inside_the_ball(out, 8.0)
+    _check_distances(out, 8.0)
 
 
-def _figures_are_those_of_the_scores(row: dict[str, Any], scores: dict[str, list[float]]) -> None:
-    """AUROCs by another library, the strongest attack image by image, and the verdict that follows."""
+def _check_measures(row: dict[str, Any], scores: dict[str, list[float]]) -> None:
+    """Recompute the AUROCs with another library, the strongest attack on each image, and the verdict that follows."""
 
     def auroc(outside: Any) -> Any:
         inside = np.nan_to_num(scores["in"])
@@ -89,8 +89,8 @@ def _figures_are_those_of_the_scores(row: dict[str, Any], scores: dict[str, list
     assert row["verdict"] == verdict(Measure(**row["clean"]["starts"]), strongest)
 
 
-def _errors_are_those_of_the_images(out: Path, attacks: dict[str, Any], network: str) -> None:
-    """The median MAPE of the attacks on z, measured here on the images that were kept."""
+def _check_mapes(out: Path, attacks: dict[str, Any], network: str) -> None:
+    """Recompute the median MAPE of the attacks on z from the saved images."""
     encoder = load_encoder(network, device="cpu")
 
     def latents(images: Any) -> torch.Tensor:
@@ -104,8 +104,8 @@ def _errors_are_those_of_the_images(out: Path, attacks: dict[str, Any], network:
         assert attacks[key]["mape"] == pytest.approx(float(np.median(mape(z_out, z_in))), rel=1e-2, abs=1e-5)
 
 
-def _inside_the_ball(out: Path, eps: float) -> None:
-    """Every attacked image that was kept, against the start that is kept beside it."""
+def _check_distances(out: Path, eps: float) -> None:
+    """Check every saved attacked image against its saved start."""
     starts = _images(out / "samples.parquet", "start")
     folders = sorted((out / "attacks").iterdir())
     assert len(folders) > 33

@@ -1,4 +1,4 @@
-"""Steps of an audit on their own: they return what they found, and fit into memory."""
+"""Single steps of an audit: they return what they found, and adapt to the memory available."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ IMAGES = torch.randint(0, 256, (5, 3, 4, 4), generator=torch.Generator().manual_
 
 
 class Brightness(Detector):
-    """The mean of the pixels; at most so many images fit into memory."""
+    """The mean of the pixels; runs out of memory with more than ``most`` images at once."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -51,7 +51,7 @@ def test_scoring_halves_batches_that_do_not_fit() -> None:
     assert [step.rows_done for step in steps] == [0, 0, 0, 1, 2, 3, 4]
 
 
-def test_a_halved_batch_begins_where_the_latent_attack_left_its_own_rows(tmp_path: Path) -> None:
+def test_a_halved_batch_starts_from_the_images_that_the_latent_attack_found_for_its_rows(tmp_path: Path) -> None:
     audit, shard = Audit(tmp_path), Shard(Attack("direct", "KNN", 1.0, 3), range(5, 10))
     assert shard.attack.initial is not None
     latent = Shard(shard.attack.initial, shard.rows)
@@ -70,7 +70,7 @@ def test_a_halved_batch_begins_where_the_latent_attack_left_its_own_rows(tmp_pat
     assert audit.read_attack("latent-features-1-3")["row"].to_pylist() == [5, 6, 7, 8, 9]
 
 
-def test_a_bench_without_a_detector_is_another_bench() -> None:
+def test_removing_a_detector_returns_a_new_bench() -> None:
     nothing: Any = None
     bench = Bench(nothing, nothing, {"a": Brightness(1), "b": Brightness(2)}, (), nothing)
     left = bench.without({"a": "why"})

@@ -88,7 +88,7 @@ def test_a_headless_encoder_is_audited_with_the_classes_of_the_folders(whole: Pa
 
 
 def test_a_headless_encoder_without_classes(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """RMD compares classes; the others fit one Gaussian, and the page says so."""
+    """RMD compares classes and is not applicable; the others fit one Gaussian, and the report says so."""
     results = run_audit(settings(pictures, tmp_path, train=str(pictures[2]), attacks=("latent",))).read_results()
     assert {row["name"] for row in results["detectors"]} == HEADLESS - {"RMD"}
     assert results["subject"]["labels"] == "one class for all"
@@ -117,7 +117,7 @@ def test_a_headless_encoder_from_the_command_line(
 
 
 def test_a_model_of_images_is_audited(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """Its own score is attacked in all three ways, beside detectors that read its latent."""
+    """All three kinds of attack are applied to its own score, along with detectors that read its latent."""
     results = run_audit(
         settings(pictures, tmp_path, encoder="python:tests.factories:density", detectors=("ModelScore", "KNN"))
     ).read_results()
@@ -129,7 +129,7 @@ def test_a_model_of_images_is_audited(pictures: tuple[Path, Path, Path], tmp_pat
     assert results["subject"]["kind"] == "model of images"
 
 
-def test_attacks_are_kept_in_shards_of_fixed_rows(
+def test_attacks_are_saved_in_shards_of_fixed_rows(
     whole: Path, pictures: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     names = {file.name for file in whole.glob("attacks/*/*.parquet")}
@@ -151,8 +151,8 @@ def test_a_shard_records_how_it_was_computed(whole: Path) -> None:
     assert record["machine"]["device"] == "cpu"
 
 
-class Elsewhere:
-    """An engine whose worker knows nothing but what is sent to it, and which goes through the chunks backwards."""
+class Remote:
+    """An engine that pickles the work and every chunk, as for a worker, and takes the chunks in reverse order."""
 
     def map(
         self,
@@ -168,7 +168,7 @@ class Elsewhere:
 
 
 def test_another_engine_gives_the_same_audit(pictures: tuple[Path, Path, Path], tmp_path: Path, whole: Path) -> None:
-    run_audit(settings(pictures, tmp_path / "audit", detector=("tests.factories:Norm",)), engine=Elsewhere())
+    run_audit(settings(pictures, tmp_path / "audit", detector=("tests.factories:Norm",)), engine=Remote())
     assert differences(Audit(whole), Audit(tmp_path / "audit")) == []
     results = [Audit(path).read_results() for path in (whole, tmp_path / "audit")]
     assert results[0]["detectors"] == results[1]["detectors"]
@@ -177,7 +177,7 @@ def test_another_engine_gives_the_same_audit(pictures: tuple[Path, Path, Path], 
 def test_an_audit_of_the_old_format_is_read_but_not_resumed(
     whole: Path, pictures: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    """Format 1 named a file after its first row, and the subject a classifier."""
+    """In format 1, a file was named after its first row only, and the subject was called a classifier."""
     old = tmp_path / "old"
     shutil.copytree(whole, old)
     for folder in (old / "attacks").iterdir():
