@@ -288,7 +288,7 @@ def _audit(folder: Path) -> dict[str, Any]:
         ({"test": lambda folder: write("text/a.png", "hello")(folder).parent}, "got none that can be decoded"),
         ({"start": "noize"}, "did you mean noise"),
         ({"detectors": "KNNN"}, "did you mean 'KNN'"),
-        ({"detectors": "MCM"}, "only for networks of images and texts"),
+        ({"detectors": "MCM"}, "compares images with texts"),
         ({"detectors": "none"}, "no detector was named"),
         ({"detectors": "all,none"}, "expected detectors as all or none alone, or names among"),
         ({"detectors": "KNN,KNN"}, "expected each detectors once"),
