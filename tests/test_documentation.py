@@ -42,7 +42,7 @@ def test_columns_of_the_usage_page_are_those_of_a_run() -> None:
         assert column in named or column.startswith("probability_"), column
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_tables_of_settings_of_the_usage_page_are_current(verb: str) -> None:
-    section = f"### `oodattack {verb}`\n\n{markdown_table(COMMANDS[verb])}\n"
+@pytest.mark.parametrize("command", COMMANDS)
+def test_tables_of_settings_of_the_usage_page_are_current(command: str) -> None:
+    section = f"### `oodattack {command}`\n\n{markdown_table(COMMANDS[command])}\n"
     assert section in (ROOT / "docs" / "usage.md").read_text(), "paste the output of python -m oodattack.settings"

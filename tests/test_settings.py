@@ -26,7 +26,7 @@ from oodattack.settings.saved import saved
 from oodattack.settings.table import markdown_table
 
 PARTS = ("results", "rounds", "shards", "nothing")
-EVERY_VERB = pytest.mark.parametrize("kind", COMMANDS.values(), ids=list(COMMANDS))
+EVERY_COMMAND = pytest.mark.parametrize("kind", COMMANDS.values(), ids=list(COMMANDS))
 EVERY_FIELD = pytest.mark.parametrize(
     ("kind", "field"),
     [pytest.param(kind, field, id=f"{verb}-{field.name}") for verb, kind in COMMANDS.items() for field in fields(kind)],
@@ -68,7 +68,7 @@ def toml(values: dict[str, Any]) -> str:
 
 
 def parsed(kind: type[Settings], arguments: list[str]) -> Settings:
-    """The settings that a verb receives from the command line."""
+    """The settings that a command receives from the command line."""
     received: list[Settings] = []
 
     def verb(settings: Settings, *, loud: Annotated[bool, typer.Option("--loud")] = False) -> None:
@@ -116,7 +116,7 @@ def test_every_setting_is_an_option_with_help_and_a_line_in_the_table(kind: type
     assert markdown_table(kind).count(f"| `{field.option}` |") == 1
 
 
-@EVERY_VERB
+@EVERY_COMMAND
 def test_options_come_in_the_order_of_the_fields(kind: type[Settings]) -> None:
     verb = next(name for name, settings in COMMANDS.items() if settings is kind)
     command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
@@ -124,7 +124,7 @@ def test_options_come_in_the_order_of_the_fields(kind: type[Settings]) -> None:
     assert names == [*(field.name for field in fields(kind)), "config", "json", "quiet"]
 
 
-@EVERY_VERB
+@EVERY_COMMAND
 def test_options_override_the_file(kind: type[Settings], tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     required = {field.name: "given" for field in fields(kind) if field.required}
@@ -134,7 +134,7 @@ def test_options_override_the_file(kind: type[Settings], tmp_path: Path) -> None
     assert saved(parsed(kind, arguments[:2]))["seed"] == 3
 
 
-@EVERY_VERB
+@EVERY_COMMAND
 def test_what_is_saved_is_json_and_gives_the_settings_back(kind: type[Settings]) -> None:
     infinite: dict[str, Any] = {"eps": math.inf} if "eps" in {field.name for field in fields(kind)} else {}
     settings = dataclasses.replace(example(kind), **infinite)

@@ -26,16 +26,16 @@ def direct(followed: Followed, detector: Detector, samples: Samples, ball: Ball,
         initial: (B, 3, H, W) images in [0, 1] within the ball from which the second try starts, such as those that the
             latent attack found; None for no second try. It covers only samples that have not reached their target.
 
-    >>> from oodattack.attacks.follow import follow
+    >>> from oodattack.attacks import follow
     >>> class Brightness(Detector):
     ...     def score(self, images: Tensor) -> Tensor:
     ...         return self.reads(images)[:, 0]
     ...     def reads(self, images: Tensor) -> Tensor:
     ...         return images.mean((1, 2, 3))[:, None]
-    >>> x, detector = torch.rand(4, 3, 4, 4) / 2, Brightness()
-    >>> followed = follow(detector, x[:2], detector.score(x))
-    >>> found = direct(followed, detector, Samples(x, x + 0.5, [0, 1, 2, 3]), Ball(9.0, 2, 9), None)
-    >>> bool((detector.score(dequantize(found.images)) < detector.score(x + 0.5)).all())
+    >>> detector, batch = Brightness(), Samples(torch.full((1, 3, 4, 4), 0.4), torch.full((1, 3, 4, 4), 0.6), [0])
+    >>> followed = follow(detector, batch.start, torch.tensor([0.3, 0.4, 0.5]))
+    >>> found = direct(followed, detector, batch, Ball(eps=4.0, norm=2, steps=20), None)
+    >>> bool(detector.score(dequantize(found.images)) < detector.score(batch.start))
     True
     """
     # An infinite score counts as the highest finite one.

@@ -46,8 +46,7 @@ def follow(detector: Detector, images: Tensor, scores: Tensor) -> Followed:
     ...         return self.reads(images)[:, 0]
     ...     def reads(self, images: Tensor) -> Tensor:
     ...         return images.mean((1, 2, 3))[:, None]
-    >>> x, detector = torch.rand(4, 3, 4, 4), Brightness()
-    >>> follow(detector, x[:2], detector.score(x)).how
+    >>> follow(Brightness(), torch.rand(2, 3, 4, 4), torch.tensor([0.3, 0.4, 0.5])).how
     'gradient of the score'
     """
     ranks, judge = Ranks(scores), detector.judge

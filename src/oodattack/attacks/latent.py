@@ -12,9 +12,9 @@ def latent(features: Function, samples: Samples, ball: Ball) -> Found:
         ball: the ball and the number of steps.
 
     >>> import torch
-    >>> x = torch.rand(2, 3, 4, 4)
-    >>> found = latent(lambda images: images.mean((2, 3)), Samples(x, 1 - x, [0, 1]), Ball(1.0, 2, 5))
-    >>> found.images.shape, bool((found.distance <= 1.001).all())
-    (torch.Size([2, 3, 4, 4]), True)
+    >>> batch = Samples(torch.full((1, 3, 2, 2), 0.4), torch.full((1, 3, 2, 2), 0.6), [0])
+    >>> found = latent(lambda x: x.mean((2, 3)), batch, Ball(eps=1.0, norm=2, steps=20))
+    >>> found.images.dtype, bool(found.mape < 0.05)
+    (torch.uint8, True)
     """
     return match(features, samples, ball, tolerance=0)

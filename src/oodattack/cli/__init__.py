@@ -1,4 +1,4 @@
-"""The command line: one file per verb. Heavy imports are deferred to where they are used, so `--help` is instant."""
+"""The command line: one file per command. Heavy imports are deferred to their first use, so `--help` is instant."""
 
 from oodattack.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The program: its verbs, exit codes and error messages."""
+"""The program: its commands, exit codes and error messages."""
 
 import sys
 from typing import Annotated
@@ -26,8 +26,8 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Exit codes: 0 success; 2 bad input, finished work is kept; 3 an audit in which an attack failed; 130"
-    " interrupted by Ctrl-C, repeat the command to resume; 1 an error in the program itself."
+    epilog="Exit codes: 0 success; 2 invalid input (finished work is kept); 3 an audit in which an attack failed; 130"
+    " interrupted by Ctrl-C (repeat the command to resume); 1 an error in the program itself."
 )
 def program(
     version: Annotated[
@@ -48,7 +48,7 @@ app.command("show", epilog=show.EXAMPLES)(show.show)
 
 
 def main() -> None:
-    """Run the program; bad input ends in one sentence instead of a traceback."""
+    """Run the program; invalid input ends in a one-sentence error instead of a traceback."""
     try:
         app()
     except InputError as error:

@@ -1,4 +1,4 @@
-"""`oodattack audit`: measure which out-of-distribution detectors hold."""
+"""`oodattack audit`: measure which out-of-distribution detectors withstand attacks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,17 +37,17 @@ AUROC of attacked starts against x_in (0.5: the detector cannot tell them
 apart), at the largest eps. start: before the attack; nat.: mean over the --ood
 sets; lat., inf. (=: same as lat., as the detector reads z), dir.: the latent,
 the informed and the direct attack; 95 %: bootstrap interval for the strongest
-attack on each image; pass: share of those images below the threshold that
-accepts 95 % of x_in.
-held: at this eps and budget; a stronger attack may exist; bent: below 0.9 of
-the AUROC before the attack; broken: at or below 0.55, interval included;
+attack on each image; pass: share of those images that pass at the threshold
+that accepts 95 % of x_in.
+held: at this eps and budget; a stronger attack may exist; bent: below 0.9
+times the AUROC before the attack; broken: at or below 0.55, interval included;
 blind: no better than chance on the starts before any attack.
 """
 
 
 @with_settings(AuditSettings)
 def audit(settings: AuditSettings, *, json: Json = False, quiet: Quiet = False) -> None:
-    """Fit OOD detectors, attack what they read and the scores they return, and report which of them hold.
+    """Fit OOD detectors, attack what they read and the scores they return, and report which of them hold up.
 
     Writes audit.json, results.json, scores.parquet, report.md and figures.
     To resume an interrupted audit, repeat the command.
@@ -98,7 +98,7 @@ def _print_results(results: Mapping[str, Any], settings: AuditSettings, written:
 
 
 def _table(results: Mapping[str, Any]) -> Table:
-    """A table that fits into 80 columns, the detectors that survived first."""
+    """A table that fits into 80 columns; detectors that held come first."""
     from oodattack.report.audit_table import at, made
 
     settings = results["settings"]

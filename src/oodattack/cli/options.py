@@ -24,7 +24,8 @@ def with_settings(kind: type[S]) -> Callable[[Callable[Concatenate[S, ...], None
     """Turn a function of settings and options into a command with an option for every field.
 
     Args:
-        kind: the class of the settings, the function's first parameter. Its other parameters are typer's, as written.
+        kind: the class of the settings, which are the function's first parameter. Its other parameters are passed to
+            typer unchanged.
 
     >>> from oodattack.settings import AttackSettings
     >>> @with_settings(AttackSettings)
@@ -34,15 +35,15 @@ def with_settings(kind: type[S]) -> Callable[[Callable[Concatenate[S, ...], None
     3
     """
 
-    def decorate(verb: Callable[Concatenate[S, ...], None]) -> Callable[..., None]:
+    def decorate(function: Callable[Concatenate[S, ...], None]) -> Callable[..., None]:
         def command(config: Path | None, **given: Any) -> None:
             options = {field.name: given.pop(field.name, None) for field in fields(kind)}
             file = {} if config is None else load_config(config)
-            verb(kind.of(file, {name: value for name, value in options.items() if value != []}), **given)
+            function(kind.of(file, {name: value for name, value in options.items() if value != []}), **given)
 
         shared = Parameter("config", Parameter.KEYWORD_ONLY, default=None, annotation=_Config)
-        own = list(signature(verb).parameters.values())[1:]
-        command.__name__, command.__doc__ = verb.__name__, verb.__doc__
+        own = list(signature(function).parameters.values())[1:]
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__signature__ = Signature([*map(_parameter, fields(kind)), shared, *own])  # type: ignore[attr-defined]
         return command
 
@@ -50,9 +51,9 @@ def with_settings(kind: type[S]) -> Callable[[Callable[Concatenate[S, ...], None
 
 
 def _parameter(field: Field) -> Parameter:
-    """An option that is None, or an empty list, unless it is given: defaults come after the --config file."""
+    """An option that is None, or an empty list, unless given: the --config file takes precedence over defaults."""
     remark = "(required)" if field.required else f"(default: {field.default_text})" if field.default_text else ""
-    metavar = "<number>" if field.kind is float and not field.many else None  # not the <str> that it is parsed from
+    metavar = "<number>" if field.kind is float and not field.many else None  # not <str>, as which typer receives it
     text = f"{field.meaning} {remark}".strip()
     option = typer.Option(field.option, help=text, metavar=metavar, show_default=False)
     return Parameter(
@@ -61,7 +62,7 @@ def _parameter(field: Field) -> Parameter:
 
 
 def _type(field: Field) -> Any:
-    """The type for typer; a number that may be a fraction, and a comma-separated list, stay text until parsed."""
+    """The type for typer: numbers that may be fractions and comma-separated lists are passed on as text."""
     if field.many:
         return str if field.setting.commas else list[str]
     return str if field.kind is float else field.kind

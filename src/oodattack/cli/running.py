@@ -32,18 +32,19 @@ if TYPE_CHECKING:
     from oodattack.runs import Group, Run
 
 LEGEND = """\
-n: number of samples; median MAPE in percent before the attack, after it in
-floating point, and of the decoded 8-bit PNG, the figure that counts; <0.1 %:
-percentage of PNGs below; distance: median, from the start; evals: mean number
-of gradient evaluations per sample; worst layer: the largest MAPE among the
-layers; class: percentage of x_out whose top-1 class is that of x_in.
+n: number of samples; before, float, 8-bit: median MAPE in percent before the
+attack, after it in floating point, and of the decoded 8-bit PNG, the figure
+that counts; <0.1 %: percentage of PNGs below 0.1 %; distance: median distance
+from the start; evals: mean number of gradient evaluations per sample; worst
+layer: median of the largest MAPE among the layers; class: percentage of x_out
+whose top-1 class is that of x_in.
 """
 
 
 def run_and_report(settings: AttackSettings, *, as_json: bool, quiet: bool) -> None:
     """Run an attack, draw its figures and print a summary.
 
-    Progress and messages go to standard error, the table or the JSON to standard output.
+    Progress and messages go to standard error, the table or JSON to standard output.
     """
     console = error_console(quiet=quiet)
     with plain_warnings(console):

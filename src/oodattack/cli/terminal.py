@@ -1,4 +1,4 @@
-"""Terminal output that the verbs share: exit codes, warnings, progress, JSON, numbers, and untrusted text."""
+"""Terminal output that the commands share: exit codes, warnings, progress, JSON, numbers, and untrusted text."""
 
 import json
 import math
@@ -28,7 +28,7 @@ INTERRUPTED = 130
 
 
 def printable(text: str) -> str:
-    r"""Replace the control characters in text from outside (file names, messages), which a terminal would obey.
+    r"""Replace control characters, which a terminal would obey, in untrusted text (file names, messages).
 
     >>> printable("a\x1b[2Jb")
     'a?[2Jb'
@@ -46,7 +46,7 @@ def percent(fraction: float) -> str:
 
 
 def json_number(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON lacks, by None.
+    """Replace NaN and infinity, which JSON lacks, with None.
 
     >>> json_number(float("nan")), json_number(2)
     (None, 2)
@@ -60,7 +60,7 @@ def print_json(value: Any) -> None:
 
 
 def output_console() -> Console:
-    """Standard output, for results; files and pipes get lines wide enough for a table."""
+    """Standard output, for results; output to files and pipes is wide enough for a table."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120
@@ -91,7 +91,7 @@ def bars(console: Console, unit: str) -> Iterator[Progress]:
 
 @contextmanager
 def stages(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for the current stage, or without a terminal a line per stage; yields the function to update it."""
+    """Show a bar for the current stage (without a terminal, one line per stage); yields its update function."""
     with bars(console, "") as progress:
         task = progress.add_task("", total=None)
         last = ""
@@ -111,7 +111,7 @@ def stages(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def plain_warnings(console: Console) -> Iterator[None]:
-    """Print each warning on one line, without the source location, which means nothing to a user."""
+    """Print each warning on one line, without its source location, which means nothing to a user."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_args, **_kw: console.print(
@@ -122,7 +122,7 @@ def plain_warnings(console: Console) -> Iterator[None]:
 
 @contextmanager
 def resumable(out: Path) -> Iterator[None]:
-    """On Ctrl-C, say where the finished work is and how to resume, and exit."""
+    """On Ctrl-C, report where the finished work is and how to resume, and exit."""
     try:
         yield
     except KeyboardInterrupt:

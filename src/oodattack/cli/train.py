@@ -1,4 +1,4 @@
-"""`oodattack train`: train small classifiers, and the methods of published papers."""
+"""`oodattack train`: train small classifiers, plainly or by methods from published papers."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +33,16 @@ EXAMPLES = r"""[bold]Examples[/bold]
   oodattack audit --encoder trained:net --train gtsrb/train ..."""
 LEGEND = """\
 AUROC of the energy score (MaxSoftmax is in results.json), on images never
-trained on. natural: outliers; old: images that fooled the network of the
-previous round. New attacks on the current network: new: on z, as in training;
-longer: with four times the steps; larger: in a ball twice as large; direct: on
-the energy itself. MAPE: median of new.
+trained on. natural: held-out outliers; old: images that fooled the network of
+the previous round. Attacks on the current network: new: on z, as in training;
+longer: with four times the steps; larger: in a ball of twice the radius;
+direct: on the energy itself. MAPE: median of new.
 """
 
 
 @with_settings(TrainSettings)
 def train(settings: TrainSettings, *, json: Json = False, quiet: Quiet = False) -> None:
-    """Train a small classifier, plainly or to recognise outliers; `--encoder trained:DIR` then names it.
+    """Train a small classifier, plainly or to recognise outliers, for use as `--encoder trained:DIR`.
 
     The state is saved after every epoch.
     To resume an interrupted training, repeat the command; the weights are those of an uninterrupted one.

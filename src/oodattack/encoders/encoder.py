@@ -134,7 +134,7 @@ class Encoder(nn.Module):
         sha = hashlib.sha256(f"{structure}\n{self.layer}\n{self.classes}".encode())
         for name, tensor in self.state_dict().items():
             sha.update(f"\n{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            # As bytes, because numpy lacks some of torch's types (bfloat16).
+            # As bytes, because NumPy lacks some of torch's types (bfloat16).
             sha.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()
 

@@ -56,7 +56,7 @@ def record(model: nn.Module, layers: Sequence[str], x: Tensor) -> list[Tensor]:
 
 
 def find_head(model: nn.Module, x: Tensor) -> str | None:
-    """Find the last module called that has a 2-D weight `(out, in)` and receives `(B, in)`; None if there is no such.
+    """Find the last module called that has a 2-D weight `(out, in)` and receives `(B, in)`; None if there is none.
 
     The test is on shapes rather than classes, so that it also works for exported models and custom linear layers.
 

@@ -16,7 +16,7 @@ from oodattack.encoders.checkpoints import load_state, put_weights
 from oodattack.encoders.messages import nearest, reason
 from oodattack.encoders.source import Source
 
-# torchvision's published DenseNet checkpoints say `norm.1` where its code says `norm1`.
+# torchvision's published DenseNet checkpoints use `norm.1` where its code uses `norm1`.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 

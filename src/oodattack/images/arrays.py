@@ -79,6 +79,6 @@ def open_array(spec: str, path: Path) -> ArraySource:
 
 def _load(path: Path) -> Any:
     try:
-        return np.lib.format.open_memmap(path, mode="r")  # refuses pickled objects, which could execute code
+        return np.lib.format.open_memmap(path, mode="r")  # rejects pickled objects, which could execute code
     except Exception as error:  # NumPy parses the header as a Python literal and lets any parser error through
         raise InputError(f"cannot read {path} as a NumPy array: {reason(error)}") from error

@@ -35,7 +35,7 @@ class ImageSource(Protocol):
         """The classes of these images, or None if the source has no labels."""
 
     def digest(self) -> str:
-        """SHA-256 (hex) of what the source holds; a different value means that the images have changed."""
+        """SHA-256 (hex) of the source's contents; a different value means that the images have changed."""
 
 
 def open_images(spec: str | Path, *, data_root: Path | None = None, download: bool = False) -> ImageSource:

@@ -27,15 +27,15 @@ def draw_audit(audit: Audit, folder: Path) -> list[Path]:
     """Draw a finished audit.
 
     Args:
-        audit: what to draw.
-        folder: where the PNG files go.
+        audit: the audit.
+        folder: the folder to write the PNG files to.
 
     Returns:
-        The files: ``heatmap.png``, ``histograms.png``, ``roc.png``; ``eps.png`` for several radii, ``budget.png`` if
-        there are budgets.
+        The files: ``heatmap.png``, ``histograms.png``, ``roc.png``; with several radii ``eps.png``, and with budgets
+        ``budget.png``.
 
     Raises:
-        InputError: if the audit is not finished, or the folder cannot be written.
+        InputError: if the audit is not finished, or the folder cannot be written to.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -96,7 +96,7 @@ def _largest(results: Row) -> float:
 
 
 def _heatmap(results: Row, natural: Sequence[str], title: str) -> Figure:
-    """A row per detector, a column per set and attack; a cell without a value stays white."""
+    """One row per detector, one column per set and attack; a cell without a value stays white."""
     rows, settings = results["detectors"], results["settings"]
     columns = [*natural, "starts", *made(settings)]
     values = np.full((len(rows), len(columns)), np.nan)
@@ -132,7 +132,7 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, Row], None], title: str, 
         axes.tick_params(labelsize=7)
     for axes in grid[len(rows) :]:
         axes.set_visible(False)
-    # Not every panel has every line, so the legend collects them from all.
+    # Not every panel has every line, so the legend collects the lines of all panels.
     legend = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if legend:
         figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), fontsize=9)
@@ -153,7 +153,7 @@ def _histogram(axes: Axes, row: Row, scores: Scores, natural: Sequence[str]) -> 
     }
     everything = np.concatenate([values for values, _ in groups.values()])
     everything = everything[np.isfinite(everything)] if np.isfinite(everything).any() else np.zeros(1)
-    # The range is that of all groups, without the outermost 1 %: a long tail must not compress the rest.
+    # The range covers all groups except the outermost 1 % at each end, because a long tail would compress the rest.
     low, high = np.quantile(everything, [0.01, 0.99])
     bins = np.linspace(low, high + 1e-12 * max(abs(high), 1e-300), 31)
     if not np.all(np.diff(bins) > 0):
@@ -175,7 +175,7 @@ def _roc(axes: Axes, row: Row, scores: Scores) -> None:
     ):
         outside = scores[name, images].numpy()
         truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
-        # Ranks, since infinite scores are allowed.
+        # Ranks, because scores may be infinite.
         ranks = np.unique(np.r_[inside, outside], return_inverse=True)[1]
         x, y, _ = roc_curve(truth, ranks)
         axes.plot(x, y, color=colour, label=label)
@@ -185,7 +185,7 @@ def _roc(axes: Axes, row: Row, scores: Scores) -> None:
 def _against_eps(axes: Axes, row: Row, steps: int) -> None:
     start = {**row["clean"]["starts"], "eps": 0.0}
     radii = sorted({0.0, *(float(m["eps"]) for m in row["attacked"].values())})
-    decades = radii[-1] >= 10 * min(filter(None, radii), default=math.inf)  # then they are drawn at equal distances
+    decades = radii[-1] >= 10 * min(filter(None, radii), default=math.inf)  # then spaced evenly
     for colour, kind in zip(COLOURS, ATTACKS, strict=False):
         found = [m for m in row["attacked"].values() if m["kind"] == kind and m["steps"] == steps]
         curve = [start, *sorted(found, key=lambda m: float(m["eps"]))]

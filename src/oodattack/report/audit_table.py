@@ -1,4 +1,4 @@
-"""An audit as Markdown."""
+"""The report of an audit, in Markdown."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ def write_audit(audit: Audit) -> Path:
 
 
 def made(settings: Row) -> list[str]:
-    """The kinds of attacks that an audit consists of.
+    """The kinds of attacks that an audit runs.
 
     >>> made({"attacks": ["direct"]})
     ['latent', 'direct']
@@ -47,7 +47,7 @@ def made(settings: Row) -> list[str]:
 
 
 def audit_markdown(results: Row) -> str:
-    """The results of an audit: every detector, every attack, with intervals.
+    """The results of an audit as Markdown: every detector and every attack, with intervals.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -156,7 +156,8 @@ def _measures_table(results: Row, eps: float) -> list[str]:
         "## More measures",
         "",
         f"For the starts before the attack, and under the strongest attack at eps {eps_label(eps)}. FPR95: share of OOD"
-        " images accepted at 95 % TPR, in-distribution positive. AUPR-in, AUPR-out: in-distribution, or OOD, positive.",
+        " images accepted at 95 % TPR, with in-distribution as the positive class. AUPR-in and AUPR-out: with"
+        " in-distribution and with OOD as the positive class.",
         "",
         *_head(
             [
@@ -202,8 +203,8 @@ def _attack_table(results: Row) -> list[str]:
     lines = [
         "## The attacks",
         "",
-        "Medians over the images: MAPE of what was matched (direct: how far the score stayed above its aim, relative to"
-        " the aim) and distance. Means of the work.",
+        "MAPE of what was matched (direct: how far the rank of the score remained above its target, relative to the"
+        " target) and distance: medians over the images. Evaluations and passes: means.",
         "",
         *_head(["attack", "on", "eps", "steps", "MAPE", "distance", "gradient evaluations", "forward passes"]),
     ]
@@ -228,9 +229,10 @@ def _outside_table(results: Row) -> list[str]:
     lines = [
         "## Is x_out still OOD?",
         "",
-        "For the images of the latent attack. MAPE of z_out (and of the start) against z_in in each encoder: the first"
-        " was attacked, the others were not. *nearer*: share nearer to the start than to x_in in that encoder's latent"
-        " space; *flagged*: share that the distance to the 50th neighbour there flags as OOD (as it does 5 % of x_in).",
+        "For the images of the latent attack. MAPE: of z_out (and of the start's latent) against z_in in each encoder;"
+        " the first encoder was attacked, the others were not. *nearer*: share of images nearer to the start than to"
+        " x_in in that encoder's latent space; *flagged*: share flagged as OOD by the distance to the 50th nearest"
+        " neighbour there, at a threshold that flags 5 % of x_in.",
         "",
         *_head(
             [
@@ -278,7 +280,7 @@ def _left_out(results: Row) -> list[str]:
 
 
 def at(row: Row, eps: float, steps: int) -> list[Row]:
-    """A detector's figures for the attacks in one ball that took all their steps.
+    """A detector's figures for the attacks in one ball with that number of steps.
 
     >>> at({"attacked": {"a": {"eps": "inf", "steps": 3}}}, float("inf"), 3)
     [{'eps': 'inf', 'steps': 3}]
@@ -295,7 +297,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Untrusted text, escaped so that it is neither Markdown nor HTML."""
+    """Untrusted text with Markdown and HTML escaped."""
     for sign in "\\`*_|<>[]":
         text = text.replace(sign, f"&#{ord(sign)};" if sign in "<>|" else f"\\{sign}")
     return " ".join(text.split())

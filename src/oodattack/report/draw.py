@@ -48,7 +48,7 @@ def draw_run(run: Run, folder: Path, *, samples: Sequence[int] | None = None) ->
         raise InputError(f"expected rows of {run.path} ({_span(rows)}), got {missing[0]}")
     if not rows:
         return []
-    # File names may contain two $, which do not mean a formula, or characters that the font lacks, drawn as boxes.
+    # File names may contain $ signs, which must not start a formula, and characters that the font draws as boxes.
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
         figures = {

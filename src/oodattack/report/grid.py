@@ -21,7 +21,7 @@ COLUMNS = [
 
 
 def typical_rows(run: Run, max_rows: int = 6) -> list[int]:
-    """For each start and eps, the row with the median MAPE, which is neither the best nor the worst."""
+    """For each start and eps, the row with the median MAPE; at most ``max_rows`` rows."""
     groups: dict[tuple[str, float], list[tuple[float, int]]] = {}
     for row in run.read(["row", "start_source", "eps", "mape"]).to_pylist():
         key = (row["start_source"], row["eps"])
@@ -53,7 +53,7 @@ def grid(run: Run, rows: Sequence[int]) -> Figure:
 
 def _find(run: Run, rows: Sequence[int]) -> list[dict[str, Any]]:
     """The samples with the given row numbers, in that order; only the shards that contain them are read."""
-    size = run.header["batch_size"]
+    size = len(run.shard_rows(0))
     found: dict[int, dict[str, Any]] = {}
     for number in sorted({row // size for row in rows}):
         found.update({s["row"]: s for s in run.read_shard(number, COLUMNS).to_pylist() if s["row"] in rows})

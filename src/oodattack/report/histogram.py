@@ -12,7 +12,7 @@ from oodattack.runs import Run
 
 
 def histogram(run: Run) -> Figure:
-    """Draw one panel per start and eps, with the MAPE of x'_out and of the decoded x_out in per cent on one axis."""
+    """Draw one panel per start and eps, with the MAPE of x'_out and of the decoded x_out, in per cent, on one axis."""
     table = run.read(["start_source", "eps", "mape", "mape_before"]).to_pylist()
     starts = list(dict.fromkeys(row["start_source"] for row in table))
     radii = list(dict.fromkeys(row["eps"] for row in table))

@@ -19,7 +19,7 @@ SMALL_MAPE = 100 * summary.SMALL_MAPE  # per cent; below it, the paper calls a M
 
 
 def describe(header: Mapping[str, Any]) -> str:
-    """Summarise in one line what was attacked and how.
+    """Summarise in one line what was attacked, and how.
 
     >>> settings = {"encoder": "embedded", "method": "fast", "norm": "l2", "steps": 9}
     >>> describe({"settings": settings, "inputs": {"layer": "fc"}})
@@ -55,7 +55,7 @@ def short_encoder(spec: str) -> str:
 
 
 def eps_label(eps: float) -> str:
-    """Format an eps, as n/255 where it is a multiple of 1/255 below 1.
+    """Format an eps; multiples of 1/255 below 1 are written as n/255.
 
     >>> eps_label(8 / 255), eps_label(5.0)
     ('8/255', '5')

@@ -35,7 +35,7 @@ def prepare(encoder: Encoder, *, half: bool | None = None, rough: bool | None = 
     5 %.
 
     Args:
-        encoder: in eval mode.
+        encoder: the encoder, in eval mode.
         half: compute the gradient of convolutions in bfloat16, provided it stays within the 5 %; by default, if that
             is faster on the device.
         rough: give the copy a bfloat16 twin (`Prepared.rough_twin`), which `attack` evaluates for samples that are far

@@ -35,7 +35,7 @@ class Prepared(nn.Module):
         return self._twin
 
     def add_twin(self, twin: Self | None) -> None:
-        """Let the copy offer another, in 16 bits, for what need not be exact."""
+        """Set the twin: a copy in 16 bits, for use where results need not be exact."""
         self._twin = twin
 
     def forward(self, x: Tensor) -> Tensor:

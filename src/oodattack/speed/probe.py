@@ -1,4 +1,4 @@
-"""One forward and backward pass, by which encoders are compared and timed."""
+"""One forward and backward pass, with which encoders are compared and timed."""
 
 import torch
 from torch import Tensor, nn

@@ -19,7 +19,7 @@ MIN_SPEEDUP = 1.08  # of the twin; a ratio closer to 1 could be measurement nois
 # splits the batch and doubles the number of torch calls; for smaller networks that costs more than the twin saves.
 MIN_FLOPS = 2e8
 TIMING_SECONDS = 0.3  # minimum time spent on comparing the two
-MIN_COSINE = 0.5  # between the latents of the two, and between their gradients
+MIN_COSINE = 0.5  # similarity required between the latents of the two, and between their gradients
 
 
 def rough_twin(prepared: Prepared, images: Tensor, *, measured: bool = True) -> Prepared | None:

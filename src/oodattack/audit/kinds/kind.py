@@ -66,8 +66,8 @@ def reading(name: str, detector: Detector) -> str:
 
     >>> from oodattack.detectors import make_detectors, make_subject
     >>> from oodattack.encoders import load_encoder
-    >>> found, _ = make_detectors(make_subject(load_encoder("python:tests.factories:tiny")), ["KNN", "ReAct"])
-    >>> [reading(name, detector) for name, detector in found.items()]
-    ['features', 'ReAct']
+    >>> detectors, _ = make_detectors(make_subject(load_encoder("python:tests.factories:tiny")), ["KNN", "Gram"])
+    >>> [reading(name, detector) for name, detector in detectors.items()]
+    ['features', 'Gram']
     """
     return detector.reading or name
