@@ -217,7 +217,7 @@ def test_an_image_changed_in_place_is_scored_again(fitted: Callable[[str], Detec
 
 def test_a_network_that_is_not_a_classifier_is_refused() -> None:
     softmax = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4), nn.Softmax(1))
-    with pytest.raises(InputError, match="remove its softmax, or give layer=output"):
+    with pytest.raises(InputError, match="remove its softmax, or use layer=output"):
         Classifier(Encoder(softmax, name="mine", input_size=(16, 16)))
     headless = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
     with pytest.raises(InputError, match="expected a classifier with a linear head, got mine without one"):
