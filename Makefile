@@ -5,9 +5,9 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 BENCHMARK ?= --encoder embedded --start noise --eps 20 --steps 10,30,100 --out runs/benchmark
-# A process for each core, and tests that share something expensive in the same one (see CONTRIBUTING.md). Each loads
-# torch, about 1 GB.
-PARALLEL ?= -n auto --maxprocesses 8 --dist loadgroup
+# A process for each core, each with whole files of tests, as these share fixtures. Each loads torch, about 1 GB. In the
+# order of the files, for those that take long come early.
+PARALLEL ?= -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-emulated benchmark clean
 
@@ -20,12 +20,13 @@ test: $(VENV)/.dev
 	$(RUN)/mypy
 	$(RUN)/pytest $(PARALLEL)
 
-# As on other processors: torch, oneDNN and MKL with the kernels of older instruction sets; then with more threads.
+# As on other processors: torch, oneDNN and MKL with the kernels of older instruction sets; then with more threads (on few
+# cores MKL would keep torch from it).
 test-emulated: $(VENV)/.dev
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(RUN)/pytest $(PARALLEL)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE $(RUN)/pytest $(PARALLEL)
 	OMP_NUM_THREADS=2 $(RUN)/pytest $(PARALLEL)
-	OMP_NUM_THREADS=4 $(RUN)/pytest $(PARALLEL)
+	OMP_NUM_THREADS=4 MKL_DYNAMIC=FALSE $(RUN)/pytest $(PARALLEL)
 
 benchmark: $(VENV)/.benchmark
 	$(RUN)/python -m benchmarks.compare $(BENCHMARK)

@@ -1,4 +1,4 @@
-"""The program as a user calls it, run in this process."""
+"""The command line, run in this process."""
 
 import sys
 from typing import NamedTuple
@@ -16,14 +16,14 @@ class Outcome(NamedTuple):
 
 def oodattack(capsys: pytest.CaptureFixture[str], *arguments: object) -> Outcome:
     """Run `oodattack ARGUMENTS` and return its exit code and output."""
-    usual = sys.argv
+    original = sys.argv
     sys.argv = ["oodattack", *map(str, arguments)]
     try:
         main()
         code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     finally:
-        sys.argv = usual
+        sys.argv = original
     captured = capsys.readouterr()
     return Outcome(code, captured.out, captured.err)

@@ -1,4 +1,4 @@
-"""scikit-learn's digits as image files in class folders, and a small network trained on them on the spot."""
+"""scikit-learn's digits and photographs as image files."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ COUNT = 600
 
 
 def write_digits(folder: Path) -> tuple[Path, Path]:
-    """600 digits of 16x16 pixels, about 60 of each: three quarters to train on, the rest to test with."""
+    """Write 600 digits of 16x16 pixels, about 60 of each, in class folders; a quarter of them are for testing."""
     digits = load_digits()
     for index, (image, label) in enumerate(zip(digits.images[:COUNT], digits.target[:COUNT], strict=True)):
         part = "test" if index % 4 == 0 else "train"
@@ -23,7 +23,7 @@ def write_digits(folder: Path) -> tuple[Path, Path]:
 
 
 def write_photographs(folder: Path, count: int) -> Path:
-    """Pieces of scikit-learn's two photographs, of 16x16 pixels."""
+    """Write crops of 16x16 pixels from scikit-learn's two photographs."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         photograph = Image.fromarray(load_sample_images().images[index % 2]).resize((320, 213))

@@ -69,7 +69,7 @@ def tiny() -> nn.Module:
 
 
 class _Dark(nn.Module):
-    """z is one number: the brightness of the image above one quarter."""
+    """z is one number: by how much the mean pixel exceeds one quarter, or 0."""
 
     input_size = (32, 32)
 
@@ -83,7 +83,7 @@ def dark() -> nn.Module:
 
 
 class Norm:
-    """A user's own detector, without a base class: a small norm of z is out-of-distribution."""
+    """A user's detector without a base class: images whose z has a small norm are out-of-distribution."""
 
     def __init__(self, subject: Subject) -> None:
         self.z = subject.features
@@ -100,7 +100,7 @@ class Norm:
 
 
 class _Density(nn.Module):
-    """A Gaussian over the means of the 4x4 patches, as a model of images with a score of its own."""
+    """A Gaussian over the means of 4x4 patches: a model of images with its own score."""
 
     input_size = (16, 16)
 
@@ -123,5 +123,5 @@ class _Density(nn.Module):
 
 
 def density() -> nn.Module:
-    """A model of images of 16x16 that scores them itself."""
+    """A model of 16x16 images with its own score."""
     return _Density()

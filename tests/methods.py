@@ -1,4 +1,4 @@
-"""`fast` without one of its parts, for the tests that compare."""
+"""`fast` without one of its parts, for comparison."""
 
 import torch
 from torch import Tensor
@@ -6,30 +6,30 @@ from torch import Tensor
 from oodattack.core.methods import Fast
 
 
-class Unwhitened(Fast):
-    """Pushes on the error itself."""
+class WithoutWhitening(Fast):
+    """Uses the raw errors."""
 
     def weigh(self, x: Tensor, error: Tensor, n: int) -> Tensor:
         return error
 
 
-class Hard(Fast):
-    """Leaves the kinks of rectifiers as they are."""
+class WithoutSoftening(Fast):
+    """Uses the exact derivatives of rectifiers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.kinks = None
 
 
-class Uncut(Fast):
-    """Takes every step whole, however far it overshoots."""
+class WithoutStepLimit(Fast):
+    """Takes every step in full, even beyond Polyak's length."""
 
     def cut(self, step: Tensor, gradient: Tensor) -> Tensor:
         return torch.ones(len(step))
 
 
-class Exact(Fast):
-    """Never asks the twin."""
+class WithoutTwin(Fast):
+    """Evaluates only f itself, never its twin."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The contract of `attack`: one problem a sample, the best image kept, the work counted, the messages."""
+"""The contract of `attack`: samples are independent, the best image is kept, work is counted, errors are clear."""
 
 import math
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from oodattack.core.gradient import Pass, Spsa
 from oodattack.core.methods import Fast, Paper, Plain, get_method
 from oodattack.core.methods.fast.whitening import RawShare, Whitening
 from oodattack.core.methods.method import generator
-from tests.methods import Uncut
+from tests.methods import WithoutStepLimit
 
 LATENT = 5
 
 
 def make_encoder(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """A smooth nonlinear f of (B, 3, 4, 4) images, whose rounding ignores the batch size."""
+    """A smooth nonlinear f of (B, 3, 4, 4) images whose rounding does not depend on the batch size."""
     rng = torch.Generator().manual_seed(0)
     first = torch.randn(48, 16, generator=rng, dtype=torch.float64).to(dtype) / 4
     second = torch.randn(16, LATENT, generator=rng, dtype=torch.float64).to(dtype) / 3
@@ -44,7 +44,7 @@ def grid_images(batch: int, seed: int) -> Tensor:
 
 
 class Counting:
-    """f, and how many images went through it with and without a gradient."""
+    """Counts the images that f evaluates with and without a gradient."""
 
     def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
         self.f, self.with_gradient, self.without = f, 0, 0
@@ -70,7 +70,7 @@ FIELDS = (
 
 
 def assert_same(one: AttackResult, other: AttackResult, rows: list[int]) -> None:
-    """``one`` is the ``rows`` of ``other``."""
+    """Check that ``one`` equals the ``rows`` of ``other``."""
     for field in FIELDS:
         a, b = getattr(one, field), getattr(other, field)[rows]
         assert torch.allclose(a.double(), b.double(), rtol=1e-10, atol=1e-10, equal_nan=True), field
@@ -80,7 +80,7 @@ def assert_same(one: AttackResult, other: AttackResult, rows: list[int]) -> None
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 @pytest.mark.parametrize("method", ["fast", "paper"])
 def test_a_sample_does_not_depend_on_its_batch(method: str, norm: float, gradient: Any) -> None:
-    """1, 3 and 8 at once and in any order, with restarts, random starts, and samples that leave early."""
+    """In batches of 1, 3 and 8 and in any order, with restarts, random starts, and samples that finish early."""
     f, start, target = make_encoder(), make_images(8, 1), make_encoder()(make_images(8, 2))
     eps = torch.linspace(0.05, 1.5, 8, dtype=torch.float64) * {1: 5.0, 2: 1.0, math.inf: 0.2}[norm]
     spsa = gradient != "autograd"
@@ -103,12 +103,12 @@ def test_a_sample_does_not_depend_on_its_batch(method: str, norm: float, gradien
 
     together = run([*range(8)])
     work = together.forward_evaluations if spsa else together.gradient_evaluations
-    assert len(set(work.tolist())) > 2, "the test wants samples that leave at different times"
+    assert len(set(work.tolist())) > 2, "the test needs samples that finish at different times"
     for rows in ([0], [3], [7], [6, 1, 4], [7, 6, 5, 4, 3, 2, 1, 0]):
         assert_same(run(rows), together, rows)
 
 
-def test_one_seed_for_all_is_that_seed_for_each() -> None:
+def test_a_single_seed_applies_to_every_sample() -> None:
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     settings: dict[str, Any] = {"eps": 0.5, "steps": 5, "method": "paper"}
     one = attack(f, start, target, seed=7, **settings)
@@ -117,10 +117,12 @@ def test_one_seed_for_all_is_that_seed_for_each() -> None:
     assert torch.equal(one.image, attack(f, start, target, seed=7, **settings).image)
 
 
-def papers_algorithm(f: Callable[[Tensor], Tensor], x0: Tensor, t: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    """Algorithm 1 as its authors wrote it, with torch's optimizer on the perturbation: a second hand.
+def published_algorithm(
+    f: Callable[[Tensor], Tensor], x0: Tensor, t: Tensor, eps: float, steps: int, seed: int
+) -> Tensor:
+    """Algorithm 1 as published, an independent implementation with torch's optimizer on the perturbation.
 
-    One image. The random xi is uniform in [-eps, eps] a pixel, from the same stream of numbers as ours.
+    Takes one image. The random xi is uniform in [-eps, eps] for each pixel, from the same random stream as ours.
     """
 
     def clip(delta: Tensor) -> Tensor:
@@ -145,12 +147,12 @@ def test_paper_is_algorithm_1(eps: float) -> None:
     f, start, target = make_encoder(), make_images(3, 1), make_encoder()(make_images(3, 2))
     result = attack(f, start, target, eps=eps, steps=60, method="paper", seed=[5, 6, 7])
     for i in range(3):
-        expected = papers_algorithm(f, start[i : i + 1], target[i : i + 1], eps, 60, seed=5 + i)
+        expected = published_algorithm(f, start[i : i + 1], target[i : i + 1], eps, 60, seed=5 + i)
         torch.testing.assert_close(result.image[i : i + 1], expected, rtol=0, atol=1e-8)
 
 
-def test_paper_returns_its_last_image_and_fast_its_best() -> None:
-    """A step from one wall of the box to the other: the best image is not the last."""
+def test_a_method_returns_its_best_or_its_last_image() -> None:
+    """Steps jump from one face of the box to the opposite one, so the best image is not the last."""
 
     def f(x: Tensor) -> Tensor:
         return x.mean((1, 2, 3))[:, None]
@@ -166,15 +168,15 @@ def test_paper_returns_its_last_image_and_fast_its_best() -> None:
     torch.testing.assert_close(best.mape, mape(f(best.image), target))
     assert (best.mape <= best.start_mape).all()
     losses = (best.history[:, -1] > best.history.nanquantile(0, dim=1)).tolist()
-    assert all(losses), "the test wants runs that end above their best"
+    assert all(losses), "the test needs runs that end above their best"
     last = attack(f, start, target, method=Last, **settings)
     torch.testing.assert_close(last.history, best.history)
     torch.testing.assert_close(last.mape, last.history[:, -1])
     assert (best.mape < last.mape).all()
 
 
-def test_the_last_image_counts_if_it_is_the_best() -> None:
-    """With one step, the only image that is better than the start is the one after it."""
+def test_the_last_image_is_evaluated_too() -> None:
+    """With one step, only the image after that step can be better than the start."""
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     result = attack(f, start, target, eps=1.0, steps=1, step_size=0.01)
     assert (result.mape < result.start_mape).all()
@@ -182,7 +184,7 @@ def test_the_last_image_counts_if_it_is_the_best() -> None:
 
 
 class Scripted:
-    """A gradient that costs one evaluation and matters to no one."""
+    """A source of gradients that costs one evaluation and always returns ones."""
 
     passes, forwards = 1, 0
 
@@ -190,17 +192,17 @@ class Scripted:
         return f(x), lambda _weights: torch.ones_like(x)
 
 
-def scripted(shown: list[int]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """An f that errs from its target, one call after the other, by the first error or the second.
+def scripted(script: list[int]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """An f and a target; in call n, f differs from the target by error 0 or error 1, as ``script[n]`` says.
 
-    J is quadratic, MAPE is not: (2, 2, 2, 2) has the lower J, (4.5, 0, 0, 0) the lower MAPE.
+    J is quadratic and MAPE is not: error 0, (2, 2, 2, 2), has the lower J, error 1, (4.5, 0, 0, 0), the lower MAPE.
     """
     errors = torch.tensor([[2.0, 2.0, 2.0, 2.0], [4.5, 0.0, 0.0, 0.0]])
-    calls = iter(shown)
+    calls = iter(script)
     return lambda x: 10 + errors[next(calls)].expand(len(x), 4), torch.full((1, 4), 10.0)
 
 
-def test_an_image_within_the_tolerance_counts_even_if_an_earlier_one_has_the_lower_loss() -> None:
+def test_an_image_within_tolerance_beats_an_earlier_one_of_lower_loss() -> None:
     f, target = scripted([1, 0, 1, 1, 1])  # f(start), then the steps
     result = attack(
         f, torch.rand(1, 3, 2, 2), target, eps=1.0, steps=5, tolerance=0.15, gradient=Scripted(), check=False
@@ -209,7 +211,7 @@ def test_an_image_within_the_tolerance_counts_even_if_an_earlier_one_has_the_low
     assert result.gradient_evaluations.item() == 2
 
 
-def test_the_tolerance_stops_a_sample_and_no_later() -> None:
+def test_a_sample_stops_as_soon_as_it_is_within_tolerance() -> None:
     f, start, target = make_encoder(), make_images(4, 1), make_encoder()(make_images(4, 2))
     result = attack(f, start, target, eps=2.0, steps=50, tolerance=0.05)
     assert (result.mape <= 0.05).all()
@@ -223,7 +225,7 @@ def test_the_tolerance_stops_a_sample_and_no_later() -> None:
     torch.testing.assert_close(result.history[:, 0], result.start_mape)
 
 
-def test_a_start_that_is_there_already_costs_one_evaluation() -> None:
+def test_a_start_that_matches_the_target_costs_one_gradient_evaluation() -> None:
     f, start = make_encoder(), make_images(2, 1)
     result = attack(f, start, f(start), eps=1.0, restarts=3)
     assert torch.equal(result.image, start)
@@ -240,7 +242,7 @@ def test_history_is_the_mape_after_each_step_of_the_winning_try(method: str, pix
     assert result.history.shape == (3, 13)
     assert result.history.isfinite().all()
     reached = result.history[:, -1] if method == "paper" else result.history.min(dim=1).values
-    # `fast` and `plain` keep the least J, which need not be the least MAPE.
+    # `fast` and `plain` keep the image of lowest J, which need not have the lowest MAPE.
     assert (result.float_mape >= reached - 1e-12).all()
     assert all(value in row for value, row in zip(result.float_mape.tolist(), result.history.tolist(), strict=True))
     if method == "paper":
@@ -248,24 +250,24 @@ def test_history_is_the_mape_after_each_step_of_the_winning_try(method: str, pix
 
 
 @pytest.mark.parametrize("method", ["fast", "paper"])
-def test_work_is_counted_as_f_sees_it(method: str) -> None:
-    """Every image that goes through f is on the bill, restarts and early ends included."""
+def test_every_evaluation_of_f_is_counted(method: str) -> None:
+    """Including restarts and samples that finish early."""
     counting = Counting(make_encoder())
     start, target = make_images(6, 1), make_encoder()(make_images(6, 2))
     eps = [0.0, 0.05, 0.5, 1.0, 2.0, 3.0]
     result = attack(counting, start, target, eps=eps, steps=10, method=method, restarts=3, tolerance=0.05, check=False)
     assert counting.with_gradient == int(result.gradient_evaluations.sum())
     assert counting.without == int(result.forward_evaluations.sum())
-    # Samples 0 and 1 cannot arrive: all three tries, and the last image of each, the start and the result.
+    # Samples 0 and 1 cannot reach the target: three full tries, the last image of each, the start and the result.
     assert result.gradient_evaluations[:2].tolist() == [30, 30]
     assert result.forward_evaluations[:2].tolist() == [5, 5]
-    # One that arrived in its first try has run no second.
+    # A sample that reached the target in its first try did not run a second.
     first = (result.restart == 0) & (result.mape <= 0.05)
     assert first.any()
     assert (result.gradient_evaluations[first] <= 10).all()
 
 
-def test_work_of_spsa_is_forward_passes() -> None:
+def test_spsa_is_counted_in_forward_evaluations() -> None:
     counting = Counting(make_encoder())
     start, target = make_images(2, 1), make_encoder()(make_images(2, 2))
     result = attack(counting, start, target, eps=0.5, steps=4, gradient=Spsa(3), check=False)
@@ -274,12 +276,12 @@ def test_work_of_spsa_is_forward_passes() -> None:
     assert result.gradient_evaluations.tolist() == [0, 0]
 
 
-def test_restarts_are_for_the_unsolved_and_the_best_try_wins() -> None:
+def test_only_unsolved_samples_restart_and_the_best_try_wins() -> None:
     f, start, target = make_encoder(), make_images(6, 1), make_encoder()(make_images(6, 2))
     settings: dict[str, Any] = {"eps": 1.0, "steps": 6, "tolerance": 0.05, "seed": 3}
     results = [attack(f, start, target, restarts=n, **settings) for n in (1, 2, 5)]
     losses = [(result.latent - target).square().sum(1) for result in results]
-    assert all((later <= sooner + 1e-12).all() for sooner, later in pairwise(losses))
+    assert all((more <= fewer + 1e-12).all() for fewer, more in pairwise(losses))
     once, _, many = results
     solved = once.mape <= 0.05
     assert solved.any()
@@ -292,7 +294,7 @@ def test_restarts_are_for_the_unsolved_and_the_best_try_wins() -> None:
 @pytest.mark.parametrize("step_size", [None, 0.2])
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 @pytest.mark.parametrize("method", ["fast", "paper", "plain"])
-def test_a_ball_of_zero_returns_the_start(method: str, norm: float, step_size: float | None) -> None:
+def test_a_ball_of_radius_zero_returns_the_start(method: str, norm: float, step_size: float | None) -> None:
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     result = attack(f, start, target, eps=0, norm=norm, steps=5, method=method, step_size=step_size, restarts=2)
     assert torch.equal(result.image, start)
@@ -302,7 +304,7 @@ def test_a_ball_of_zero_returns_the_start(method: str, norm: float, step_size: f
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 @pytest.mark.parametrize("method", ["fast", "paper", "plain"])
-def test_an_infinite_ball_leaves_the_pixel_box(method: str, norm: float) -> None:
+def test_an_infinite_ball_is_bounded_by_the_pixel_box(method: str, norm: float) -> None:
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     result = attack(f, start, target, eps=math.inf, norm=norm, steps=100, method=method)
     assert ((result.image >= 0) & (result.image <= 1)).all()
@@ -312,8 +314,8 @@ def test_an_infinite_ball_leaves_the_pixel_box(method: str, norm: float) -> None
 @pytest.mark.parametrize("pixels", [None, 256])
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 @pytest.mark.parametrize("method", ["fast", "paper", "plain"])
-def test_each_sample_keeps_to_its_own_ball(method: str, norm: float, pixels: int | None) -> None:
-    """In float32, with starts on the walls of the box, huge steps, and restarts."""
+def test_each_sample_stays_in_its_own_ball(method: str, norm: float, pixels: int | None) -> None:
+    """In float32, with starts on the faces of the box, large steps, and restarts."""
     f, start = make_encoder(torch.float32), grid_images(4, 1)
     start[:, :, :2] = start[:, :, :2].round()
     target = f(make_images(4, 2, torch.float32))
@@ -349,7 +351,7 @@ def test_the_8_bit_result_is_measured_on_the_decoded_image() -> None:
     assert torch.equal(plain.image, result.float_image)
 
 
-def test_f_may_give_one_number_per_image() -> None:
+def test_f_may_return_one_number_per_image() -> None:
     """A detector's score or a likelihood, K = 1."""
 
     def score(x: Tensor) -> Tensor:
@@ -364,7 +366,7 @@ def test_f_may_give_one_number_per_image() -> None:
     assert (result.mape < 0.01).all()
 
 
-def test_a_target_of_zero_has_no_mape_but_is_attacked() -> None:
+def test_an_all_zero_target_has_no_mape_but_is_attacked() -> None:
     f, start = make_encoder(), make_images(2, 1)
     target = torch.stack([torch.zeros(LATENT, dtype=torch.float64), f(make_images(1, 2))[0]])
     result = attack(f, start, target, eps=3.0, steps=50, tolerance=0.01)
@@ -375,24 +377,24 @@ def test_a_target_of_zero_has_no_mape_but_is_attacked() -> None:
 
 
 def two_scales(x: Tensor) -> Tensor:
-    """Two layers read at once, the second 10,000 times the first."""
+    """Two layers, concatenated; the second is 10,000 times as large as the first."""
     z = make_encoder()(x)
     return torch.cat([z[:, :2], 1e4 * z[:, 2:]], dim=1)
 
 
-def test_parts_keep_the_large_from_drowning_the_small() -> None:
+def test_parts_keep_a_large_layer_from_dominating_a_small_one() -> None:
     start, target = make_images(3, 1), two_scales(make_images(3, 2))
     weighted = attack(two_scales, start, target, eps=3.0, steps=40, parts=[2, 3])
-    drowned = attack(two_scales, start, target, eps=3.0, steps=40)
+    unweighted = attack(two_scales, start, target, eps=3.0, steps=40)
     assert weighted.part_mape.shape == (3, 2)
-    assert drowned.part_mape.shape == (3, 1)
+    assert unweighted.part_mape.shape == (3, 1)
     assert (weighted.part_mape < 0.02).all()
-    first_part = mape(drowned.latent[:, :2], target[:, :2])
+    first_part = mape(unweighted.latent[:, :2], target[:, :2])
     assert (first_part > 5 * weighted.part_mape[:, 0]).all()
 
 
 def test_the_worst_part_decides_when_a_sample_is_finished() -> None:
-    """A small part that is far off hides in the MAPE of the whole: the sample goes on all the same."""
+    """The MAPE of the whole latent hides the error of a small part; the sample continues nevertheless."""
     start = make_images(3, 1)
     target = two_scales(start)
     target[:, :2] = two_scales(make_images(3, 2))[:, :2]
@@ -402,8 +404,8 @@ def test_the_worst_part_decides_when_a_sample_is_finished() -> None:
     assert (result.part_mape < 0.01).all()
 
 
-def test_a_part_whose_target_is_zero_is_still_reached() -> None:
-    """The forbidden part of a latent: its target is 0, its scale is that of its first error."""
+def test_a_part_with_an_all_zero_target_is_still_reached() -> None:
+    """Such a part, for instance the forbidden part of a latent, is scaled by its error at the start."""
     start, target = make_images(2, 1), two_scales(make_images(2, 2))
     target[:, :2] = 0
     result = attack(two_scales, start, target, eps=2.0, steps=100, parts=[2, 3])
@@ -414,7 +416,7 @@ def test_a_part_whose_target_is_zero_is_still_reached() -> None:
 
 @pytest.mark.parametrize("scale", [1e-20, 1e-9, 1e12, 1e20])
 def test_the_scale_of_the_latent_does_not_matter_in_float32(scale: float) -> None:
-    """Squares of small probabilities and of large energies leave the range of float32."""
+    """The squares of small probabilities underflow in float32, those of large energies overflow."""
     f, one = make_encoder(torch.float32, scale), make_encoder(torch.float32)
     start, x_in = make_images(2, 1, torch.float32), make_images(2, 2, torch.float32)
     result = attack(f, start, f(x_in), eps=3.0, steps=60)
@@ -423,8 +425,8 @@ def test_the_scale_of_the_latent_does_not_matter_in_float32(scale: float) -> Non
     torch.testing.assert_close(result.mape, expected.mape, rtol=0, atol=1e-3)
 
 
-def test_a_sample_whose_gradient_becomes_non_finite_leaves_alone() -> None:
-    """f becomes NaN where the first pixel exceeds 0.6: that sample keeps a good image, the other goes on."""
+def test_only_the_sample_with_a_non_finite_gradient_stops() -> None:
+    """f becomes NaN where the first pixel exceeds 0.6: that sample keeps a good image, the other continues."""
     encoder = make_encoder()
 
     def f(x: Tensor) -> Tensor:
@@ -433,7 +435,7 @@ def test_a_sample_whose_gradient_becomes_non_finite_leaves_alone() -> None:
     start = torch.full((2, 3, 4, 4), 0.5, dtype=torch.float64)
     start[1, 0, 0, 0] = 0.0
     target = f(start).clone()
-    target[0, 0] -= 5.0  # draws the first pixel of sample 0 over the edge
+    target[0, 0] -= 5.0  # pulls the first pixel of sample 0 beyond 0.6
     target[1] = encoder(make_images(1, 2))[0]
     result = attack(f, start, target, eps=1.0, steps=30, step_size=0.05)
     assert result.image.isfinite().all()
@@ -444,13 +446,13 @@ def test_a_sample_whose_gradient_becomes_non_finite_leaves_alone() -> None:
     assert result.notes == ("stopped where f has a gradient of NaN or infinity", "")
 
 
-def test_a_try_that_had_to_stop_is_reported_if_it_counts() -> None:
-    """f has no gradient at the start itself, which only the first try sees."""
+def test_a_stopped_try_is_noted_only_if_it_wins() -> None:
+    """f has no gradient at the start itself, where only the first try begins."""
     start = make_images(2, 1)
 
     def f(x: Tensor) -> Tensor:
-        away = (x - start[:1]).square().sum((1, 2, 3)).sqrt()  # its slope is 0 / 0 at the first start
-        return torch.stack([x.mean((1, 2, 3)), 0 * away], dim=1)
+        gap = (x - start[:1]).square().sum((1, 2, 3)).sqrt()  # its gradient is 0 / 0 at the first start
+        return torch.stack([x.mean((1, 2, 3)), 0 * gap], dim=1)
 
     target = torch.tensor([[0.6, 0.0], [0.6, 0.0]], dtype=torch.float64)
     once = attack(f, start, target, eps=2.0, steps=20, check=False)
@@ -463,11 +465,11 @@ def test_a_try_that_had_to_stop_is_reported_if_it_counts() -> None:
     assert again.mape[0] < once.mape[0]
 
 
-def test_a_try_of_nan_from_its_beginning_is_reported() -> None:
+def test_a_try_that_is_nan_from_its_first_step_is_noted() -> None:
     start = make_images(2, 1)
 
     def f(x: Tensor) -> Tensor:
-        return x.mean((1, 2, 3)) + 0 * (-(x - start).square().sum((1, 2, 3))).sqrt()  # NaN but at the starts
+        return x.mean((1, 2, 3)) + 0 * (-(x - start).square().sum((1, 2, 3))).sqrt()  # NaN except at the starts
 
     result = attack(f, start, torch.full((2,), 0.6, dtype=torch.float64), eps=2.0, method="paper", check=False)
     assert torch.equal(result.image, start)
@@ -476,28 +478,28 @@ def test_a_try_of_nan_from_its_beginning_is_reported() -> None:
 
 @pytest.mark.parametrize("parts", [None, [1, 1]])
 @pytest.mark.parametrize("target", [1e-12, 1e-22, 1e-32])
-def test_a_target_next_to_zero_is_attacked(target: float, parts: list[int] | None) -> None:
-    """The squares of errors in units of such a target leave the range of float32."""
+def test_a_target_close_to_zero_is_attacked(target: float, parts: list[int] | None) -> None:
+    """The squares of errors divided by such a target overflow in float32."""
 
     def f(x: Tensor) -> Tensor:
         mean = x.mean((1, 2, 3))
         return torch.stack([mean**3, mean], dim=1) if parts else mean**3
 
     start = torch.full((1, 3, 4, 4), 0.5)
-    wanted = torch.tensor([[target, 0.01]]) if parts else torch.tensor([target])
-    result = attack(f, start, wanted, eps=math.inf, steps=60, parts=parts)
+    goal = torch.tensor([[target, 0.01]]) if parts else torch.tensor([target])
+    result = attack(f, start, goal, eps=math.inf, steps=60, parts=parts)
     assert result.gradient_evaluations.item() > 1
-    assert result.latent.flatten()[0] < 1e-5  # of 0.125
+    assert result.latent.flatten()[0] < 1e-5  # 0.125 at the start
     if parts:
         assert result.latent[0, 1] < 0.02
 
 
-def test_the_callback_is_called_after_every_step_with_values_to_keep() -> None:
+def test_the_callback_gets_a_copy_of_the_mape_after_every_step() -> None:
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
-    heard: list[tuple[int, Tensor]] = []
-    result = attack(f, start, target, eps=1.0, steps=6, restarts=2, callback=lambda n, m: heard.append((n, m)))
-    assert [n for n, _ in heard] == [1, 2, 3, 4, 5, 6] * 2
-    so_far = torch.stack([m for _, m in heard])
+    calls_seen: list[tuple[int, Tensor]] = []
+    result = attack(f, start, target, eps=1.0, steps=6, restarts=2, callback=lambda n, m: calls_seen.append((n, m)))
+    assert [n for n, _ in calls_seen] == [1, 2, 3, 4, 5, 6] * 2
+    so_far = torch.stack([m for _, m in calls_seen])
     assert so_far.shape == (12, 2)
     assert (so_far[0] > so_far[5]).all()
     last_try = so_far[-1][result.restart == 1]
@@ -505,7 +507,7 @@ def test_the_callback_is_called_after_every_step_with_values_to_keep() -> None:
 
 
 def test_a_users_method_overrides_verbs() -> None:
-    """Each verb is called where the algorithm says."""
+    """The algorithm calls each verb, in this order."""
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     calls = []
 
@@ -543,7 +545,7 @@ def test_a_users_method_overrides_verbs() -> None:
     assert result.history.isfinite().all()
 
 
-def test_methods_have_names() -> None:
+def test_get_method_accepts_names_and_classes() -> None:
     assert get_method("fast") is Fast
     assert get_method("paper") is Paper
     assert get_method("plain") is Plain
@@ -562,16 +564,16 @@ def test_default_step_sizes_are_finite_for_every_ball() -> None:
             assert (alpha.diff() >= 0).all()
     assert Paper.default_step_size(torch.tensor([10.0]), 150528, 2.0, 100).item() == pytest.approx(0.1)
     longer, shorter = Fast.default_step_size(eps, 48, 2.0, 400), Fast.default_step_size(eps, 48, 2.0, 100)
-    torch.testing.assert_close(longer[3], shorter[3] / 4)  # the same way in all
-    # A small ball holds steps of any length: 2.4 times what it allows a pixel when all move alike.
+    torch.testing.assert_close(longer[3], shorter[3] / 4)  # the same total length
+    # In a small ball the number of steps does not matter: 2.4 times the radius per pixel when all pixels move equally.
     assert longer[1] == shorter[1] == pytest.approx(2.4e-3 / math.sqrt(48))
-    # In a run of few steps each is so long that the start's surroundings are left.
+    # With few steps, each is long enough to leave the neighbourhood of the start.
     widest = [Fast.default_step_size(eps, 48, 2.0, steps)[3].item() for steps in (1, 5, 10, 20, 50, 100, 400, 1600)]
     assert widest == pytest.approx([0.3, 0.3, 0.3, 0.3, 0.12, 0.06, 0.015, 0.0075])
 
 
-def test_an_error_that_falls_fast_is_pushed_on_as_it_is() -> None:
-    """A linear f that all directions move alike: at first a step of Polyak's length about halves the error."""
+def test_a_fast_falling_error_is_not_whitened() -> None:
+    """A linear f with equal singular values: at first, a step of Polyak's length about halves the error."""
     rng = torch.Generator().manual_seed(0)
     A = torch.linalg.qr(torch.randn(48, LATENT, generator=rng, dtype=torch.float64)).Q
     start = torch.full((2, 3, 4, 4), 0.5, dtype=torch.float64)
@@ -592,14 +594,14 @@ def test_an_error_that_falls_fast_is_pushed_on_as_it_is() -> None:
     assert torch.stack(pushes[:7]).min() > 1 - 1e-6
 
 
-def test_near_seeds_and_tries_give_unrelated_streams() -> None:
+def test_adjacent_seeds_and_tries_give_uncorrelated_streams() -> None:
     first = torch.stack(
         [torch.rand(2000, generator=generator(s, a)) for s, a in ((0, 0), (0, 1), (1, 0), (10, 0), (1, 1))]
     )
     assert float((torch.corrcoef(first) - torch.eye(5)).abs().max()) < 0.1
 
 
-def test_tensors_of_inference_mode_are_welcome() -> None:
+def test_inference_mode_tensors_are_accepted() -> None:
     with torch.inference_mode():
         start, target = make_images(2, 1), make_encoder()(make_images(2, 2))
     result = attack(make_encoder(), start, target, eps=1.0, steps=3, parts=[2, 3])
@@ -607,8 +609,8 @@ def test_tensors_of_inference_mode_are_welcome() -> None:
 
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
-def test_images_of_any_memory_layout_are_worked_on_in_one(norm: float) -> None:
-    """The loop's arithmetic on flat images would copy others in each step."""
+def test_images_of_any_memory_format_are_made_contiguous(norm: float) -> None:
+    """In any other format, flattening would copy the images in each step."""
     seen: list[bool] = []
 
     def f(x: Tensor) -> Tensor:
@@ -616,15 +618,15 @@ def test_images_of_any_memory_layout_are_worked_on_in_one(norm: float) -> None:
         return x.mean((2, 3))
 
     start = torch.rand(2, 3, 8, 8)
-    given: dict[str, Any] = {"eps": 0.5, "norm": norm, "steps": 5, "check": False}
-    expected = attack(f, start, f(torch.ones_like(start)), initial=start, **given)
-    turned = start.to(memory_format=torch.channels_last)
-    found = attack(f, turned, f(torch.ones_like(start)), initial=turned, **given)
+    options: dict[str, Any] = {"eps": 0.5, "norm": norm, "steps": 5, "check": False}
+    expected = attack(f, start, f(torch.ones_like(start)), initial=start, **options)
+    channels_last = start.to(memory_format=torch.channels_last)
+    found = attack(f, channels_last, f(torch.ones_like(start)), initial=channels_last, **options)
     assert all(seen)
     torch.testing.assert_close(found.image, expected.image, rtol=0, atol=0)
 
 
-def test_the_arguments_are_left_as_they_were() -> None:
+def test_arguments_are_not_modified() -> None:
     start, target = make_images(2, 1).requires_grad_(True), make_encoder()(make_images(2, 2))
     before = start.detach().clone(), target.clone()
     eps = torch.tensor([0.5, 1.0])
@@ -687,7 +689,9 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 @pytest.mark.parametrize(
     ("change", "error", "message"), BAD, ids=[f"{next(iter(c))}-{i}" for i, (c, _, _) in enumerate(BAD)]
 )
-def test_every_bad_argument_has_its_message(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_arguments_are_refused_with_a_clear_message(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
     arguments: dict[str, Any] = {
         "target": torch.zeros(2, LATENT, dtype=torch.float64),
         "eps": 1.0,
@@ -698,8 +702,8 @@ def test_every_bad_argument_has_its_message(change: dict[str, Any], error: type[
         attack(make_encoder(), make_images(2, 1), **arguments)
 
 
-def test_tries_are_judged_by_the_8_bit_image() -> None:
-    """Whether one more try is due, and which is the best, is decided by the image that counts."""
+def test_tries_are_compared_by_the_8_bit_image() -> None:
+    """The 8-bit image decides whether there is another try, and which try is the best."""
     f, start, target = make_encoder(), make_images(4, 1), make_encoder()(make_images(4, 2))
     start = dequantize(quantize(start), torch.float64)
     once = attack(f, start, target, eps=2.0, steps=60, pixels=256, grid_steps=0)
@@ -709,25 +713,27 @@ def test_tries_are_judged_by_the_8_bit_image() -> None:
     start, target = start[[i]], target[[i]]
     more = attack(f, start, target, eps=2.0, steps=60, pixels=256, grid_steps=0, restarts=3, tolerance=between)
     first = attack(f, start, target, eps=2.0, steps=60, pixels=256, grid_steps=0, tolerance=between)
-    assert first.float_mape <= between < first.mape  # the float image has arrived, its PNG has not
+    assert first.float_mape <= between < first.mape  # the float image is within tolerance, its PNG is not
     assert more.gradient_evaluations > first.gradient_evaluations
     assert more.mape <= first.mape
 
 
-def test_an_estimated_gradient_does_not_cut_the_steps() -> None:
-    """An SPSA gradient is several times too long: cut to Polyak's length by it, the steps would go nowhere."""
+def test_steps_along_an_estimated_gradient_are_not_limited() -> None:
+    """An SPSA gradient is several times too long, so steps limited by it to Polyak's length would be far too short."""
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     spsa = Spsa(directions=4)
-    free = attack(f, start, target, eps=2.0, steps=20, gradient=spsa, method=Uncut)
-    assert torch.equal(attack(f, start, target, eps=2.0, steps=20, gradient=spsa).float_image, free.float_image)
+    spsa_unlimited = attack(f, start, target, eps=2.0, steps=20, gradient=spsa, method=WithoutStepLimit)
+    assert torch.equal(
+        attack(f, start, target, eps=2.0, steps=20, gradient=spsa).float_image, spsa_unlimited.float_image
+    )
     exact = attack(f, start, target, eps=2.0, steps=20)
-    uncut = attack(f, start, target, eps=2.0, steps=20, method=Uncut)
-    assert not torch.equal(exact.float_image, uncut.float_image)
+    unlimited = attack(f, start, target, eps=2.0, steps=20, method=WithoutStepLimit)
+    assert not torch.equal(exact.float_image, unlimited.float_image)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_latents_of_16_bits_are_attacked_in_full(dtype: torch.dtype) -> None:
-    """A latent of 256 numbers: long enough for the squares to leave the range of float16."""
+def test_16_bit_latents_are_attacked_in_float32(dtype: torch.dtype) -> None:
+    """A latent of 256 numbers is long enough for the sum of squares to overflow in float16."""
     rng = torch.Generator().manual_seed(0)
     A = torch.randn(256, 3 * 16 * 16, generator=rng) / 16
 
@@ -742,7 +748,7 @@ def test_latents_of_16_bits_are_attacked_in_full(dtype: torch.dtype) -> None:
 
 
 def test_a_sample_that_no_try_improves_still_ends_on_the_grid() -> None:
-    """The second sample's latent is never a number, and its start is off the grid."""
+    """The second sample's latent is always NaN, and its start is off the grid."""
     f = make_encoder()
 
     def broken(x: Tensor) -> Tensor:
@@ -754,7 +760,7 @@ def test_a_sample_that_no_try_improves_still_ends_on_the_grid() -> None:
     assert (result.distance <= 2.0).all()
 
 
-def test_a_try_that_arrives_is_taken_though_an_earlier_one_has_the_lower_loss() -> None:
+def test_a_try_within_tolerance_beats_an_earlier_one_of_lower_loss() -> None:
     # f(start); the first try's step and last image; the second's; the result
     f, target = scripted([1, 0, 0, 1, 1, 1])
     settings: dict[str, Any] = {"eps": 1.0, "steps": 1, "tolerance": 0.15, "gradient": Scripted(), "check": False}
@@ -765,7 +771,7 @@ def test_a_try_that_arrives_is_taken_though_an_earlier_one_has_the_lower_loss() 
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 @pytest.mark.parametrize("method", ["fast", "paper"])
-def test_an_attack_starts_from_what_was_found_before(method: str, norm: float) -> None:
+def test_an_attack_starts_from_the_initial_images(method: str, norm: float) -> None:
     f, start, target = make_encoder(), make_images(4, 1), make_encoder()(make_images(4, 2))
     eps = {1: 6.0, 2: 1.5, math.inf: 0.3}[norm]
     first = attack(f, start, target, eps=eps, norm=norm, steps=60)
@@ -776,11 +782,11 @@ def test_an_attack_starts_from_what_was_found_before(method: str, norm: float) -
         return f(x)
 
     again = attack(watched, start, target, eps=eps, norm=norm, steps=1, method=method, initial=first.image, check=False)
-    assert torch.allclose(seen[1], first.image)  # after the start, whose latent is asked for
+    assert torch.allclose(seen[1], first.image)  # the first call evaluates the start
     losses = [(result.latent - target).square().sum(1) for result in (first, again)]
     assert (losses[1] <= losses[0] * (1 + 1e-6)).all() or method == "paper"
     assert (distance(again.image, start, norm) <= eps * (1 + 1e-9)).all()
-    # What lies outside of the ball is brought into it first.
+    # Initial images outside the ball are projected onto it first.
     seen.clear()
     far = attack(watched, start, target, eps=eps / 2, norm=norm, steps=1, initial=1 - start, check=False)
     assert (distance(seen[1], start, norm) <= eps / 2 * (1 + 1e-9)).all()
@@ -788,19 +794,19 @@ def test_an_attack_starts_from_what_was_found_before(method: str, norm: float) -
     assert (distance(far.image, start, norm) <= eps / 2 * (1 + 1e-9)).all()
 
 
-def test_a_bound_is_met_by_everything_below_it() -> None:
+def test_with_below_the_target_is_an_upper_bound() -> None:
     def f(x: Tensor) -> Tensor:
         return x.mean((1, 2, 3)) + 1
 
     start = torch.full((3, 3, 4, 4), 0.5, dtype=torch.float64)
     bound = torch.tensor([1.6, 1.5, 1.3], dtype=torch.float64)
     result = attack(f, start, bound, eps=math.inf, steps=80, below=True, tolerance=1e-3)
-    assert torch.equal(result.image[:2], start[:2])  # they pass already
+    assert torch.equal(result.image[:2], start[:2])  # they are not above it
     assert result.gradient_evaluations[:2].tolist() == [1, 1]
     assert result.mape[:2].tolist() == [0, 0]
     assert result.latent[2] <= 1.3 * (1 + 1e-3)
     exact = attack(f, start, bound, eps=math.inf, steps=80, tolerance=1e-3)
-    # Without it the target is met from both sides.
+    # Without `below`, values below the target are raised to it.
     assert ((exact.latent - bound).abs() <= 1e-3 * bound * (1 + 1e-6)).all()
     assert exact.latent[0] > 1.59
 
@@ -811,36 +817,36 @@ def test_grid_steps_without_a_grid_are_refused() -> None:
         attack(f, start, target, eps=1.0, grid_steps=5)
 
 
-def test_the_last_steps_push_on_the_error_itself() -> None:
-    """And the first, as long as it falls fast. What goes into the backward pass is seen by a hook on the latent."""
+def test_the_last_steps_are_not_whitened() -> None:
+    """Nor are the first, while the error falls fast. A hook on the latent records what enters the backward pass."""
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
-    weights, fall = Whitening(), RawShare()
-    alike: list[float] = []  # the push and the error
-    expected: list[float] = []  # the push and what it should be: the error by a share, and else the weighted one
+    whitening, raw_share = Whitening(), RawShare()
+    to_error: list[float] = []  # cosine between the push and the error
+    to_expected: list[float] = []  # and between the push and the expected mixture of raw and whitened error
 
     def watched(x: Tensor) -> Tensor:
         z = f(x)
         if z.requires_grad:
             error = z.detach() - target
-            share = fall(error).clamp_min(min(1, max(0, (len(alike) - 32) / 6) ** 2))
-            wanted = torch.lerp(weights(error), error, share[:, None])
+            share = raw_share(error).clamp_min(min(1, max(0, (len(to_error) - 32) / 6) ** 2))
+            expected = torch.lerp(whitening(error), error, share[:, None])
 
-            def hear(push: Tensor) -> None:
-                alike.append(float(torch.cosine_similarity(push, error, dim=1).min()))
-                expected.append(float(torch.cosine_similarity(push, wanted, dim=1).min()))
+            def record(push: Tensor) -> None:
+                to_error.append(float(torch.cosine_similarity(push, error, dim=1).min()))
+                to_expected.append(float(torch.cosine_similarity(push, expected, dim=1).min()))
 
-            z.register_hook(hear)  # type: ignore[no-untyped-call]
+            z.register_hook(record)  # type: ignore[no-untyped-call]
         return z
 
     attack(watched, start, target, eps=math.inf, steps=40, check=False)
-    assert len(expected) == 40
-    assert min(expected) > 1 - 1e-6
-    assert min(alike[:5]) > 1 - 1e-6
-    assert max(alike[8:30]) < 0.99
-    assert min(alike[38:]) > 1 - 1e-6
+    assert len(to_expected) == 40
+    assert min(to_expected) > 1 - 1e-6
+    assert min(to_error[:5]) > 1 - 1e-6
+    assert max(to_error[8:30]) < 0.99
+    assert min(to_error[38:]) > 1 - 1e-6
 
 
-def test_seeds_and_radii_may_come_from_numpy_and_torch() -> None:
+def test_seeds_and_eps_may_be_arrays_or_tensors() -> None:
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     plain: dict[str, Any] = {"method": "paper", "steps": 3}
     expected = attack(f, start, target, eps=[0.5, 1.0], seed=[3, 3], **plain)
@@ -851,8 +857,8 @@ def test_seeds_and_radii_may_come_from_numpy_and_torch() -> None:
 
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
-def test_an_image_on_the_grid_is_no_worse_than_a_start_on_it(norm: float) -> None:
-    """A third of a level away: most pixels round back to it, and a few away from it."""
+def test_rounding_is_never_worse_than_a_start_on_the_grid(norm: float) -> None:
+    """The target is about a third of a level away: most pixels round back to the start, and a few away from it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         f = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 64)).eval()
@@ -875,14 +881,14 @@ def test_an_image_on_the_grid_is_no_worse_than_a_start_on_it(norm: float) -> Non
         (lambda x: x.mean((2, 3))[:1], r"\(1, 3\)"),
     ],
 )
-def test_latents_of_another_shape_are_refused_though_f_is_not_asked(f: Any, got: str) -> None:
+def test_wrong_latent_shapes_are_refused_without_health_checks(f: Any, got: str) -> None:
     with pytest.raises(
         InputError, match=rf"expected f to map \(2, 3, H, W\) to \(2, K\) or \(2,\), got {got}; flatten"
     ):
         attack(f, make_images(2, 1), torch.zeros(2, 3), eps=1.0, check=False)
 
 
-def test_a_number_of_torch_is_a_number() -> None:
+def test_scalar_tensors_are_accepted_as_numbers() -> None:
     f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
     settings: dict[str, Any] = {"eps": 1.0, "steps": 3}
     once = attack(f, start, target, step_size=0.125, tolerance=0.0625, **settings)
@@ -890,15 +896,15 @@ def test_a_number_of_torch_is_a_number() -> None:
     assert_same(attack(f, start, target, **number, **settings), once, [0, 1])  # type: ignore[arg-type]
 
 
-def test_an_image_that_has_arrived_is_not_given_up_for_a_start_of_less_loss() -> None:
-    """J is quadratic and MAPE is not: ten errors of 0.1 at the start, and a single one of 0.5 a level on."""
+def test_an_image_within_tolerance_beats_a_start_of_lower_loss() -> None:
+    """J is quadratic and MAPE is not: ten errors of 0.1 at the start, a single one of 0.5 one level further."""
     start = torch.full((1, 3, 4, 4), 100 / 255)
     target = torch.ones(1, 10)
 
     def f(x: Tensor) -> Tensor:
-        gone = ((x - start).mean((1, 2, 3)) * 4 * 255).clamp(0, 1)[:, None]
-        rest = 0.1 * (1 - gone)
-        return target - torch.cat([rest + 0.5 * gone, rest.expand(-1, 9)], dim=1)
+        moved = ((x - start).mean((1, 2, 3)) * 4 * 255).clamp(0, 1)[:, None]
+        rest = 0.1 * (1 - moved)
+        return target - torch.cat([rest + 0.5 * moved, rest.expand(-1, 9)], dim=1)
 
     result = attack(
         f, start, target, eps=1.0, norm=math.inf, steps=1, initial=torch.full((1, 3, 4, 4), 101 / 255),

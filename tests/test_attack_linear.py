@@ -1,8 +1,8 @@
-"""The attack on a linear f, where the optimum is known: the best attack test there is (after adv-lib).
+"""The attack on a linear f, whose optimum is known (after the tests of adv-lib).
 
 With f(x) = A x, start x0 = 0.5 and a ball too small to reach the pixel box, the attack is the trust-region
-problem min ||A u - d||^2 with ||u||_p <= eps. Its least-norm solution is the pseudo-inverse's; its optimum in
-the ball is a secular equation for L2, bounded least squares for Linf, and a lasso for L1.
+problem min ||A u - d||^2 with ||u||_p <= eps. The pseudo-inverse gives its least-norm solution; its optimum in
+the ball follows from a secular equation for L2, bounded least squares for Linf, and a lasso for L1.
 """
 
 import math
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from oodattack.core.attack import attack
 from oodattack.core.methods import Fast
-from tests.methods import Unwhitened
+from tests.methods import WithoutWhitening
 
 PIXELS, LATENT = 48, 6
 
 
 class Linear:
-    """f(x) = A x, starts in the middle of the box, and the way d of each latent to its target."""
+    """f(x) = A x, starts at the centre of the box, and the displacement d from each latent to its target."""
 
     def __init__(self, samples: int = 3) -> None:
         rng = torch.Generator().manual_seed(0)
@@ -40,7 +40,7 @@ class Linear:
         return (latent - self.target).square().sum(1)
 
     def optimum(self, eps: Tensor, norm: float) -> Tensor:
-        """Least loss in the ball, per sample."""
+        """The lowest loss in the ball, per sample."""
         find = {1: _l1_optimum, 2: _l2_optimum, math.inf: _linf_optimum}[norm]
         A = self.A.numpy()
         values = [find(A, d, e) for d, e in zip(self.d.numpy(), eps.tolist(), strict=True)]
@@ -48,7 +48,7 @@ class Linear:
 
 
 def _l2_optimum(A: np.ndarray, d: np.ndarray, eps: float) -> float:
-    """The secular equation ||(A^T A + m)^-1 A^T d|| = eps in m."""
+    """Solves the secular equation ||(A^T A + m)^-1 A^T d|| = eps for m."""
     U, s, _ = np.linalg.svd(A, full_matrices=False)
     c = U.T @ d
     m = brentq(lambda m: np.linalg.norm(s * c / (s**2 + m)) - eps, 0, 1e6, xtol=1e-15)
@@ -68,17 +68,17 @@ def _l1_optimum(A: np.ndarray, d: np.ndarray, eps: float) -> float:
 
 
 @pytest.mark.parametrize("method", ["fast", "plain"])
-def test_a_ball_just_large_enough_is_enough(method: str) -> None:
+def test_the_target_is_reached_in_a_ball_just_large_enough(method: str) -> None:
     problem = Linear()
     result = attack(problem.f, problem.start, problem.target, eps=1.01 * problem.least_norm, steps=300, method=method)
-    # A step of constant size never settles.
+    # Steps of constant size do not converge.
     assert (result.mape < (0.1 if method == "plain" else 1e-4) * result.start_mape).all()
     ratio = result.distance / problem.least_norm
     assert ((ratio > (0.9 if method == "plain" else 0.999)) & (ratio < 1.01 + 1e-9)).all()
 
 
 @pytest.mark.parametrize("method", ["fast", "paper", "plain"])
-def test_a_roomy_ball_is_enough_for_every_method(method: str) -> None:
+def test_every_method_reaches_the_target_in_a_larger_ball(method: str) -> None:
     problem = Linear()
     result = attack(problem.f, problem.start, problem.target, eps=2 * problem.least_norm, steps=300, method=method)
     assert (result.mape < 0.05).all()
@@ -98,8 +98,8 @@ def test_l2_reaches_the_optimum_of_the_trust_region(method: str, share: float) -
     torch.testing.assert_close(result.distance, eps)
 
 
-def test_a_target_out_of_reach_is_approached_in_least_squares_not_in_whitened_ones() -> None:
-    """The weights of `Whitening` have another optimum; in the last steps they fade away."""
+def test_an_unreachable_target_is_approached_in_unwhitened_least_squares() -> None:
+    """The optimum for whitened errors is a different one; whitening therefore fades out in the last steps."""
     problem = Linear()
     U, _, V = torch.linalg.svd(problem.A, full_matrices=False)
     problem.A = U @ torch.diag(torch.logspace(0, -2, LATENT, dtype=torch.float64)) @ V
@@ -112,13 +112,13 @@ def test_a_target_out_of_reach_is_approached_in_least_squares_not_in_whitened_on
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(1, 0.1), (2, 0.05), (math.inf, 0.01)])
-def test_weights_do_no_harm_in_a_ball_too_small(norm: float, eps: float) -> None:
-    """Nor long before the end: in a run cut to a few steps each of them counts."""
+def test_whitening_does_no_harm_in_a_ball_too_small(norm: float, eps: float) -> None:
+    """Not even long before the end: a run of a few steps cannot make up for bad ones."""
     problem = Linear()
     U, _, V = torch.linalg.svd(problem.A, full_matrices=False)
     problem.A = U @ torch.diag(torch.logspace(0, -1, LATENT, dtype=torch.float64)) @ V
     problem.target = problem.f(problem.start) + problem.d
-    weighted, plain = (
+    whitened, plain = (
         problem.loss(
             attack(
                 problem.f,
@@ -127,12 +127,12 @@ def test_weights_do_no_harm_in_a_ball_too_small(norm: float, eps: float) -> None
                 eps=eps,
                 norm=norm,
                 steps=8,
-                method=Fast if white else Unwhitened,
+                method=method,
             ).latent
         )
-        for white in (True, False)
+        for method in (Fast, WithoutWhitening)
     )
-    assert (weighted < 1.02 * plain).all(), weighted / plain
+    assert (whitened < 1.02 * plain).all(), whitened / plain
 
 
 @pytest.mark.parametrize("eps", [0.01, 0.03])
@@ -141,7 +141,7 @@ def test_linf_reaches_the_optimum_of_bounded_least_squares(method: str, eps: flo
     problem = Linear()
     result = attack(problem.f, problem.start, problem.target, eps=eps, norm=math.inf, steps=400, method=method)
     ratio = problem.loss(result.latent) / problem.optimum(torch.full((3,), eps), math.inf)
-    # A sign step of constant size never settles; the other two do.
+    # Sign steps of constant size do not converge; the other two methods do.
     assert ((ratio > 1 - 1e-6) & (ratio < (1.2 if method == "plain" else 1.01))).all(), ratio
 
 
@@ -155,8 +155,8 @@ def test_l1_reaches_the_optimum_of_the_lasso(eps: float) -> None:
         assert ((ratio > 1 - 1e-5) & (ratio < (1.1 if method == "plain" else 1.01))).all(), (method, ratio)
 
 
-def test_a_greater_ball_is_never_worse() -> None:
-    """The optimum falls with eps, from the start's loss at 0 to nothing."""
+def test_a_larger_ball_is_never_worse() -> None:
+    """The lowest loss falls with eps, from the loss of the start at eps = 0 to zero."""
     problem = Linear()
     losses = [
         problem.loss(
@@ -171,5 +171,5 @@ def test_a_greater_ball_is_never_worse() -> None:
         )
         for share in (0.0, 0.25, 0.5, 0.75, 1.05)
     ]
-    assert all((later < sooner).all() for sooner, later in pairwise(losses))
+    assert all((larger < smaller).all() for smaller, larger in pairwise(losses))
     torch.testing.assert_close(losses[0], problem.d.square().sum(1))

@@ -1,4 +1,4 @@
-"""The audit as a whole: it resumes where it stopped, grows, and loses nothing to one bad detector."""
+"""The audit as a whole: it resumes where it stopped, can be extended, and survives a faulty detector."""
 
 import errno
 import json
@@ -29,8 +29,6 @@ from oodattack.settings import AuditSettings
 from tests.digits import write_photographs
 from tests.factories import Norm
 
-pytestmark = pytest.mark.xdist_group("audit")  # they share an audit
-
 FEW = ("MaxSoftmax", "KNN", "OpenMax", "Gram", "NACUE", "Mahalanobis")
 STEPS = 4
 
@@ -60,7 +58,7 @@ def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> Au
 
 
 def same(one: Path, other: Path) -> None:
-    """Two audits agree: every score, every attacked image, every figure."""
+    """Check that two audits have the same scores and results."""
     first, second = (pq.read_table(path / "scores.parquet").to_pandas() for path in (one, other))
     keys = ["detector", "set", "row"]
     first, second = (table.sort_values(keys).reset_index(drop=True) for table in (first, second))
@@ -77,7 +75,7 @@ class Stop(KeyboardInterrupt):
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_resamples() -> Iterator[None]:
-    """The intervals are a matter of `test_audit_measures.py`."""
+    """Use few resamples, for speed; `test_audit_measures.py` tests the intervals."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("oodattack.audit.measures.RESAMPLES", 40)
         yield
@@ -91,14 +89,14 @@ def whole(pictures: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFa
 
 
 def kept(audit: Path) -> dict[Path, int]:
-    """The fits and attacked images of an audit, and when they were written."""
+    """The fits and the attacked images of an audit, and when each file was written."""
     return {path: path.stat().st_mtime_ns for path in audit.glob("*/**/*.*")}
 
 
-def test_a_stopped_audit_resumes_to_the_same_end(
+def test_a_stopped_audit_resumes_to_the_same_results(
     pictures: tuple[Path, Path, Path], tmp_path: Path, whole: Path
 ) -> None:
-    """Stopped once in each of its stages, the last time when all attacks are done."""
+    """The audit is stopped once in each of its stages, the last time after all attacks."""
     before: dict[Path, int] = {}
     for where in ("fitting OpenMax", "attacking: informed", "attacking: direct KNN", "scoring direct"):
 
@@ -164,7 +162,7 @@ def test_a_finished_audit_can_be_extended(pictures: tuple[Path, Path, Path], tmp
 
 
 @pytest.mark.parametrize("changed", [{"limit": 5}, {"norm": "linf", "eps": (0.5,)}, {"seed": 1}, {"start": ("noise",)}])
-def test_what_decides_the_results_cannot_change(
+def test_settings_that_affect_results_cannot_change(
     pictures: tuple[Path, Path, Path], whole: Path, changed: dict[str, Any]
 ) -> None:
     with pytest.raises(InputError, match=f"settings.{next(iter(changed))}"):
@@ -172,29 +170,29 @@ def test_what_decides_the_results_cannot_change(
 
 
 class Broken(Norm):
-    """A detector that fails in a way of choice."""
+    """A base class for detectors that each break one method."""
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
         self.subject = subject
 
 
-class NoFit(Broken):
+class FitFails(Broken):
     def fit(self, loader: Loader) -> None:
         raise RuntimeError("no covariance\ntoday")
 
 
-class NoNumbers(Broken):
+class ScoresNan(Broken):
     def score(self, images: Tensor) -> Tensor:
         return torch.full((len(images),), torch.nan)
 
 
-class OneNumber(Broken):
+class OneScore(Broken):
     def score(self, images: Tensor) -> Tensor:
         return torch.zeros(1)
 
 
-class NoReads(Broken):
+class ReadsFail(Broken):
     def reads(self, images: Tensor) -> Tensor:
         raise RuntimeError("nothing to read")
 
@@ -202,7 +200,7 @@ class NoReads(Broken):
         return images.mean((1, 2, 3))
 
 
-def test_the_detector_of_the_documentation_is_audited(
+def test_the_detector_in_the_documentation_is_audited(
     pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(__file__).parents[1] / "docs" / "audit.md").read_text()
@@ -217,29 +215,29 @@ def test_the_detector_of_the_documentation_is_audited(
     assert row["applicable"]["direct"] == "gradient of the score"
 
 
-def test_one_bad_detector_costs_the_others_nothing(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    own = tuple(f"tests.test_audit:{name}" for name in ("NoFit", "NoNumbers", "OneNumber", "NoReads"))
+def test_a_faulty_detector_does_not_affect_the_others(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    own = tuple(f"tests.test_audit:{name}" for name in ("FitFails", "ScoresNan", "OneScore", "ReadsFail"))
     out = tmp_path / "audit"
     results = run_audit(
         settings(pictures, out, detectors=("KNN",), detector=(*own, "tests.factories:Norm"))
     ).read_results()
     absent = {found["name"]: found["reason"] for found in results["absent"]}
-    assert absent["NoFit"] == "its fit failed: RuntimeError: no covariance today"
-    assert "NaN among them" in absent["NoNumbers"]
-    assert "got (1,)" in absent["OneNumber"]
+    assert absent["FitFails"] == "its fit failed: RuntimeError: no covariance today"
+    assert "NaN among them" in absent["ScoresNan"]
+    assert "got shape (1,)" in absent["OneScore"]
     names = {row["name"] for row in results["detectors"]}
-    assert {"KNN", "Norm", "NoReads"} == names
-    failed = next(reason for key, reason in results["failures"].items() if key.startswith("informed-NoReads-2-4-"))
+    assert {"KNN", "Norm", "ReadsFail"} == names
+    failed = next(reason for key, reason in results["failures"].items() if key.startswith("informed-ReadsFail-2-4-"))
     assert "nothing to read" in failed
     verdicts = {row["name"]: row["verdict"] for row in results["detectors"]}
-    assert verdicts["NoReads"] == "unfinished"
+    assert verdicts["ReadsFail"] == "unfinished"
     assert "unfinished" not in (verdicts["KNN"], verdicts["Norm"])
     page = audit_markdown(results)
     assert "its fit failed: RuntimeError: no covariance today" in page
     assert "nothing to read" in page
 
 
-class Endless(Norm):
+class InfiniteScores(Norm):
     """A detector that gives half of the images an infinite score."""
 
     def fit(self, loader: Loader) -> None:
@@ -254,22 +252,24 @@ class Endless(Norm):
             return self.judge(self.reads(images))
 
 
-class Shared(Norm):
+class NamedReading(Norm):
     """A detector that names what it reads."""
 
     reading = "mine"
 
 
-class Elsewhere(Norm):
-    """A detector whose files would be outside of the audit."""
+class UnsafeReading(Norm):
+    """A detector whose reading, used as a file name, would lie outside the audit."""
 
     reading = "layer/../../x"
 
 
 def test_infinite_scores_are_audited_and_drawn(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "audit"
-    audit = run_audit(settings(pictures, out, detectors=("none",), detector=("tests.test_audit:Endless",), limit=12))
-    inside = audit.read_scores()["Endless", "in"]
+    audit = run_audit(
+        settings(pictures, out, detectors=("none",), detector=("tests.test_audit:InfiniteScores",), limit=12)
+    )
+    inside = audit.read_scores()["InfiniteScores", "in"]
     assert 1 < inside.isinf().sum() < len(inside)  # more than a twentieth, so that the threshold is infinite
     results = audit.read_results()
     assert results["failures"] == {}
@@ -283,28 +283,28 @@ def test_infinite_scores_are_audited_and_drawn(pictures: tuple[Path, Path, Path]
     assert "| w | – | – | 50 % |" in audit_markdown(results)
 
 
-def test_what_ones_own_detector_reads_is_kept_under_its_digest(
+def test_attacks_on_what_a_users_detector_reads_are_saved_under_its_digest(
     pictures: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    changes: dict[str, Any] = {"detectors": ("none",), "detector": ("tests.test_audit:Shared",)}
+    changes: dict[str, Any] = {"detectors": ("none",), "detector": ("tests.test_audit:NamedReading",)}
     results = run_audit(settings(pictures, tmp_path / "audit", **changes)).read_results()
     (key,) = (key for key in results["attacks"] if key.startswith("informed"))
     assert key.startswith("informed-mine-2-4-")  # and the digest of its source
     assert key in results["detectors"][0]["attacked"]
-    # Of two that share it, the first is asked what it reads, so the key has the digest of its source.
+    # If two detectors share a reading, the first one computes it, so the key has the digest of its source.
     subject = make_subject(load_encoder("python:tests.factories:small"))
-    readers = {name: Own(Shared(subject), digit * 64) for name, digit in (("a", "1"), ("b", "2"))}
+    readers = {name: Own(NamedReading(subject), digit * 64) for name, digit in (("a", "1"), ("b", "2"))}
     two = settings(pictures, tmp_path / "audit", **changes)
     keys = [found.key for found in plan(two, readers, ())]
     assert "informed-mine-2-4-11111111" in keys
     with pytest.raises(InputError, match=r"reading to be a name of letters, .*, got 'layer/../../x'"):
-        run_audit(settings(pictures, tmp_path / "other", **changes | {"detector": ("tests.test_audit:Elsewhere",)}))
+        run_audit(settings(pictures, tmp_path / "other", **changes | {"detector": ("tests.test_audit:UnsafeReading",)}))
 
 
 def test_a_full_disk_stops_an_audit(
     pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing more can be kept, so continuing would waste work."""
+    """Nothing more can be saved, so continuing would waste work."""
     write_table = pq.ParquetWriter.write_table
 
     def full(self: pq.ParquetWriter, table: Any, *rest: Any, **options: Any) -> None:
@@ -329,15 +329,15 @@ def test_damaged_training_images_are_reported(pictures: tuple[Path, Path, Path],
     assert damaged.name in str(results["skipped"]["train"])
     assert "## Images that could not be decoded" in audit_markdown(results)
     assert damaged.name in audit_markdown(results).replace("\\", "")
-    # A natural set in a folder of the same name is a different set.
+    # An OOD set from a folder of the same name is a different set.
     more = settings(pictures, tmp_path / "audit", **changes, ood=(str(train),))
     grown = run_audit(more).read_results()
     assert "train (natural)" in grown["sets"]
     assert damaged.name in str(grown["skipped"]["train"])
 
 
-def test_a_witness_judges_by_its_own_latents(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """It is given the images at its own size; the attacked network beside it, at that of the audit."""
+def test_a_witness_is_evaluated_on_its_own_latents(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """The witness gets the images at its own input size, the attacked network at that of the audit."""
     witness = "python:tests.factories:tiny"
     results = run_audit(
         settings(pictures, tmp_path, detectors=("MaxLogit",), attacks=("latent",), witness=(witness,))
@@ -376,7 +376,7 @@ def test_duplicates_are_rejected(pictures: tuple[Path, Path, Path], changes: dic
         settings(pictures, Path("unused"), **changes)
 
 
-def test_names_from_outside_do_not_become_markup(whole: Path) -> None:
+def test_names_are_escaped_in_the_report(whole: Path) -> None:
     results = open_audit(whole).read_results()
     results["subject"]["encoder"] = "<script>alert(1)</script> | `x` [a](b)"
     results["absent"] = [{"name": "*a*", "reason": "<img src=x>\n# heading"}]
@@ -387,19 +387,21 @@ def test_names_from_outside_do_not_become_markup(whole: Path) -> None:
     assert "[a](b)" not in page
 
 
-def test_classes_that_the_network_lacks_are_predicted(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_predicted_classes_stand_in_for_classes_the_network_lacks(
+    pictures: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
     results = run_audit(settings(pictures, tmp_path, train=str(pictures[2]), detectors=("MaxLogit",))).read_results()
     assert results["subject"]["train_accuracy"] is None
     assert results["subject"]["test_accuracy"] is None
 
 
-def test_classes_of_few_test_images_are_those_of_the_training_folders(whole: Path) -> None:
+def test_few_test_images_have_the_class_numbers_of_the_training_folders(whole: Path) -> None:
     subject = open_audit(whole).read_results()["subject"]
     assert subject["train_accuracy"] is not None
     assert subject["test_accuracy"] is not None
 
 
-def test_linf_and_no_bound(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_linf_and_an_infinite_eps(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     changes = {"detectors": ("MaxLogit",), "norm": "linf", "eps": (8 / 255, float("inf"))}
     results = run_audit(settings(pictures, tmp_path, **changes)).read_results()
     found = next(value for key, value in results["outside"].items() if key.startswith("latent-features-0.03137"))

@@ -1,4 +1,4 @@
-"""The attacks of an audit on detectors whose answer is known."""
+"""The attacks of an audit, on detectors whose solution is known."""
 
 import math
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def norms(found: Tensor, start: Tensor) -> Tensor:
         (Linear(gradient=False, judge=False), Spsa, "SPSA on the image"),
     ],
 )
-def test_a_score_is_followed_as_well_as_it_can_be(detector: Linear, source: type, how: str) -> None:
+def test_a_score_is_followed_by_the_best_available_gradient(detector: Linear, source: type, how: str) -> None:
     some = samples(16)
     followed = follow(detector, some.x_in[:2], detector.score(some.x_in))
     assert isinstance(followed.gradient, source)
@@ -76,7 +76,7 @@ def test_a_score_is_followed_as_well_as_it_can_be(detector: Linear, source: type
     assert (after <= before + 1e-6).all()
     if source is not Spsa:
         wanted = detector.score(some.x_in)
-        # The ball allows the start's score minus eps times the norm of the gradient, apart from the pixel box.
+        # Apart from the pixel box, the ball allows the score to fall by eps times the norm of the gradient.
         reachable = before - 0.9 * 3 * (detector.weight @ detector.direction).norm() < wanted
         assert reachable.any()
         assert (after[reachable] <= wanted[reachable]).all()
@@ -96,17 +96,17 @@ def test_a_direct_attack_stops_at_its_aim() -> None:
     assert torch.equal(dequantize(kept.images), some.x_in[best : best + 1])
 
 
-class Bent(Linear):
-    """A score whose gradient at the start is not that further on."""
+class Nonlinear(Linear):
+    """A score whose gradient changes on the way from the start."""
 
     def reads(self, images: Tensor) -> Tensor:
         return super().reads(images).sub(0.5).square()
 
 
 def test_the_better_of_two_tries_is_kept() -> None:
-    detector, some = Bent(), samples(8)
+    detector, some = Nonlinear(), samples(8)
     followed = follow(detector, some.x_in[:2], detector.score(some.x_in))
-    # One step from the start changes little; the second try begins where a longer attack ended.
+    # A single step from the start changes little; the second try begins where a longer attack ended.
     far = direct(followed, detector, some, Ball(3.0, 2, 60), None)
     short = Ball(3.0, 2, 1)
     alone = direct(followed, detector, some, short, None)
@@ -119,7 +119,7 @@ def test_the_better_of_two_tries_is_kept() -> None:
     assert torch.equal(both.gradient_evaluations[~again], alone.gradient_evaluations[~again])
 
 
-def test_a_match_reads_the_same_as_x_in() -> None:
+def test_a_latent_attack_matches_what_the_detector_reads_from_x_in() -> None:
     detector, some = Linear(), samples()
     found = latent(detector.reads, some, Ball(6.0, 2, 100))
     assert (norms(found.images, some.start) <= 6 * (1 + 1e-6)).all()
@@ -128,7 +128,7 @@ def test_a_match_reads_the_same_as_x_in() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 7, DIRECTIONS])
-def test_differences_are_the_gradient_where_they_span_what_is_read(width: int) -> None:
+def test_differences_equal_the_gradient_if_they_span_what_is_read(width: int) -> None:
     generator = torch.Generator().manual_seed(3)
     weight = torch.randn(3 * 4 * 4, width, generator=generator, dtype=torch.float64)
 
@@ -147,7 +147,7 @@ def test_differences_are_the_gradient_where_they_span_what_is_read(width: int) -
     assert torch.allclose(pullback(ones), exact_pullback(ones), rtol=1e-6, atol=1e-9)
 
 
-def test_differences_along_few_directions_never_point_uphill() -> None:
+def test_differences_along_few_directions_have_a_component_along_the_gradient() -> None:
     width = 4 * DIRECTIONS
     weights = torch.randn(width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
@@ -159,11 +159,11 @@ def test_differences_along_few_directions_never_point_uphill() -> None:
     assert (found @ gradient > 0).all()
 
 
-def test_ranks_are_the_shares_below_and_continue_beyond() -> None:
+def test_ranks_interpolate_between_scores_and_extrapolate_beyond() -> None:
     scores = torch.tensor([5.0, 1.0, 1.0, 2.0])
     ranks = Ranks(scores)
     given = torch.tensor([1.0, 1.5, 2.0, 5.0], dtype=torch.float64)
-    # Places 0.5 (two are equal), 2, 3, from the first to the last.
+    # Positions 0.5 (two scores are tied), 2 and 3, scaled so that the first is 0 and the last 1.
     assert torch.allclose(ranks(given) - LOWEST, torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64))
     spread = float(scores.std(correction=0))
     beyond = ranks(torch.tensor([1.0 - spread, 5.0 + 2 * spread])) - LOWEST
@@ -171,7 +171,7 @@ def test_ranks_are_the_shares_below_and_continue_beyond() -> None:
 
 
 @pytest.mark.parametrize("scores", [torch.ones(5), torch.full((3,), 1e30), torch.tensor([0.0, 1e-30, 1.0])])
-def test_ranks_of_constant_huge_and_crowded_scores_are_finite_and_increase(scores: Tensor) -> None:
+def test_ranks_of_constant_huge_and_close_scores_are_finite_and_increase(scores: Tensor) -> None:
     x = (scores + scores.abs().max() * 0.1).clone().requires_grad_(True)
     ranks = Ranks(scores)(x)
     (gradient,) = torch.autograd.grad(ranks.sum(), x)

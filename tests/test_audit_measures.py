@@ -1,4 +1,4 @@
-"""The measures against scikit-learn and against counting, on scores that break careless code."""
+"""The measures against scikit-learn and direct counting, on scores that break careless code."""
 
 import numpy as np
 import pytest
@@ -16,18 +16,18 @@ def normal(count: int, seed: int) -> Tensor:
 
 CASES = {
     "apart": (normal(200, 0), normal(100, 1) + 2),
-    "alike": (normal(50, 2), normal(50, 3)),
+    "equal": (normal(50, 2), normal(50, 3)),
     "huge": (1e30 * normal(60, 4), 1e30 * (normal(60, 5) + 1)),
     "tiny": (1e-30 * normal(60, 6), 1e-30 * (normal(60, 7) + 1)),
     "close to one": (1 - 1e-12 * normal(60, 8).abs(), 1 + 1e-12 * normal(60, 9).abs()),
     "tied": (torch.tensor([0.0, 1, 1, 2, 2, 2] * 9), torch.tensor([1.0, 2, 2, 3] * 9)),
     "constant": (torch.zeros(20), torch.zeros(30)),
-    "inside out": (normal(80, 10) + 2, normal(40, 11)),
+    "reversed": (normal(80, 10) + 2, normal(40, 11)),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_figures_are_those_of_scikit_learn(name: str) -> None:
+def test_measures_agree_with_scikit_learn(name: str) -> None:
     inside, outside = CASES[name]
     found = measure(inside, outside)
     truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
@@ -49,7 +49,7 @@ def _aupr(truth: np.ndarray, scores: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_share_that_passes_is_counted_at_the_threshold(name: str) -> None:
+def test_the_false_positive_rate_is_counted_at_the_threshold(name: str) -> None:
     inside, outside = CASES[name]
     found = measure(inside, outside)
     assert found.threshold == threshold(inside)
@@ -58,7 +58,7 @@ def test_the_share_that_passes_is_counted_at_the_threshold(name: str) -> None:
     assert found.fpr95_in_positive == pytest.approx(float((outside <= found.threshold).double().mean()), abs=1e-9)
 
 
-def test_a_monotone_map_changes_nothing() -> None:
+def test_measures_are_invariant_under_monotone_maps() -> None:
     inside, outside = CASES["apart"]
     plain = measure(inside, outside)
     mapped = measure((3 * inside).exp(), (3 * outside).exp())
@@ -66,13 +66,13 @@ def test_a_monotone_map_changes_nothing() -> None:
         assert getattr(plain, name) == pytest.approx(getattr(mapped, name), abs=1e-12), name
 
 
-def test_infinite_scores_are_the_highest_of_all() -> None:
+def test_infinite_scores_rank_highest() -> None:
     found = measure(torch.tensor([0.0, 1.0]), torch.tensor([torch.inf, torch.inf, 0.5]))
     assert found.auroc == pytest.approx((2 + 2 + 1) / 6)
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_the_interval_is_that_of_resampling_the_images(paired: bool) -> None:
+def test_the_interval_agrees_with_resampling_the_images(paired: bool) -> None:
     inside, outside = normal(60, 20), normal(60, 20) + 0.4 + 0.3 * normal(60, 21)
     rng = np.random.default_rng(7)
     values = []
@@ -81,7 +81,7 @@ def test_the_interval_is_that_of_resampling_the_images(paired: bool) -> None:
         j = i if paired else rng.integers(60, size=60)
         higher = outside[j][:, None] > inside[i][None]
         own = torch.tensor((j[:, None] == i[None]).tolist())
-        # Of an image and what was made to look like it, only the draw itself is compared.
+        # An image is compared with its own attacked image only within the same draw.
         keep = ~own | torch.eye(60, dtype=torch.bool) if paired else torch.ones_like(higher)
         values.append(float(higher[keep].double().mean()))
     found = measure(inside, outside, paired=paired)
@@ -90,17 +90,17 @@ def test_the_interval_is_that_of_resampling_the_images(paired: bool) -> None:
     assert found.auroc_low < found.auroc < found.auroc_high
 
 
-def test_pairs_that_move_together_have_a_narrow_interval() -> None:
+def test_correlated_pairs_have_a_narrow_interval() -> None:
     inside = normal(100, 30)
     outside = inside + 1e-6
     paired, unpaired = (measure(inside, outside, paired=p) for p in (True, False))
     assert paired.auroc_high - paired.auroc_low < 0.2 * (unpaired.auroc_high - unpaired.auroc_low)
-    # An attack that ends a little above x_in each time is not made to look better or worse by the resampling.
+    # Resampling does not bias the AUROC of an attack that always ends slightly above x_in.
     assert paired.auroc_low <= paired.auroc <= paired.auroc_high
 
 
 def test_images_of_one_start_are_not_independent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where starts differ more than x_in do, the interval is that of so few starts."""
+    """If scores differ more between starts than between x_in, the number of starts determines the interval."""
     monkeypatch.setattr("oodattack.audit.measures.RESAMPLES", 200)
     rng = torch.Generator().manual_seed(5)
     covered = []
@@ -114,12 +114,12 @@ def test_images_of_one_start_are_not_independent(monkeypatch: pytest.MonkeyPatch
         assert wide.auroc_high - wide.auroc_low > 2 * (narrow.auroc_high - narrow.auroc_low)
         covered.append(wide.auroc_low <= 0.5 <= wide.auroc_high)
     assert sum(covered) >= 30
-    # Of fewer than ten no bootstrap can be made; each pair counts then.
+    # Fewer than ten starts are too few for a bootstrap, which then resamples the pairs.
     few = [f"start {i % 2}" for i in range(200)]
     assert measure(inside, outside, paired=True, groups=few, seed=1) == measure(inside, outside, paired=True, seed=1)
 
 
-def test_the_interval_of_the_pass_rate_resamples_the_threshold_too() -> None:
+def test_the_interval_of_fpr95_resamples_the_threshold_too() -> None:
     inside, outside = normal(100, 40), normal(400, 41) + 1.6
     found = measure(inside, outside)
     rng = np.random.default_rng(3)
@@ -145,7 +145,7 @@ def test_bad_scores_are_rejected(inside: Tensor, outside: Tensor, paired: bool, 
         measure(inside, outside, paired=paired)
 
 
-def _with(auroc: float, low: float, high: float) -> Measure:
+def _measure(auroc: float, low: float, high: float) -> Measure:
     return Measure(auroc, low, high, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 100)
 
 
@@ -160,4 +160,4 @@ def _with(auroc: float, low: float, high: float) -> Measure:
     ],
 )
 def test_verdicts(clean: tuple[float, float, float], strongest: tuple[float, float, float], expected: str) -> None:
-    assert verdict(_with(*clean), _with(*strongest)) == expected
+    assert verdict(_measure(*clean), _measure(*strongest)) == expected

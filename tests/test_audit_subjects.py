@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from benchmarks.same_audit import differences
 
-from oodattack.audit.bench import Bench
 from oodattack.audit.store import Audit, open_audit
 from oodattack.core.errors import InputError
 from oodattack.engines.engine import Chunk, OnStep, Result, Work, ignore, never
@@ -21,15 +20,24 @@ from oodattack.report.audit_figures import draw_audit
 from oodattack.report.audit_table import audit_markdown
 from oodattack.settings import AuditSettings
 from tests.cli import oodattack
-from tests.digits import write_digits, write_photographs
+from tests.digits import write_photographs
+
+pytestmark = pytest.mark.xdist_group("audit subjects")  # they share an audit
 
 HEADLESS = {"Mahalanobis", "KNN", "MultiMahalanobis", "RMD"}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    folder = tmp_path_factory.mktemp("pictures")
-    return *write_digits(folder / "digits"), write_photographs(folder / "photographs", 60)
+def pictures(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    return *digits, write_photographs(tmp_path_factory.mktemp("photographs"), 60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_resamples() -> Iterator[None]:
+    """The intervals are a matter of `test_audit_measures.py`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oodattack.audit.measures.RESAMPLES", 40)
+        yield
 
 
 def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> AuditSettings:
@@ -40,10 +48,12 @@ def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> Au
         "test": test,
         "start": (photographs, "noise"),
         "ood": (photographs,),
+        "detectors": ("Mahalanobis", "KNN", "MultiMahalanobis", "RMD", "EnergyBased"),
         "eps": (2.0,),
         "steps": 3,
         "limit": 5,
-        "fit_limit": 200,
+        "ood_limit": 5,
+        "fit_limit": 100,
         "batch_size": 2,
         "out": out,
     }
@@ -78,7 +88,7 @@ def test_a_headless_encoder_is_audited_with_the_classes_of_the_folders(whole: Pa
 
 
 def test_a_headless_encoder_without_classes(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """RMD compares classes; the others fit one Gaussian, and the page says so."""
+    """RMD compares classes and is not applicable; the others fit one Gaussian, and the report says so."""
     results = run_audit(settings(pictures, tmp_path, train=str(pictures[2]), attacks=("latent",))).read_results()
     assert {row["name"] for row in results["detectors"]} == HEADLESS - {"RMD"}
     assert results["subject"]["labels"] == "one class for all"
@@ -107,7 +117,7 @@ def test_a_headless_encoder_from_the_command_line(
 
 
 def test_a_model_of_images_is_audited(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """Its own score is attacked in all three ways, beside detectors that read its latent."""
+    """All three kinds of attack are applied to its own score, along with detectors that read its latent."""
     results = run_audit(
         settings(pictures, tmp_path, encoder="python:tests.factories:density", detectors=("ModelScore", "KNN"))
     ).read_results()
@@ -119,7 +129,7 @@ def test_a_model_of_images_is_audited(pictures: tuple[Path, Path, Path], tmp_pat
     assert results["subject"]["kind"] == "model of images"
 
 
-def test_attacks_are_kept_in_shards_of_fixed_rows(
+def test_attacks_are_saved_in_shards_of_fixed_rows(
     whole: Path, pictures: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     names = {file.name for file in whole.glob("attacks/*/*.parquet")}
@@ -141,8 +151,8 @@ def test_a_shard_records_how_it_was_computed(whole: Path) -> None:
     assert record["machine"]["device"] == "cpu"
 
 
-class Elsewhere:
-    """An engine whose worker knows nothing but what is sent to it, and which goes through the chunks backwards."""
+class Remote:
+    """An engine that pickles the work and every chunk, as for a worker, and takes the chunks in reverse order."""
 
     def map(
         self,
@@ -158,27 +168,16 @@ class Elsewhere:
 
 
 def test_another_engine_gives_the_same_audit(pictures: tuple[Path, Path, Path], tmp_path: Path, whole: Path) -> None:
-    run_audit(settings(pictures, tmp_path / "audit", detector=("tests.factories:Norm",)), engine=Elsewhere())
+    run_audit(settings(pictures, tmp_path / "audit", detector=("tests.factories:Norm",)), engine=Remote())
     assert differences(Audit(whole), Audit(tmp_path / "audit")) == []
     results = [Audit(path).read_results() for path in (whole, tmp_path / "audit")]
     assert results[0]["detectors"] == results[1]["detectors"]
 
 
-def test_steps_change_nothing_of_their_callers(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    bench = Bench(settings(pictures, tmp_path), None, {"a": None, "b": None}, (), None)  # type: ignore[dict-item,arg-type]
-    left = bench.without({"a": "why"})
-    assert list(bench.detectors) == ["a", "b"]
-    assert bench.absent == ()
-    assert list(left.detectors) == ["b"]
-    assert [(absent.name, absent.reason) for absent in left.absent] == [("a", "why")]
-    with pytest.raises(InputError, match="no detector is left: a: x; b: y"):
-        bench.without({"a": "x", "b": "y"})
-
-
 def test_an_audit_of_the_old_format_is_read_but_not_resumed(
     whole: Path, pictures: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    """Format 1 named a file after its first row, and the subject a classifier."""
+    """In format 1, a file was named after its first row only, and the subject was called a classifier."""
     old = tmp_path / "old"
     shutil.copytree(whole, old)
     for folder in (old / "attacks").iterdir():

@@ -1,4 +1,4 @@
-"""What a careless user gives, and the sentence that comes back: exit code 2, no traceback, nothing lost."""
+"""Users' mistakes and the sentence that reports each: exit code 2, no traceback, nothing lost."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ Change = dict[str, Any] | Callable[[Path], dict[str, Any]]
 
 
 def write(name: str, data: bytes | str) -> Callable[[Path], Path]:
-    """A file in the test's folder, made when the test runs."""
+    """A file in the test's folder, created when the test runs."""
 
     def make(folder: Path) -> Path:
         path = folder / name
@@ -41,7 +41,7 @@ TINY = "python:tests.factories:tiny"
 MISSING = "/no/such/place"
 FORMAT_2 = '{"format": 2, "rows": 1, "batch_size": 1, "settings": {}, "inputs": {}, "environment": {}}'
 
-# (what is wrong, the changed options; a function makes a file first, and its path replaces {}), the message)
+# The mistake, the changed options, and part of the message. A function creates a file, whose path replaces {}.
 CASES: list[tuple[str, dict[str, Any], str]] = [
     # settings
     ("no encoder", {"encoder": None}, "missing --encoder"),
@@ -56,11 +56,11 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("eps NaN", {"eps": "nan"}, "expected eps to be a number"),
     ("eps in levels", {"eps": "8", "norm": "linf"}, "got 8: pixels are in [0, 1]; give 8/255"),
     ("eps twice", {"eps": "1,1.0"}, "expected each eps once"),
-    ("eps list with a hole", {"eps": "1,,2"}, "expected eps to be a number"),
+    ("empty entry in a list of eps", {"eps": "1,,2"}, "expected eps to be a number"),
     ("unknown norm", {"norm": "l3"}, "expected norm to be one of l1, l2, linf, got 'l3'"),
     ("norm in capitals", {"norm": "Linf"}, "did you mean 'linf'?"),
     ("no steps", {"steps": "0"}, "expected steps >= 1, got 0"),
-    ("no tries", {"restarts": "0"}, "expected restarts >= 1, got 0"),
+    ("restarts of zero", {"restarts": "0"}, "expected restarts >= 1, got 0"),
     ("negative tolerance", {"tolerance": "-0.1"}, "expected a finite tolerance >= 0"),
     ("step size of zero", {"step-size": "0"}, "expected step_size to be positive"),
     ("unknown method", {"method": "fsat"}, "did you mean 'fast'?"),
@@ -70,12 +70,12 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("batch of zero", {"batch-size": "0"}, "expected batch_size >= 1, got 0"),
     ("unknown order", {"start-order": "random"}, "expected start_order to be one of cycle, sample"),
     ("unknown device", {"device": "gpu"}, "expected a device available"),
-    ("a device that is not there", {"device": "cuda:77"}, "expected a device available"),
+    ("missing device", {"device": "cuda:77"}, "expected a device available"),
     ("the same start twice", {"start": ["noise", "noise"]}, "expected each start once"),
     # configuration
     ("no such config", {"config": MISSING}, "cannot read the settings in /no/such/place"),
-    ("a grid for an estimate", {"gradient": "spsa", "grid-steps": 5}, "expected no grid_steps with gradient spsa"),
-    ("config is no TOML", {"config": write("a.toml", "eps = = 5")}, "expected TOML lines such as eps = 5"),
+    ("grid steps with SPSA", {"gradient": "spsa", "grid-steps": 5}, "expected no grid_steps with gradient spsa"),
+    ("config is not TOML", {"config": write("a.toml", "eps = = 5")}, "expected TOML lines such as eps = 5"),
     ("unknown key", {"config": write("a.toml", "epz = 5")}, "unknown setting 'epz'; did you mean 'eps'?"),
     (
         "unknown key with a hyphen",
@@ -89,7 +89,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("a tolerance that is a word", {"tolerance": "low"}, "expected tolerance to be a number, a fraction such as"),
     (
-        "key of a wrong kind",
+        "string for a number",
         {"config": write("a.toml", "seed = 'one'")},
         "expected seed to be an integer, got 'one'",
     ),
@@ -110,7 +110,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("unknown layer", {"encoder": f"{TINY},layer=cnov"}, "conv"),
     ("no such module", {"encoder": "python:nomodule:tiny"}, "nomodule"),
     ("no such factory", {"encoder": "python:tests.factories:tni"}, "tiny"),
-    ("a factory of nothing", {"encoder": "python:tests.cli:Outcome"}, "Outcome"),
+    ("a factory that raises", {"encoder": "python:tests.cli:Outcome"}, "Outcome"),
     ("no such weights", {"encoder": f"{TINY},weights={MISSING}.pth"}, f"{MISSING}.pth"),
     (
         "weights of another model",
@@ -150,37 +150,37 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("a table without images", {"images": write("a.parquet", b"PAR1nonsensePAR1")}, "a.parquet"),
     ("misspelt data set", {"images": "torchvision:CIFAR01"}, "CIFAR10"),
-    ("data set not there", {"images": "torchvision:CIFAR10", "data-root": MISSING}, "--download"),
+    ("data set not downloaded", {"images": "torchvision:CIFAR10", "data-root": MISSING}, "--download"),
     ("strict, and a broken image", {"images": (write("p/a.png", b"x"), "{}"), "strict": True}, "a.png"),
     # starts
     ("no such start", {"start": "xray.png"}, "xray.png"),
     ("misspelt start", {"start": "noize"}, "noise"),
     ("unknown colour", {"start": "solid:grrreen"}, "grrreen"),
-    ("a checkerboard of nothing", {"start": "checkerboard:0x2"}, "checkerboard:0x2"),
+    ("a checkerboard of zero squares", {"start": "checkerboard:0x2"}, "checkerboard:0x2"),
     ("a truncated start", {"start": write("s.png", PNG[:60])}, "s.png"),
     ("a start that is text", {"start": write("s.jpg", "hello")}, "s.jpg"),
     # the run directory
     ("out is a file", {"out": write("out", "x")}, "expected a directory to write to, got the file"),
     ("out cannot be made", {"out": "/proc/nowhere/run"}, "choose another --out"),
     (
-        "shards of nobody",
+        "shards without a run.json",
         {"out": lambda folder: write("r/shards/00000.parquet", "x")(folder).parents[1]},
         "with shards and no run.json",
     ),
     (
-        "out is full of other files",
+        "out holds other files",
         {"out": lambda folder: write("d/thesis.tex", "x")(folder).parent},
         "with thesis.tex and no run.json",
     ),
     ("a seed too large", {"seed": str(2**63)}, "expected seed below 2^63"),
-    ("a tolerance without end", {"tolerance": "inf"}, "expected a finite tolerance"),
+    ("infinite tolerance", {"tolerance": "inf"}, "expected a finite tolerance"),
     (
         "a start that is a number",
         {"config": write("a.toml", "start = 5"), "start": None},
         "expected start to be a string, got 5",
     ),
     (
-        "a run of nothing",
+        "run.json is incomplete",
         {"out": lambda folder: write("r/run.json", '{"format": 3}')(folder).parent},
         "cannot read",
     ),
@@ -199,7 +199,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
 
 
 def made(value: Any, folder: Path) -> Any:
-    """The value of an option, with its files made."""
+    """The value of an option, after creating its files."""
     if callable(value):
         return value(folder)
     if isinstance(value, tuple):
@@ -209,7 +209,7 @@ def made(value: Any, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize(("change", "message"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_one_clear_sentence(
+def test_bad_options_give_one_clear_sentence(
     change: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "photos").mkdir()
@@ -232,14 +232,14 @@ def test_one_clear_sentence(
     error = done.err[done.err.index("error: ") :]
     assert message in error, error
     assert "Traceback" not in done.err
-    # One sentence or two, on one line: a person reads it, not a program's insides.
+    # One or two sentences on one line that say what is wrong, without the program's internals.
     assert error.count("\n") == 1, error
     assert len(error) < 700, error
     assert done.out == ""
     assert not list(tmp_path.glob("run/shards/*.parquet"))
 
 
-def test_there_are_at_least_forty() -> None:
+def test_at_least_forty_mistakes_are_covered() -> None:
     assert len({case[0] for case in CASES}) == len(CASES) >= 40
 
 
@@ -251,7 +251,7 @@ def test_there_are_at_least_forty() -> None:
         (("demo", "--out", "{}", "--steps", "0"), "expected steps >= 1, got 0"),
     ],
 )
-def test_other_verbs(
+def test_bad_options_of_other_commands(
     arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = oodattack(capsys, *(argument.format(tmp_path) for argument in arguments))
@@ -261,7 +261,7 @@ def test_other_verbs(
 
 
 def _audit(folder: Path) -> dict[str, Any]:
-    """Arguments of an audit that would run."""
+    """Arguments of an audit that is valid."""
     for name in ("train/a", "train/b", "test/a", "test/b"):
         write(f"{name}/0.png", PNG)(folder)
         write(f"{name}/1.png", PNG)(folder)
@@ -288,7 +288,7 @@ def _audit(folder: Path) -> dict[str, Any]:
         ({"test": lambda folder: write("text/a.png", "hello")(folder).parent}, "got none that can be decoded"),
         ({"start": "noize"}, "did you mean noise"),
         ({"detectors": "KNNN"}, "did you mean 'KNN'"),
-        ({"detectors": "MCM"}, "only for networks of images and texts"),
+        ({"detectors": "MCM"}, "compares images with texts"),
         ({"detectors": "none"}, "no detector was named"),
         ({"detectors": "all,none"}, "expected detectors as all or none alone, or names among"),
         ({"detectors": "KNN,KNN"}, "expected each detectors once"),
@@ -303,12 +303,15 @@ def _audit(folder: Path) -> dict[str, Any]:
         ({"steps": "0"}, "expected steps >= 1, got 0"),
         ({"layers": "conv1"}, "expected layers with feature maps, got 'conv1'"),
         ({"witness": "python:nowhere:net"}, "to be importable here"),
-        ({"encoder": "python:tests.factories:dark"}, "expected a classifier with a linear head"),
+        (
+            {"encoder": "python:tests.factories:dark", "detectors": "MaxLogit"},
+            "got none (MaxLogit: it needs logits, and the encoder has no classification head)",
+        ),
         ({"out": lambda folder: write("d/thesis.tex", "x")(folder).parent}, "with thesis.tex and no audit.json"),
         ({"config": write("a.toml", 'detektors = "all"')}, "did you mean 'detectors'"),
     ],
 )
-def test_a_careless_audit(
+def test_bad_options_of_an_audit(
     change: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {**_audit(tmp_path), **{name: made(value, tmp_path) for name, value in change.items()}}
@@ -328,7 +331,7 @@ def test_a_damaged_audit_is_reported(tmp_path: Path, capsys: pytest.CaptureFixtu
     shard.write_bytes(b"PAR1")
     done = oodattack(capsys, "audit", *arguments)
     assert done.code == 3
-    assert f"cannot read {shard}" in done.out  # the others are told all the same
+    assert f"cannot read {shard}" in done.out  # the other results are still reported
     fit = tmp_path / "audit" / "fits" / "MaxLogit.pt"
     fit.write_bytes(b"nothing")
     done = oodattack(capsys, "audit", *arguments)
@@ -337,8 +340,8 @@ def test_a_damaged_audit_is_reported(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_run_of_nothing_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its images are mended, and the same command does the work."""
+def test_a_run_without_readable_images_can_be_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once its images are repaired, the same command succeeds."""
     broken = write("photos/a.png", b"broken")(tmp_path)
     command = ("attack", "--encoder", TINY, "--images", broken, "--start", "noise", "--steps", 2)
     done = oodattack(capsys, *command, "--out", tmp_path / "run")
@@ -346,7 +349,7 @@ def test_a_run_of_nothing_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "got none that can be decoded" in done.err
     broken.write_bytes(PNG)
     assert oodattack(capsys, *command, "--out", tmp_path / "run", "--quiet").code == 0
-    # Images that were changed since are told in words, not in digests.
+    # Images that changed since then are reported in words, not as digests.
     broken.write_bytes(encode_png(torch.ones(3, 32, 32, dtype=torch.uint8)))
     done = oodattack(capsys, *command, "--out", tmp_path / "run")
     assert done.code == 2
@@ -356,7 +359,7 @@ def test_a_run_of_nothing_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_config_takes_the_names_of_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_accepts_the_names_of_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(PNG)
     config = write("a.toml", "step-size = 0.25\ngrid_steps = 0\nsteps = 2")(tmp_path)
@@ -367,7 +370,7 @@ def test_a_config_takes_the_names_of_the_flags(tmp_path: Path, capsys: pytest.Ca
     assert open_run(tmp_path / "b").header["settings"]["step_size"] == 0.5
 
 
-def test_show_names_a_row_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_reports_a_missing_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(PNG)
     run = tmp_path / "run"

@@ -22,21 +22,21 @@ EPS = [0.0, 1e-3, 0.1, 0.7, 2.0, math.inf]
 
 @st.composite
 def problems(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of points (some far outside the box), of centres (some on its walls), and of radii."""
+    """A batch of points (some far outside the box), centres (some on its faces) and radii."""
     batch, n = draw(st.integers(1, 4)), draw(st.integers(1, 12))
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     center = torch.rand(batch, n, generator=rng, dtype=torch.float64)
     center = torch.where(torch.rand(batch, n, generator=rng) < 0.3, center.round(), center)
     spread = 10 ** torch.empty(batch, 1, dtype=torch.float64).uniform_(-3, 1, generator=rng)
     step = torch.randn(batch, n, generator=rng, dtype=torch.float64) * spread
-    # Ties and pixels that do not move are where a sort or an active set goes wrong.
+    # Ties and pixels that do not move are the edge cases of sorting and of active sets.
     step = torch.where(torch.rand(batch, n, generator=rng) < 0.3, step.round(decimals=1), step)
     step = torch.where(torch.rand(batch, n, generator=rng) < 0.1, 0.0, step)
     eps = draw(st.lists(st.sampled_from(EPS) | st.floats(0, 3), min_size=batch, max_size=batch))
     return (center + step).to(dtype), center.to(dtype), torch.tensor(eps, dtype=torch.float64)
 
 
-def test_inner_products_are_of_each_sample_alone() -> None:
+def test_inner_products_are_per_sample() -> None:
     rng = torch.Generator().manual_seed(0)
     a, b = (torch.randn(3, 5, 7, 2, generator=rng).transpose(1, 2) for _ in range(2))
     expected = (a.double() * b.double()).sum((1, 2, 3))
@@ -88,7 +88,7 @@ def test_project_is_the_nearest_point_of_ball_and_box(
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_project_agrees_with_a_general_solver(norm: float) -> None:
-    """SLSQP knows nothing of the multiplier: L1 as sum of u + v, Linf as bounds."""
+    """SLSQP with the offset split into u - v: the L1 norm is the sum of u + v, and Linf bounds every pixel of it."""
     rng, eps = torch.Generator().manual_seed(3), 0.6
     for _ in range(5):
         center = torch.rand(1, 5, generator=rng, dtype=torch.float64)
@@ -98,7 +98,7 @@ def test_project_agrees_with_a_general_solver(norm: float) -> None:
         def cost(uv: Any, goal: Any = goal, c: Any = c) -> float:
             return float(np.square(c + uv[:5] - uv[5:] - goal).sum())
 
-        spend = {
+        slack = {
             1.0: lambda uv: eps - uv.sum(),
             2.0: lambda uv: eps**2 - np.square(uv[:5] - uv[5:]).sum(),
             math.inf: lambda uv: eps - (uv[:5] + uv[5:]),
@@ -108,7 +108,7 @@ def test_project_agrees_with_a_general_solver(norm: float) -> None:
             cost,
             np.zeros(10),
             bounds=bounds,
-            constraints={"type": "ineq", "fun": spend},
+            constraints={"type": "ineq", "fun": slack},
             options={"ftol": 1e-14, "maxiter": 500},
         )
         found = project(x, center, torch.tensor([eps]), norm)
@@ -117,23 +117,23 @@ def test_project_agrees_with_a_general_solver(norm: float) -> None:
         )
 
 
-@pytest.mark.parametrize(("pixels", "digits", "error"), [(7, 0, 0), (48, 0, 1e-6), (48, 1, 1e-6)])
-def test_a_corner_that_the_ball_just_reaches_is_not_thrown_back(pixels: int, digits: int, error: float) -> None:
-    """All pixels end at the box, and rounding is all that the sphere would leave free."""
+@pytest.mark.parametrize(("pixels", "ulps", "error"), [(7, 0, 0), (48, 0, 1e-6), (48, 1, 1e-6)])
+def test_a_corner_just_within_the_ball_is_kept(pixels: int, ulps: int, error: float) -> None:
+    """All pixels end on the box, so nothing but rounding is left to put the point on the sphere."""
     rng = torch.Generator().manual_seed(0)
     center, beyond = torch.rand(2, 300, pixels, generator=rng, dtype=torch.float64)
     corner = torch.ones_like(center)
     eps = torch.linalg.vector_norm(corner - center, dim=1)
-    for _ in range(digits):  # or does not quite reach
+    for _ in range(ulps):  # the ball just fails to reach the corner
         eps = eps.nextafter(torch.zeros_like(eps))
     x, center = (torch.cat([points, points[:1]]) for points in (corner + 2 * beyond, center))
-    found = project(x, center, torch.cat([eps, eps[:1] / 2]), 2)  # and one that is far outside
+    found = project(x, center, torch.cat([eps, eps[:1] / 2]), 2)  # and one point far outside the ball
     torch.testing.assert_close(found[:-1], corner, rtol=0, atol=error)
 
 
 @pytest.mark.parametrize(("dtype", "relative", "absolute"), [(torch.float64, 1e-9, 1e-14), (torch.float32, 1e-5, 1e-6)])
 @pytest.mark.parametrize("norm", NORMS)
-def test_project_is_inside_and_stays(norm: float, dtype: torch.dtype, relative: float, absolute: float) -> None:
+def test_project_is_feasible_and_idempotent(norm: float, dtype: torch.dtype, relative: float, absolute: float) -> None:
     @given(problem=problems(dtype))
     def check(problem: tuple[Tensor, Tensor, Tensor]) -> None:
         x, center, eps = problem
@@ -151,7 +151,7 @@ def test_project_is_inside_and_stays(norm: float, dtype: torch.dtype, relative: 
 
 @pytest.mark.parametrize("norm", NORMS)
 @given(problem=problems())
-def test_project_of_a_sample_ignores_the_batch(norm: float, problem: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_project_does_not_depend_on_the_batch(norm: float, problem: tuple[Tensor, Tensor, Tensor]) -> None:
     x, center, eps = problem
     together = project(x, center, eps, norm)
     for i in range(len(x)):
@@ -160,8 +160,8 @@ def test_project_of_a_sample_ignores_the_batch(norm: float, problem: tuple[Tenso
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_project_in_float32_at_the_size_of_a_photograph(norm: float) -> None:
-    """150,528 pixels, half of them on a wall of the box, as in a scan with a black margin."""
+def test_project_is_accurate_in_float32_for_a_photograph(norm: float) -> None:
+    """150,528 pixels, half of them on a face of the box, as in a scan with a black margin."""
     rng = torch.Generator().manual_seed(0)
     center = torch.rand(1, 3, 224, 224, generator=rng)
     center[..., :112] = 0
@@ -173,7 +173,7 @@ def test_project_in_float32_at_the_size_of_a_photograph(norm: float) -> None:
         torch.testing.assert_close(found.double(), exact, rtol=0, atol=2e-7)
 
 
-def test_distance_adds_up_in_float64() -> None:
+def test_distances_are_summed_in_float64() -> None:
     """A float32 sum of 150,528 equal terms is off in the fifth digit."""
     x = torch.full((1, 3, 224, 224), 0.1)
     each = float(x[0, 0, 0, 0])
@@ -197,7 +197,7 @@ def test_sample_is_uniform_by_volume(norm: float) -> None:
     radius = torch.linalg.vector_norm(xi, norm, dim=1)
     assert float(radius.max()) <= eps
     assert stats.kstest(((radius / eps) ** n).numpy(), "uniform").pvalue > 0.01
-    # One coordinate of a uniform point has a density in closed form: the volume of the slice through it.
+    # The density of one coordinate of a uniform point has a closed form: the volume of the slice through it.
     u = (xi / eps).numpy()
     slices = {
         1.0: lambda t: np.where(t < 0, (1 + t) ** 3 / 2, 1 - (1 - t) ** 3 / 2),
@@ -214,7 +214,7 @@ def test_sample_is_uniform_by_volume(norm: float) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_sample_in_high_dimension_is_near_the_sphere(norm: float) -> None:
-    """In n dimensions the mean radius is eps n / (n + 1): nearly all the volume is at the sphere."""
+    """In n dimensions the mean radius is eps n / (n + 1): nearly all of the volume is near the sphere."""
     radius = torch.linalg.vector_norm(drawn(norm, 2.0, (3, 20, 20), 20), norm, dim=1)
     assert float(radius.mean()) == pytest.approx(2.0 * 1200 / 1201, rel=2e-3)
     assert float(radius.max()) <= 2.0
@@ -226,7 +226,7 @@ def test_sample_of_an_infinite_ball_is_uniform_in_the_box() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_sample_is_the_same_draw_in_any_batch(norm: float) -> None:
+def test_sample_does_not_depend_on_the_batch(norm: float) -> None:
     center = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(1))
     eps = torch.tensor([0.0, 0.4, math.inf, 2.0])
 
@@ -254,13 +254,13 @@ def test_steepest_has_unit_length_per_sample(norm: float) -> None:
 
 @pytest.mark.parametrize("norm", [1, 2])
 @pytest.mark.parametrize("scale", [1e-30, 1e-23, 5e-23, 1e-22, 1e-20, 1e19, 1e22, 1e30])
-def test_steepest_of_gradients_whose_squares_leave_float32(norm: float, scale: float) -> None:
+def test_steepest_handles_gradients_whose_squares_overflow_or_underflow(norm: float, scale: float) -> None:
     gradient = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = steepest(gradient, norm)
     mixed = torch.stack([gradient[0] * scale, gradient[1], torch.zeros(3, 4, 4)])
     found = steepest(mixed, norm)
     torch.testing.assert_close(found[0], expected[0])
-    assert torch.equal(found[1], expected[1])  # to the bit: no sample sees its neighbours
+    assert torch.equal(found[1], expected[1])  # bit for bit: samples are independent
     assert not found[2].any()
     torch.testing.assert_close(steepest(gradient * scale, norm), expected)
 
@@ -288,8 +288,8 @@ def on_sphere(norm: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_held_are_points_on_the_surface(norm: float) -> None:
-    """Far ones that the ball has cut off, not those inside, nor any in a ball without end."""
+def test_binding_finds_points_on_the_surface(norm: float) -> None:
+    """Distant points that were projected, but not points inside the ball, and none in an infinite ball."""
     rng = torch.Generator().manual_seed(0)
     center = torch.rand(4, 3, 8, 8, generator=rng, dtype=torch.float64)
     eps = torch.tensor([0.5, 0.5, math.inf, 0.02], dtype=torch.float64)
@@ -302,7 +302,7 @@ def test_held_are_points_on_the_surface(norm: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("norm", [2.0, math.inf])
-def test_held_sees_beyond_rounding(norm: float, dtype: torch.dtype) -> None:
+def test_binding_allows_for_rounding(norm: float, dtype: torch.dtype) -> None:
     rng = torch.Generator().manual_seed(0)
     center = (0.2 + 0.6 * torch.rand(2, 3, 16, 16, generator=rng)).to(dtype)
     eps = torch.tensor([8 / 255, 16 / 255], dtype=torch.float64)
@@ -311,10 +311,10 @@ def test_held_sees_beyond_rounding(norm: float, dtype: torch.dtype) -> None:
     assert (binding(center, center, eps, norm) == 0).all()
 
 
-def test_tangent_of_l2_is_orthogonal_to_the_radius_and_no_longer() -> None:
+def test_tangent_of_l2_removes_the_outward_component() -> None:
     x, center, eps = on_sphere(2)
     h = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    h[:2] = h[:2].abs() * (center - x)[:2].sign()  # two that push outwards; the sign of the others is by chance
+    h[:2] = h[:2].abs() * (center - x)[:2].sign()  # two directions push outwards; the sign of the others is random
     along = tangent(h, x, center, eps, 2)
     radial = (along * (x - center)).flatten(1).sum(1)
     pushes = (h * (x - center)).flatten(1).sum(1) < 0
@@ -326,7 +326,7 @@ def test_tangent_of_l2_is_orthogonal_to_the_radius_and_no_longer() -> None:
 
 @pytest.mark.parametrize("norm", [1, 2])
 def test_tangent_vanishes_exactly_at_the_optimum(norm: float) -> None:
-    """At the optimality conditions nothing is left; pushed off them, something is."""
+    """It is zero where the optimality conditions hold, and not zero where they do not."""
     x, center, eps = on_sphere(norm)
     delta = x - center
     if norm == 2:
@@ -341,7 +341,7 @@ def test_tangent_vanishes_exactly_at_the_optimum(norm: float) -> None:
 
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
-def test_tangent_leaves_directions_inside_the_ball_alone(norm: float) -> None:
+def test_tangent_leaves_directions_inside_the_ball_unchanged(norm: float) -> None:
     x, center, eps = on_sphere(2 if norm == math.inf else norm)
     h = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     assert torch.equal(tangent(h, x, center, 2 * eps, norm), h)
@@ -349,8 +349,8 @@ def test_tangent_leaves_directions_inside_the_ball_alone(norm: float) -> None:
     assert torch.equal(some[1::2], h[1::2])
 
 
-def test_tangent_does_not_count_pixels_at_the_wall() -> None:
-    """Pixels at the wall of the box cannot follow: they are no part of the balance between the others."""
+def test_tangent_excludes_pixels_on_the_box() -> None:
+    """Pixels on a face of the box that cannot move further must not affect the balance between the others."""
     center = torch.tensor([[0.9, 0.5, 0.5]], dtype=torch.float64)
     x = torch.tensor([[1.0, 0.7, 0.5]], dtype=torch.float64)
     h = torch.tensor([[-9.0, -1.0, -1.0]], dtype=torch.float64)  # all three want to grow, the first cannot
@@ -358,8 +358,8 @@ def test_tangent_does_not_count_pixels_at_the_wall() -> None:
     torch.testing.assert_close(along, torch.tensor([[0.0, 0.0, -1.0]], dtype=torch.float64))
 
 
-def test_a_large_image_ends_on_the_sphere_to_the_last_digits() -> None:
-    """150,528 squares, of which single precision would lose some."""
+def test_a_large_image_is_projected_accurately_onto_the_sphere() -> None:
+    """The sum of 150,528 squares would lose digits in single precision."""
     rng = torch.Generator().manual_seed(0)
     center = torch.rand(4, 3, 224, 224, generator=rng)
     x = center + 0.1 * torch.randn(center.shape, generator=rng)

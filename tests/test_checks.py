@@ -1,4 +1,4 @@
-"""What is asked of f and of its images before the work starts, and that nothing of f is changed by asking."""
+"""The checks of f and its images before an attack starts, none of which may change f."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from oodattack.core.errors import InputError
 
 
 def make_model() -> nn.Module:
-    """Everything with a flag: dropout, batch norm, a frozen layer, a part already in eval mode."""
+    """A model with every kind of flag: dropout, batch norm, a frozen layer, a part already in eval mode."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 5))
     model[0].weight.requires_grad_(False)
@@ -73,7 +73,7 @@ def test_an_attack_that_fails_half_way_leaves_the_model_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_healthy_model_passes_in_whatever_mode_it_comes() -> None:
+def test_a_healthy_model_passes_in_train_and_in_eval_mode() -> None:
     check_health(make_model().train(), images())
     check_health(make_model().eval(), images())
 
@@ -101,7 +101,7 @@ def through_numpy(x: Tensor) -> Tensor:
     return torch.from_numpy(x.numpy()).mean((2, 3))
 
 
-SICK: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+UNHEALTHY: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "random": (Random(), "f is random: the same image gave two different latents; switch off dropout"),
     "mixes": (BatchStatistics(), "f mixes the samples of a batch.*batch normalisation in eval mode"),
     "fails": (
@@ -122,7 +122,7 @@ SICK: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         "f gives no gradient with respect to its input.*gradient='spsa'",
     ),
     "numpy": (through_numpy, "f gives no gradient with respect to its input.*numpy"),
-    "nan slope": (
+    "nan gradient": (
         lambda x: mean((x * 0).sqrt()),
         "f has a gradient of NaN or infinity at the start image; look for",
     ),
@@ -130,9 +130,9 @@ SICK: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", SICK)
-def test_each_sickness_has_its_message(name: str) -> None:
-    f, message = SICK[name]
+@pytest.mark.parametrize("name", UNHEALTHY)
+def test_unhealthy_models_are_refused_with_the_reason(name: str) -> None:
+    f, message = UNHEALTHY[name]
     start = images()
     with pytest.raises(InputError, match=message):
         check_health(f, start)
@@ -141,9 +141,9 @@ def test_each_sickness_has_its_message(name: str) -> None:
     assert not start.requires_grad
 
 
-@pytest.mark.parametrize("name", ["detached", "numpy", "nan slope", "rounds"])
-def test_a_gradient_is_asked_for_only_where_it_is_needed(name: str) -> None:
-    check_health(SICK[name][0], images(), gradient=False)
+@pytest.mark.parametrize("name", ["detached", "numpy", "nan gradient", "rounds"])
+def test_the_gradient_is_checked_only_if_it_is_needed(name: str) -> None:
+    check_health(UNHEALTHY[name][0], images(), gradient=False)
 
 
 def test_a_grey_start_does_not_hide_that_f_mixes_samples() -> None:
@@ -151,11 +151,11 @@ def test_a_grey_start_does_not_hide_that_f_mixes_samples() -> None:
         check_health(BatchStatistics(), torch.full((2, 3, 8, 8), 0.5))
 
 
-def test_a_flat_spot_at_the_start_is_not_a_dead_model() -> None:
+def test_a_zero_gradient_at_the_start_alone_is_accepted() -> None:
     check_health(lambda x: torch.relu(x - 0.01).mean((2, 3)), torch.zeros(1, 3, 8, 8))
 
 
-def test_a_model_of_fixed_batch_size_1_can_be_asked_about_one_image() -> None:
+def test_a_model_with_fixed_batch_size_1_passes_with_one_image() -> None:
     def f(x: Tensor) -> Tensor:
         return mean(x.reshape(1, 3, 8, 8))
 
@@ -198,7 +198,7 @@ def test_pixels_are_checked(pixels: Any, error: type[Exception], message: str) -
         attack(mean, pixels, torch.zeros(1, 3), eps=1.0)
 
 
-def test_both_ends_of_the_range_are_pixels() -> None:
+def test_0_and_1_are_valid_pixels() -> None:
     check_pixels(torch.tensor([0.0, 1.0]).expand(1, 3, 2, 2), "start")
 
 
@@ -207,12 +207,12 @@ def test_whatever_f_raises_is_reported_in_one_sentence(error: Exception) -> None
     def f(_x: Tensor) -> Tensor:
         raise error
 
-    told = str(error) or "IndexError"
-    with pytest.raises(InputError, match=f"f fails on one or two images of shape .*: {told}; check the input size"):
+    reason = str(error) or "IndexError"
+    with pytest.raises(InputError, match=f"f fails on one or two images of shape .*: {reason}; check the input size"):
         check_health(f, images(2))
 
 
-def test_images_of_inference_mode_are_checked_too() -> None:
+def test_inference_mode_images_are_checked_too() -> None:
     with torch.inference_mode():
         x = images(2).clone()
     check_health(mean, x)

@@ -115,7 +115,7 @@ def test_the_same_command_resumes(photos: Path, tmp_path: Path, capsys: Capture)
     assert open_run(run).done() == [0, 1, 2]
 
 
-def test_ctrl_c_says_how_to_resume(photos: Path, tmp_path: Path) -> None:
+def test_ctrl_c_explains_how_to_resume(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = [
         *command(photos, run, "--batch-size", 1),
@@ -162,7 +162,7 @@ def test_version(capsys: Capture) -> None:
 
 @pytest.mark.slow
 def test_demo_on_the_packaged_photographs(tmp_path: Path, capsys: Capture) -> None:
-    """The real encoder and the real photographs; few steps."""
+    """With the real encoder and photographs, but few steps."""
     out = tmp_path / "demo"
     done = oodattack(capsys, "demo", "--out", out, "--steps", 2)
     assert done.code == 0, done.err

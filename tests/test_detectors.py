@@ -1,4 +1,4 @@
-"""What every detector guarantees: three methods that agree with each other, whatever else is in the batch."""
+"""What every detector guarantees: its methods agree with each other and do not depend on the rest of the batch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +13,6 @@ from oodattack.core.errors import InputError
 from oodattack.detectors import Classifier, Detector, make_detectors, own_detector
 from oodattack.encoders import Encoder
 from oodattack.networks import Bottleneck, CifarResNet
-
-pytestmark = pytest.mark.xdist_group("detectors")  # they share what is fitted
 
 CLASSES = 4
 NAMES = [
@@ -81,7 +79,7 @@ def close(one: Tensor, other: Tensor, share: float = 2e-3) -> bool:
     return one.shape == other.shape and bool(((one - other).abs() <= share * spread).all())
 
 
-def test_every_detector_applies_or_is_listed() -> None:
+def test_every_detector_applies_or_is_listed_as_absent() -> None:
     found, absent = make_detectors(Classifier(Encoder(network("plain"), name="mine", input_size=(16, 16))))
     assert {*found, "MCD", "Rate"} == set(NAMES)
     assert {a.name for a in absent} == {"MCM", "WeightedEBO", "MCD", "Rate"}
@@ -99,7 +97,7 @@ def test_a_score_does_not_depend_on_the_batch(fitted: Callable[[str], Detector],
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_read_decides_the_score_and_follows_the_image(fitted: Callable[[str], Detector], name: str) -> None:
+def test_what_is_read_determines_the_score_and_has_a_gradient(fitted: Callable[[str], Detector], name: str) -> None:
     detector = fitted(name)
     x = X.clone().requires_grad_(True)
     reads = detector.reads(x)
@@ -110,7 +108,7 @@ def test_what_is_read_decides_the_score_and_follows_the_image(fitted: Callable[[
     if detector.judge is not None:
         assert close(detector.judge(reads).detach().double(), detector.score(X))
     else:
-        assert name == "MCD"  # its draws act within the network
+        assert name == "MCD"  # its dropout samples are drawn inside the network
 
 
 SORTED_OR_COUNTED = ("KNN", "OpenMax", "NACUE")  # by numpy, scikit-learn or in bins: no gradient
@@ -118,7 +116,7 @@ SORTED_OR_COUNTED = ("KNN", "OpenMax", "NACUE")  # by numpy, scikit-learn or in 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_score_has_the_gradient_of_its_formula(fitted: Callable[[str], Detector], name: str) -> None:
-    """Even where the library detaches it."""
+    """Even if the library detaches it."""
     if name == "Gram":
         pytest.skip("piecewise linear, with a kink at every bound that a row sum reaches")
     detector = fitted(name)
@@ -159,7 +157,7 @@ def test_a_restored_fit_gives_the_same_scores(fitted: Callable[[str], Detector],
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_training_images_does_not_matter(name: str, fitted: Callable[[str], Detector]) -> None:
     if name in ("Gram", "TemperatureScaling", "OpenMax", "KLMatching", "NACUE"):
-        pytest.skip("the library holds out a part, stops early, or counts in the order of the images")
+        pytest.skip("the library holds out some images, stops early, or depends on the order of the images")
     if name == "ViM":
         pytest.skip("the smallest of the 64 eigenvalues of these features, and so its subspace, are rounding errors")
     data = batches().dataset
@@ -217,9 +215,9 @@ def test_an_image_changed_in_place_is_scored_again(fitted: Callable[[str], Detec
     assert not torch.equal(fitted("MaxLogit").score(x), first)
 
 
-def test_a_network_that_is_no_classifier_is_refused() -> None:
+def test_a_network_that_is_not_a_classifier_is_refused() -> None:
     softmax = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4), nn.Softmax(1))
-    with pytest.raises(InputError, match="remove its softmax, or give layer=output"):
+    with pytest.raises(InputError, match="remove its softmax, or use layer=output"):
         Classifier(Encoder(softmax, name="mine", input_size=(16, 16)))
     headless = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
     with pytest.raises(InputError, match="expected a classifier with a linear head, got mine without one"):
@@ -238,7 +236,7 @@ def test_a_network_that_is_no_classifier_is_refused() -> None:
         ("builtins:str", "without fit and score and reads"),
     ],
 )
-def test_what_is_no_detector_is_refused(spec: str, message: str) -> None:
+def test_invalid_detector_specs_are_refused(spec: str, message: str) -> None:
     classifier = Classifier(Encoder(network("plain"), name="mine", input_size=(16, 16)))
     with pytest.raises(InputError, match=message):
         own_detector(spec, classifier)

@@ -1,6 +1,7 @@
 """The score of every detector against its formula, computed here from the bare network by numpy, scipy and autograd.
 
-The formulas are the papers'; where pytorch-ood 0.4 computes something else it is followed, and a comment says so.
+The formulas are those of the papers. Where pytorch-ood 0.4 computes something else, the formula here follows it, and a
+comment says so.
 """
 
 from collections.abc import Callable
@@ -21,8 +22,6 @@ from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import Encoder
 from oodattack.networks import Bottleneck, CifarResNet
 
-pytestmark = pytest.mark.xdist_group("formulas")  # they share a fitted network
-
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.25, 0.2)
@@ -30,7 +29,7 @@ DROPOUT = 0.3
 
 
 class Case:
-    """A classifier, images x with classes y that its detectors are fitted to, and images that they judge."""
+    """A classifier, images x of classes y to fit its detectors on, and images to score."""
 
     def __init__(self, net: nn.Sequential, x: Tensor, y: Labels, images: Tensor) -> None:
         self.net, self.x, self.y, self.images = net, x, y, images
@@ -39,7 +38,7 @@ class Case:
         self.bank, self.seen = self.z(x), self.z(images)
         self.bank_logits, self.logits = self.head(self.bank), self.head(self.seen)
         self.p, self.best = softmax(self.logits), self.logits.argmax(1)
-        # With a generator of its own, for the global one decides what Gram holds out.
+        # With its own generator, because the global one decides which images Gram holds out.
         data = TensorDataset(x, torch.from_numpy(y))
         self.loader = DataLoader(data, batch_size=32, generator=torch.Generator().manual_seed(0))
         encoder = Encoder(net, name="mine", input_size=(16, 16), mean=MEAN, std=STD)
@@ -82,7 +81,7 @@ def unit(z: Array) -> Array:
 
 
 def draw(y: Labels, rng: np.random.Generator) -> Tensor:
-    """Images of four classes that overlap: each a colour, and stripes of its own width."""
+    """Images of four overlapping classes, each with its own colour and width of stripes."""
     colours = np.array([[0.7, 0.4, 0.3], [0.3, 0.6, 0.4], [0.4, 0.3, 0.6], [0.6, 0.6, 0.2]])[y]
     colours = colours + rng.normal(0, 0.12, colours.shape)
     stripes = 0.15 * np.sin(np.arange(16) * (y + 1)[:, None] / 2 + rng.uniform(0, 6, (len(y), 1)))
@@ -107,7 +106,7 @@ def case() -> Case:
         head = nn.Linear(16, 4)
         net = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(DROPOUT), head)
         net(normalised(x))  # the norms' statistics
-    # The head is right most of the time, not always, and its bias decides too.
+    # The head is right most of the time but not always, and its bias matters.
     z = net.eval()[:-1](normalised(x)).detach().numpy()
     fit = np.linalg.lstsq(np.column_stack([z, np.ones(len(y))]), np.eye(4)[y] * 6, rcond=None)[0].T
     fit += rng.normal(0, 0.2, fit.shape)
@@ -124,7 +123,7 @@ def kl_matching(c: Case) -> Array:
 
 
 def temperature_scaling(c: Case) -> Array:
-    # The library stops before the optimum: 50 secant steps (L-BFGS in one dimension), each cut to a hundredth.
+    # The library stops before the optimum: 50 secant steps (L-BFGS in one dimension), each scaled by 0.01.
     picked = c.bank_logits[np.arange(len(c.y)), c.y]
     before, now, slope_before = 0.0, 1.0, 0.0
     for step in range(50):
@@ -135,8 +134,8 @@ def temperature_scaling(c: Case) -> Array:
 
 
 def openmax(c: Case) -> Array:
-    # In the paper only images that are classified correctly count; the library takes all of a class.
-    assert set(c.best) == set(range(4))  # the library takes a class that no image of a batch is put in for near
+    # The paper uses only correctly classified images; the library uses all images of a class.
+    assert set(c.best) == set(range(4))  # to a class that is predicted for no image, the library takes a distance of 0
     kept = np.zeros_like(c.logits)
     for k in range(4):
         bank = c.bank_logits[c.y == k]
@@ -150,7 +149,7 @@ def openmax(c: Case) -> Array:
 
 
 def gaussians(bank: Array, y: Labels) -> tuple[Array, Array]:
-    """Means and shared precision; the library divides the covariance by no number of images."""
+    """Means and shared precision; the library does not divide the covariance by the number of images."""
     classes, index = np.unique(y, return_inverse=True)
     means = np.stack([bank[y == k].mean(0) for k in classes])
     scatter = (bank - means[index]).T @ (bank - means[index])
@@ -166,7 +165,7 @@ def mahalanobis(bank: Array, y: Labels, seen: Array) -> Array:
     return np.asarray(squared_distances(bank, y, seen).min(1) / 2)
 
 
-def moved_mahalanobis(c: Case) -> Array:
+def mahalanobis_odin(c: Case) -> Array:
     means, precision = (torch.from_numpy(found) for found in gaussians(c.bank, c.y))
     x = c.images.clone().requires_grad_(True)
     away = c.net[:-1](normalised(x)).double() - means[squared_distances(c.bank, c.y, c.seen).argmin(1)]
@@ -195,7 +194,7 @@ def hopfield(c: Case) -> Array:
 
 def virtual_logit(c: Case) -> Array:
     origin = -np.linalg.pinv(c.weight) @ c.bias
-    rest = np.linalg.svd(c.bank - origin)[2][8:].T  # all but the 8 principal of 16 directions
+    rest = np.linalg.svd(c.bank - origin)[2][8:].T  # all of the 16 directions except the 8 principal ones
     alpha = c.bank_logits.max(1).mean() / np.linalg.norm((c.bank - origin) @ rest, axis=1).mean()
     return np.asarray(alpha * np.linalg.norm((c.seen - origin) @ rest, axis=1) + energy(c.logits))
 
@@ -213,7 +212,7 @@ def maximum_likelihood(c: Case) -> Array:
     bank, seen = unit(c.bank), unit(c.seen)
     leverage = (seen @ np.linalg.inv(bank.T @ bank) * seen).sum(1, keepdims=True)
     p = softmax(c.head(seen))
-    # In units of log C, as the library has it.
+    # In units of log C, as in the library.
     return np.asarray(np.log((p / (p + (1 - p) * p ** (leverage / (1 + leverage)))).sum(1)) / np.log(4))
 
 
@@ -282,9 +281,9 @@ def coverage(c: Case) -> Array:
 
     def bins(x: Tensor) -> list[NDArray[np.intp]]:
         *maps, logits = c.layers(x)
-        # The KL divergence of the uniform distribution from the softmax, but for a constant.
-        slopes = torch.autograd.grad(-logits.log_softmax(1).mean(1).sum(), maps)
-        states = [torch.sigmoid(100 * (m * s).mean((2, 3))).detach().numpy() for m, s in zip(maps, slopes, strict=True)]
+        # The KL divergence of the uniform distribution from the softmax, up to a constant.
+        grads = torch.autograd.grad(-logits.log_softmax(1).mean(1).sum(), maps)
+        states = [torch.sigmoid(100 * (m * g).mean((2, 3))).detach().numpy() for m, g in zip(maps, grads, strict=True)]
         return [(np.searchsorted(edges, state, side="right") - 1).clip(0, 49) for state in states]
 
     total = np.zeros(len(c.images))
@@ -314,25 +313,25 @@ FORMULAS: dict[str, Callable[[Case], Array]] = {
     "PNML": maximum_likelihood,
     # The gradient of the cross entropy with the uniform distribution, (p - 1/C) z'.
     "GradNorm": lambda c: -np.abs(c.p - 1 / 4).sum(1) * np.abs(c.seen).sum(1),
-    # That of -sum log p, (C p - 1) z'. The library's softmax turns the sign round: certain is what has a gradient.
+    # The gradient of -sum log p, (C p - 1) z'. The library reverses the sign: a large gradient means certainty.
     "GradUncertainty": lambda c: -((4 * c.p - 1) ** 2).sum(1) * (c.seen**2).sum(1),
     "ReAct": lambda c: energy(c.head(np.minimum(c.seen, np.percentile(c.bank, 90)))),
-    # The paper sets to zero what is below the lower threshold; the library clips to it.
+    # The paper sets values below the lower threshold to zero; the library clips them to it.
     "VRA": lambda c: energy(c.head(c.seen.clip(*np.quantile(c.bank, [0.01, 0.99], axis=0)))),
-    # 35 % of 16 units are 6, 5 % are 1.
+    # Of 16 units, 35 % are 6 and 5 % are 1.
     "ASH": lambda c: energy(c.head(largest(c.seen, 6) * np.exp(share(c.seen, 6)))),
     "SCALE": lambda c: energy(c.head(c.seen * np.exp(share(c.seen, 6)))),
     "LTS": lambda c: energy(c.logits * share(c.seen, 1) ** 2),
     "DICE": dice,
     "RankFeat": rank_feature,
     "ODIN": odin,
-    "MahalanobisODIN": moved_mahalanobis,
+    "MahalanobisODIN": mahalanobis_odin,
     "MCD": monte_carlo_dropout,
     "MultiMahalanobis": lambda c: np.sum([*map(mahalanobis, c.means(c.x), [c.y] * 3, c.means(c.images))], axis=0),
     "Gram": gram,
     "NACUE": coverage,
 }
-# Of the spread of the scores. OpenMax fits to float32 distances + 10000; NACUE counts, and may count one more or less.
+# Relative to the range of the scores. OpenMax fits float32 distances + 10000; a count of NACUE may differ by one.
 TOLERANCE = dict.fromkeys(FORMULAS, 2e-4) | {"OpenMax": 5e-3, "NACUE": 1e-2}
 
 
@@ -343,7 +342,7 @@ def check(case: Case, name: str) -> None:
     assert tolerance > 0
     np.testing.assert_allclose(detector.score(case.images).numpy(), expected, rtol=0, atol=tolerance)
     assert not any(module.training for module in case.net.modules())
-    if detector.judge is not None:  # as an attack computes it: by the copy of the network that is prepared for speed
+    if detector.judge is not None:  # as an attack computes it, with the copy of the network that is prepared for speed
         judged = detector.judge(detector.reads(case.images.clone().requires_grad_(True)))
         np.testing.assert_allclose(judged.detach().numpy(), expected, rtol=0, atol=tolerance)
 
@@ -359,8 +358,8 @@ def test_the_score_is_the_formula(case: Case, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["Mahalanobis", "RMD", "GMM", "MahalanobisODIN", "MultiMahalanobis"])
 def test_a_class_without_images_is_left_out(case: Case, name: str) -> None:
-    there = case.y != 1
-    check(Case(case.net, case.x[torch.from_numpy(there)], case.y[there], case.images), name)
+    present = case.y != 1
+    check(Case(case.net, case.x[torch.from_numpy(present)], case.y[present], case.images), name)
 
 
 def test_the_rate_is_the_divergence_from_the_standard_normal(case: Case) -> None:

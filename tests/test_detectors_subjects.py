@@ -1,4 +1,4 @@
-"""Subjects: which detectors apply to which, and that a detector sees the same through each of them."""
+"""Subjects: which detectors apply to each kind, and that a detector reads the same values through each."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def fitted(subject: Subject, name: str, classes: int = 3) -> Detector:
         ("python:tests.factories:density", "model of images"),
     ],
 )
-def test_every_encoder_has_its_subject(spec: str, kind: str) -> None:
+def test_every_encoder_gets_the_right_subject(spec: str, kind: str) -> None:
     assert make_subject(load_encoder(spec)).kind == kind
 
 
@@ -69,13 +69,13 @@ def test_a_bare_encoder_has_the_detectors_that_need_no_head() -> None:
 
 
 @pytest.mark.parametrize("name", HEADLESS)
-def test_detectors_score_alike_with_and_without_the_head(name: str) -> None:
+def test_detectors_score_the_same_with_and_without_the_head(name: str) -> None:
     scores = [fitted(make_subject(load_encoder(spec)), name).score(X) for spec in (CLASSIFIER, ENCODER)]
     assert torch.equal(*scores)
 
 
 @pytest.mark.parametrize("name", HEADLESS)
-def test_what_a_bare_encoders_detector_reads_decides_its_score(name: str) -> None:
+def test_what_a_bare_encoders_detector_reads_determines_its_score(name: str) -> None:
     detector = fitted(make_subject(load_encoder(ENCODER)), name)
     x = X.clone().requires_grad_(True)
     reads = detector.reads(x)
@@ -105,7 +105,7 @@ def test_classes_are_numbered_by_the_subject() -> None:
     bare, classifier = make_subject(load_encoder(ENCODER)), make_subject(load_encoder(CLASSIFIER))
     assert bare.class_order(labels) == names
     assert classifier.class_order(labels) is None  # three names for ten logits
-    assert bare.class_order(Labels(("cat",), ("cat",))) is None  # a single class says nothing
+    assert bare.class_order(Labels(("cat",), ("cat",))) is None  # a single class carries no information
     assert bare.guess(X).tolist() == [0] * 7
     assert torch.equal(classifier.guess(X), classifier.logits(X).argmax(1))
 
@@ -118,8 +118,8 @@ def test_a_layer_chosen_for_a_headless_network_is_its_latent() -> None:
     torch.testing.assert_close(subject.features(x).detach(), subject.features(X), rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_of_images_brings_its_own_score() -> None:
-    encoder = load_encoder("python:tests.factories:density")
+def test_a_model_of_images_provides_its_own_score() -> None:
+    encoder = load_encoder("python:tests.factories:density,mean=0.5/0.4/0.3,std=0.5/0.4/0.3")
     subject = make_subject(encoder)
     detector = make_detectors(subject, ["ModelScore"])[0]["ModelScore"]
     assert isinstance(encoder.model, ImageModel)
@@ -136,7 +136,7 @@ def test_a_model_of_images_brings_its_own_score() -> None:
         ModelOfImages(load_encoder(CLASSIFIER))
 
 
-def test_a_head_can_be_removed_once_and_only_with_zero_classes() -> None:
+def test_a_head_can_be_removed_once_and_only_with_num_classes_0() -> None:
     classifier, bare = (make_subject(load_encoder(spec)) for spec in (CLASSIFIER, ENCODER))
     assert torch.equal(classifier.features(X), bare.features(X))
     with pytest.raises(InputError, match="expected num_classes=0, which removes the classification head, got '10'"):
@@ -150,8 +150,8 @@ def test_a_head_can_be_removed_once_and_only_with_zero_classes() -> None:
     assert isinstance(make_subject(encoder), BareEncoder)
 
 
-class Full:
-    """A user's detector with every optional attribute, and no base class."""
+class Complete:
+    """A user's detector with every optional attribute and without a base class."""
 
     reading = "mine"
     parts = (1, 2)
@@ -170,8 +170,8 @@ class Full:
         return reads.sum(1)
 
 
-class Based(Detector):
-    """A user's detector on the base class."""
+class Derived(Detector):
+    """A user's detector derived from the base class."""
 
     def score(self, images: Tensor) -> Tensor:
         return images.mean((1, 2, 3))
@@ -180,13 +180,13 @@ class Based(Detector):
         return images.flatten(1)
 
 
-class NeedsLogits(Based):
+class NeedsLogits(Derived):
     def __init__(self, subject: Subject) -> None:
         self.logits = subject.logits
 
 
-def test_what_ones_own_detector_has_is_used() -> None:
-    inner = Full()
+def test_optional_attributes_of_a_users_detector_are_used() -> None:
+    inner = Complete()
     detector = Own(inner, "ab" * 32)
     detector.fit(loader(1))
     assert (detector.reading, detector.parts, detector.unfollowed) == ("mine", (1, 2), "no")
@@ -196,21 +196,21 @@ def test_what_ones_own_detector_has_is_used() -> None:
     assert detector.source == "ab" * 32
 
 
-def test_what_ones_own_detector_lacks_has_a_default() -> None:
-    detector = Own(Based(), "")
+def test_missing_attributes_of_a_users_detector_have_defaults() -> None:
+    detector = Own(Derived(), "")
     assert (detector.reading, detector.parts, detector.judge, detector.unfollowed) == (None,) * 4
     assert detector.state_dict() is None
     assert detector.score(X).shape == (7,)
 
 
-def test_ones_own_detector_says_what_it_needs() -> None:
+def test_a_users_detector_that_needs_logits_is_not_applicable_without_them() -> None:
     spec = "tests.test_detectors_subjects:NeedsLogits"
     assert own_detector(spec, Classifier(load_encoder(CLASSIFIER))).source
     with pytest.raises(NotApplicableError, match="it needs logits"):
         own_detector(spec, make_subject(load_encoder(ENCODER)))
 
 
-def test_a_classifier_without_maps_says_so() -> None:
+def test_detectors_of_feature_maps_are_not_applicable_without_them() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.ReLU(), nn.Linear(8, 4))
     reasons = {a.name: a.reason for a in make_detectors(make_subject(Encoder(net, name="m", input_size=(16, 16))))[1]}
     assert reasons["RankFeat"] == "the network has no feature maps whose mean is z"

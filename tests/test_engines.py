@@ -1,4 +1,4 @@
-"""Engines, and batches: their size is measured, and halved when memory is short, with the allocators' own errors."""
+"""Engines and batches: the batch size is measured, and halved when an allocator reports that memory ran out."""
 
 import json
 import multiprocessing
@@ -38,12 +38,12 @@ IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def exhaust() -> None:
-    """Ask for four million gigabytes."""
+    """Try to allocate four million gigabytes."""
     torch.empty(2**50)
 
 
 class _Hungry(nn.Module):
-    """More than three images at once take more memory than there is."""
+    """Runs out of memory with more than three images at once."""
 
     input_size = (32, 32)
 
@@ -101,7 +101,7 @@ def test_batches_that_do_not_fit_are_halved_in_each_shard_and_recorded(tmp_path:
 
 @dataclass(frozen=True)
 class Backwards:
-    """A second engine: takes the chunks in reverse order."""
+    """An engine that takes the chunks in reverse order."""
 
     def map(
         self,
@@ -116,7 +116,7 @@ class Backwards:
 
 @dataclass(frozen=True)
 class Processes:
-    """A third: one worker process that imports, unpickles and loads everything itself, as those of a cluster do."""
+    """An engine with one worker process, which imports, unpickles and loads everything itself, as on a cluster."""
 
     def map(
         self,
@@ -155,10 +155,17 @@ def test_another_engine_gives_the_same_rows(engine: Engine, tmp_path: Path) -> N
     assert other.header == local.header
     assert other.read().to_pylist() == local.read().to_pylist()
     assert [other.record(number) for number in range(3)] == [local.record(number) for number in range(3)]
-    # The run that one engine began, another can finish.
-    local.shard(1).unlink()
-    rows = other.read().to_pylist()
-    assert run_attack(settings, engine=engine).read().to_pylist() == rows
+
+
+def test_an_engine_finishes_a_run_that_another_began(tmp_path: Path) -> None:
+    settings = AttackSettings(
+        encoder="python:tests.factories:tiny", images="torchvision:FakeData", start=("noise",), limit=5, steps=2,
+        batch_size=2, device="cpu", out=tmp_path / "run",
+    )  # fmt: skip
+    run = run_attack(settings)
+    rows = run.read().to_pylist()
+    run.shard(1).unlink()
+    assert run_attack(settings, engine=Backwards()).read().to_pylist() == rows
 
 
 def test_an_encoder_with_random_weights_is_refused_in_other_processes(tmp_path: Path) -> None:
@@ -167,11 +174,11 @@ def test_an_encoder_with_random_weights_is_refused_in_other_processes(tmp_path: 
         batch_size=1, device="cpu", out=tmp_path / "run",
     )  # fmt: skip
     with pytest.raises(InputError, match=r"expected the same encoder .* in every process, got different weights"):
-        run_attack(settings, engine=Elsewhere())
+        run_attack(settings, engine=Pickling())
 
 
-class Elsewhere:
-    """Pickles the work, as an engine with several processes does."""
+class Pickling:
+    """An engine that pickles the work, as one with several processes does."""
 
     def map(
         self,
@@ -266,7 +273,7 @@ for keep in (lambda: None, keep_freed_memory):
     keep()
     for n in range(8):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        tensors = [torch.ones(2**24) for _ in range(4)]  # larger than what malloc keeps at most by itself
+        tensors = [torch.ones(2**24) for _ in range(4)]  # larger than any block that malloc keeps by default
         del tensors
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -274,7 +281,7 @@ for keep in (lambda: None, keep_freed_memory):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' allocators are left as they are")
 def test_freed_memory_is_kept_for_the_next_tensors() -> None:
-    """Pages that the last of eight equal rounds of tensors, 256 MiB in all, has to fetch from the system."""
+    """Page faults in the last of eight equal rounds, each of which allocates 256 MiB."""
     printed = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True).stdout
     default, kept = map(int, printed.split())
     if default < 1000:
@@ -291,7 +298,7 @@ def test_the_smallest_batch_near_the_best_is_chosen() -> None:
 def test_larger_batches_are_chosen_where_they_cost_no_more(
     seconds: Callable[[int], float], expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The times are made up: no test may depend on what is faster here."""
+    """The times are made up, so that the test does not depend on what is faster on this machine."""
     monkeypatch.setattr(batch_size, "_seconds", lambda _f, _gradient, _image, size: seconds(size))
     assert measure_batch_size(nn.Identity(), Autograd(), IMAGE, samples=9, steps=10**6) == expected
 
@@ -316,7 +323,7 @@ def test_the_batch_size_is_measured_if_none_is_given(tmp_path: Path) -> None:
 
 
 def test_a_run_keeps_its_precision(tmp_path: Path) -> None:
-    """What was faster when it began may not be so when it resumes."""
+    """The precision that was faster when the run began may not be the faster one when it resumes."""
     torch.manual_seed(0)
     first = rows_of(tmp_path, "tests.factories:resnet20", "first", limit=10)
     ends = {}

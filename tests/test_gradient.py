@@ -1,4 +1,4 @@
-"""Gradients: exact by autograd, estimated by SPSA where f has none."""
+"""Gradients: exact ones by autograd, and SPSA estimates for an f without a gradient."""
 
 import io
 from typing import Any
@@ -41,36 +41,36 @@ def make_encoder(width: int = 6) -> nn.Module:
 
 def estimate(spsa: Spsa, quadratic: "Quadratic", x: Tensor, *seeds: int) -> Tensor:
     latent, pullback = spsa(flat, x, generators(*seeds))
-    return pullback(quadratic.slope(latent))
+    return pullback(quadratic.latent_gradient(latent))
 
 
 class Quadratic:
-    """``(x - center)^T diag(a) (x - center)`` per sample; its gradient is known."""
+    """``(x - center)^T diag(a) (x - center)`` per sample, whose gradient is known."""
 
     def __init__(self, batch: int) -> None:
         rng = torch.Generator().manual_seed(5)
         self.a = torch.rand(48, generator=rng, dtype=torch.float64)
         self.center = torch.rand(batch, 48, generator=rng, dtype=torch.float64)
 
-    def slope(self, z: Tensor) -> Tensor:
-        """The derivative in z; f is the identity here."""
+    def latent_gradient(self, z: Tensor) -> Tensor:
+        """The gradient with respect to z; f is the identity here."""
         return 2 * (z - self.center[: len(z)]) * self.a
 
     def gradient(self, x: Tensor) -> Tensor:
         return (2 * (flat(x) - self.center) * self.a).view_as(x)
 
 
-def test_autograd_gives_the_gradient_of_each_sample_alone() -> None:
+def test_autograd_gives_per_sample_gradients() -> None:
     quadratic = Quadratic(batch=3)
     x = torch.rand(3, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     latent, pullback = Autograd()(flat, x, [])
-    gradient = pullback(quadratic.slope(latent))
+    gradient = pullback(quadratic.latent_gradient(latent))
     torch.testing.assert_close(gradient, quadratic.gradient(x))
     assert torch.equal(latent, flat(x))
     assert not any(tensor.requires_grad for tensor in (x, latent, gradient))
 
 
-def test_autograd_leaves_the_models_grad_alone() -> None:
+def test_autograd_does_not_modify_the_models_grad() -> None:
     net = make_encoder()
     latent, pullback = Autograd()(net, torch.rand(2, 3, 8, 8), [])
     pullback(latent)
@@ -78,35 +78,35 @@ def test_autograd_leaves_the_models_grad_alone() -> None:
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_autograd_of_a_cut_graph_says_so(grad: bool) -> None:
-    """Cut before the weights, the output still requires a gradient: that of the weights."""
+def test_autograd_of_a_detached_graph_is_refused(grad: bool) -> None:
+    """If x is detached before the weights, the output still requires a gradient: that of the weights."""
     net = make_encoder().requires_grad_(grad)
     latent, pullback = Autograd()(lambda x: net(x.detach()), torch.rand(1, 3, 8, 8), [])
     with pytest.raises(InputError, match=r"f gives no gradient: its output does not depend on its input.*spsa"):
         pullback(latent)
 
 
-def test_spsa_is_right_on_average() -> None:
+def test_spsa_is_unbiased_on_a_quadratic() -> None:
     """On a quadratic the central difference along v is exact, so the mean over v is the gradient."""
     quadratic = Quadratic(batch=2)
     x = 0.3 + 0.4 * torch.rand(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     latent, pullback = Spsa(directions=3000)(flat, x, generators(1, 2))
-    gradient, true = pullback(quadratic.slope(latent)), quadratic.gradient(x)
+    gradient, true = pullback(quadratic.latent_gradient(latent)), quadratic.gradient(x)
     cosine = torch.cosine_similarity(flat(gradient), flat(true))
     assert (cosine > 0.98).all()
     torch.testing.assert_close(flat(gradient).norm(dim=1), flat(true).norm(dim=1), rtol=0.05, atol=0)
     assert torch.equal(latent, flat(x))
 
 
-def test_one_spsa_direction_is_the_central_difference() -> None:
+def test_a_single_spsa_direction_gives_the_central_difference() -> None:
     quadratic, x = Quadratic(batch=1), torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)
     g = estimate(Spsa(directions=1, radius=0.01), quadratic, x, 7)
-    slope = g.abs().flatten()[0]
-    torch.testing.assert_close(g.abs(), slope.expand_as(g))  # +-slope in every pixel
-    torch.testing.assert_close((g.sign() * quadratic.gradient(x)).sum().abs(), slope)
+    derivative = g.abs().flatten()[0]
+    torch.testing.assert_close(g.abs(), derivative.expand_as(g))  # plus or minus the derivative in every pixel
+    torch.testing.assert_close((g.sign() * quadratic.gradient(x)).sum().abs(), derivative)
 
 
-def test_spsa_errs_less_with_more_directions() -> None:
+def test_spsa_error_falls_with_the_root_of_the_number_of_directions() -> None:
     quadratic, x = Quadratic(batch=1), torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)
     true = quadratic.gradient(x)
 
@@ -117,7 +117,7 @@ def test_spsa_errs_less_with_more_directions() -> None:
     assert error(16) / error(256) == pytest.approx(4, rel=0.2)
 
 
-def test_spsa_of_a_sample_ignores_the_batch() -> None:
+def test_spsa_does_not_depend_on_the_batch() -> None:
     quadratic = Quadratic(batch=3)
     x = torch.rand(3, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     together = estimate(Spsa(4), quadratic, x, 1, 2, 3)
@@ -128,7 +128,7 @@ def test_spsa_of_a_sample_ignores_the_batch() -> None:
         torch.testing.assert_close(alone[0], together[i], rtol=1e-12, atol=0)
 
 
-def test_spsa_shows_f_only_pixels_of_its_range_and_counts_its_calls() -> None:
+def test_spsa_stays_in_the_pixel_range_and_counts_its_calls() -> None:
     seen = []
 
     def f(x: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def test_spsa_settings_are_checked(directions: Any, radius: Any, message: str) -
         Spsa(directions, radius)
 
 
-def test_get_gradient_knows_two_names_and_passes_on_the_rest() -> None:
+def test_get_gradient_accepts_two_names_and_gradient_objects() -> None:
     assert isinstance(get_gradient("autograd"), Autograd)
     assert isinstance(get_gradient("spsa"), Spsa)
     assert get_gradient(Spsa(3)) == Spsa(3)
@@ -169,7 +169,7 @@ def test_get_gradient_knows_two_names_and_passes_on_the_rest() -> None:
 
 
 def jpeg(x: Tensor) -> Tensor:
-    """What an upload does: 8 bits, JPEG at quality 90, decoded again."""
+    """Round to 8 bits, compress as JPEG at quality 90 and decode, as an upload may do."""
     images = []
     for image in (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
         file = io.BytesIO()
@@ -179,7 +179,7 @@ def jpeg(x: Tensor) -> Tensor:
 
 
 def test_spsa_attacks_through_jpeg_where_autograd_cannot() -> None:
-    """The pipeline of the issue: it compresses and rounds what it gets, so it has no gradient."""
+    """The pipeline compresses and rounds its input, so it has no gradient."""
     net = make_encoder().requires_grad_(False)
 
     def pipeline(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The search on the 8-bit grid: inside the ball, never worse, every evaluation counted, and worth them."""
+"""The search on the 8-bit grid: it stays in the ball, never makes images worse, counts evaluations, and pays off."""
 
 import itertools
 import math
@@ -19,7 +19,8 @@ from oodattack.core.attack import attack
 from oodattack.core.ball import distance, project
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import Autograd
-from oodattack.core.methods.fast.grid import (
+from oodattack.core.methods.eigen import decompose
+from oodattack.core.methods.grid import (
     COARSE_CHANGES,
     COARSE_EVALUATIONS,
     FINE_CHANGES,
@@ -28,7 +29,6 @@ from oodattack.core.methods.fast.grid import (
     MIN_EIGENVALUE,
     descend,
 )
-from oodattack.core.methods.fast.whitening import decompose
 from oodattack.core.pixels import LEVELS, dequantize, quantize, to_grid
 from oodattack.core.problem import Match, Problem, make_problem
 from oodattack.core.tracker import Tracker
@@ -42,7 +42,7 @@ Encode = Callable[[Tensor], Tensor]
 
 
 def network(pixels: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Encode:
-    """A smooth nonlinear f of images of that many values, whose rounding ignores the batch size."""
+    """A smooth nonlinear f of images with ``pixels`` values, whose rounding does not depend on the batch size."""
     rng = torch.Generator().manual_seed(seed)
     first = torch.randn(pixels, 16, generator=rng, dtype=torch.float64) * 2 / math.sqrt(pixels)
     second = torch.randn(16, LATENT, generator=rng, dtype=torch.float64) / 3
@@ -74,12 +74,12 @@ def run(
     norm: float = 2,
     steps: int = 8,
     tolerance: float = 0.0,
-    slopes: Tensor | None = None,
+    squares: Tensor | None = None,
     image: Tensor | None = None,
 ) -> Tracker:
     image = dequantize(levels, problem.start.dtype) if image is None else image
-    slopes = torch.zeros_like(problem.start) if slopes is None else slopes
-    return descend(f, replace(problem, norm=norm), levels, image, slopes, steps, tolerance, Autograd())
+    squares = torch.zeros_like(problem.start) if squares is None else squares
+    return descend(f, replace(problem, norm=norm), levels, image, squares, steps, tolerance, Autograd())
 
 
 def images(batch: int, seed: int, width: int = 4) -> Tensor:
@@ -93,9 +93,9 @@ def losses(f: Encode, problem: Problem, levels: Tensor) -> Tensor:
 
 
 class Recording:
-    """f, and which images went through it, each named by its sample, with a gradient or without.
+    """Records which samples f evaluates, with and without a gradient.
 
-    A sample is told from its first value, which f does not see and the search therefore leaves alone.
+    A sample is recognised by its first value, which f ignores and the search therefore never changes.
     """
 
     def __init__(self, f: Encode) -> None:
@@ -105,23 +105,23 @@ class Recording:
         self.seen: list[Tensor] = []
 
     def __call__(self, x: Tensor) -> Tensor:
-        names = (x.detach()[:, 0, 0, 0] * LEVELS).round().int().tolist()
-        (self.with_gradient if x.requires_grad else self.without).append(names)
+        samples = (x.detach()[:, 0, 0, 0] * LEVELS).round().int().tolist()
+        (self.with_gradient if x.requires_grad else self.without).append(samples)
         self.seen.append(quantize(x.detach()))
-        blind = torch.ones_like(x)
-        blind[:, 0, 0, 0] = 0
-        return self.f(x * blind)
+        mask = torch.ones_like(x)
+        mask[:, 0, 0, 0] = 0
+        return self.f(x * mask)
 
     def count(self, calls: list[list[int]], batch: int) -> list[int]:
         return [sum(call.count(i) for call in calls) for i in range(batch)]
 
 
-# --- what may not happen
+# --- invariants
 
 
 @st.composite
 def problems(draw: st.DrawFn, norm: float) -> tuple[Encode, Problem, Tensor]:
-    """Networks, starts on the grid and off it, balls from nothing to everything, and levels inside them."""
+    """Networks, starts on and off the grid, balls of any radius from zero to infinity, and levels inside them."""
     batch, width = draw(st.integers(1, 3)), draw(st.integers(1, 5))
     seed = draw(st.integers(0, 2**32))
     rng = torch.Generator().manual_seed(seed)
@@ -146,7 +146,7 @@ def test_the_result_is_on_the_grid_inside_the_ball_and_never_worse(norm: float) 
         f, problem, levels = case
         before = levels.clone()
         found = run(f, problem, levels, norm, steps)
-        assert torch.equal(levels, before)  # the caller's stay as they were
+        assert torch.equal(levels, before)  # the caller's tensor is not modified
         assert found.image.dtype == torch.uint8
         assert found.image.shape == levels.shape
         image = dequantize(found.image, torch.float64)
@@ -160,8 +160,8 @@ def test_the_result_is_on_the_grid_inside_the_ball_and_never_worse(norm: float) 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_ball_that_binds_is_used_up_and_not_left(norm: float, dtype: torch.dtype) -> None:
-    """The target is far outside: every change wants out. In whole levels, where nothing rounds."""
+def test_an_active_ball_constraint_is_used_up_but_not_violated(norm: float, dtype: torch.dtype) -> None:
+    """The target is far outside the ball, so all changes point outwards. In integer levels, without rounding errors."""
     f = network(48, dtype=dtype)
     start = images(4, 1).to(dtype)
     radius = torch.tensor([1.5, 3.5, 10.5, 20.5], dtype=torch.float64)
@@ -170,13 +170,13 @@ def test_a_ball_that_binds_is_used_up_and_not_left(norm: float, dtype: torch.dty
     moved = distance(found.image.double(), quantize(start).double(), norm)
     assert (moved <= radius * (1 + 1e-5)).all()
     assert (moved > 0.9 * radius - 1).all()
-    if norm != math.inf:  # the decoded float32 image is inside to the last digit, where the ball is round
+    if norm != math.inf:  # in L1 and L2, the decoded float32 image is inside without any tolerance
         decoded = distance(dequantize(found.image), dequantize(quantize(start)), norm)
         assert (decoded <= problem.eps).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_ball_of_nothing_holds_the_start_alone(norm: float) -> None:
+def test_a_ball_of_radius_zero_contains_only_the_start(norm: float) -> None:
     f, start = network(48), images(2, 1)
     problem = make(f, start, f(images(2, 2)), torch.tensor([0.0, 0.0], dtype=torch.float64))
     found = run(f, problem, quantize(start), norm)
@@ -184,8 +184,8 @@ def test_a_ball_of_nothing_holds_the_start_alone(norm: float) -> None:
     assert (found.gradients.tolist(), found.forwards.tolist()) == ([1, 1], [0, 0])
 
 
-def test_pixels_at_the_wall_do_not_wrap_round() -> None:
-    """A black and a white image whose target is blacker and whiter than they can be."""
+def test_pixels_at_0_and_255_do_not_wrap_around() -> None:
+    """A black and a white image whose targets are darker than black and brighter than white."""
     f, A = linear(48, LATENT)
     start = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)]).double()
     beyond = torch.stack([-A.sign().mean(0), A.sign().mean(0)]).view(2, 3, 4, 4)
@@ -196,11 +196,11 @@ def test_pixels_at_the_wall_do_not_wrap_round() -> None:
     assert change.any()
 
 
-# --- the work
+# --- evaluations
 
 
-def test_every_evaluation_is_counted_and_the_finished_are_left_alone() -> None:
-    """The samples that arrive at once, after a while, never, and that cannot move at all."""
+def test_every_evaluation_is_counted_and_finished_samples_leave() -> None:
+    """Samples that reach the target at once, after a while, or never, and one that cannot move."""
     start = images(5, 1)
     start[:, 0, 0, 0] = torch.arange(5).double() / LEVELS
     f = Recording(network(48))
@@ -221,21 +221,21 @@ def test_every_evaluation_is_counted_and_the_finished_are_left_alone() -> None:
     assert 1 < found.gradients[1] < 12
     assert found.gradients[2] == 12
     assert found.arrived.tolist() == [True, True, False, False, True]
-    for sooner, later in zip(f.with_gradient, f.with_gradient[1:], strict=False):
-        assert set(later) <= set(sooner)
-    # An arrived sample is not looked at again; one that went all the way is, once.
+    for earlier, later in zip(f.with_gradient, f.with_gradient[1:], strict=False):
+        assert set(later) <= set(earlier)
+    # A finished sample is not evaluated again; one that used all its steps is, once.
     assert found.forwards.tolist() == [0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_latents_may_be_of_another_type_than_images(dtype: torch.dtype) -> None:
+def test_latents_may_have_another_dtype_than_images(dtype: torch.dtype) -> None:
     f, start = network(48, dtype=dtype), images(3, 1)
     problem = make(f, start, f(images(3, 2)), torch.full((3,), 1.0, dtype=torch.float64))
     found, rounded = run(f, problem, quantize(start)), run(f, problem, quantize(start), steps=0)
     assert (found.loss < rounded.loss).all()
 
 
-def test_no_steps_only_look() -> None:
+def test_zero_steps_only_evaluate_the_image() -> None:
     f, start = Recording(network(48)), images(3, 1)
     problem = make(f.f, start, f.f(images(3, 2)), torch.full((3,), 1.0, dtype=torch.float64))
     found = run(f, problem, quantize(start), steps=0)
@@ -245,15 +245,15 @@ def test_no_steps_only_look() -> None:
     assert torch.equal(found.loss, problem.error(f(start)).square().sum(1))
 
 
-def test_an_image_that_arrives_counts_whatever_its_loss() -> None:
-    """One latent far off is a lower MAPE and a higher loss than four that are off by less."""
+def test_an_image_within_tolerance_is_kept_whatever_its_loss() -> None:
+    """One large error has a lower MAPE and a higher loss than four smaller ones."""
     start = images(1, 1)
 
     def f(x: Tensor) -> Tensor:
-        there = (x.detach() == start).all()
-        value = torch.tensor([0.7, 0.7, 0.7, 0.7] if there else [0.0, 1.0, 1.0, 1.0], dtype=torch.float64)
-        pull = x.flatten(1)[:, :4]
-        return value + pull - pull.detach()
+        at_start = (x.detach() == start).all()
+        value = torch.tensor([0.7, 0.7, 0.7, 0.7] if at_start else [0.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+        pixels = x.flatten(1)[:, :4]
+        return value + pixels - pixels.detach()
 
     problem = make(f, start, torch.ones(1, 4, dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64))
     found = run(f, problem, quantize(start), tolerance=0.26)
@@ -263,7 +263,7 @@ def test_an_image_that_arrives_counts_whatever_its_loss() -> None:
 
 
 def test_samples_stop_at_the_tolerance() -> None:
-    """And with a tolerance of 0 the search goes on."""
+    """With a tolerance of 0 the search continues."""
     f, start = network(48), images(3, 1)
     target = f(start + 0.05 * (images(3, 2) - start))
     problem = make(f, start, target, torch.full((3,), 1.0, dtype=torch.float64))
@@ -276,21 +276,21 @@ def test_samples_stop_at_the_tolerance() -> None:
     assert (tight.loss < loose.loss).all()
 
 
-# --- one problem a sample
+# --- independence of the samples
 
 
 def test_no_sample_depends_on_its_neighbours() -> None:
-    """In any order, with samples that leave at different times."""
+    """In any order, and with samples that leave at different times."""
     f, start = network(48), images(6, 1)
     target = f(start + 0.1 * (images(6, 2) - start))
     eps = torch.tensor([0.0, 0.01, 0.05, 0.2, 1.0, math.inf], dtype=torch.float64)
     problem = make(f, start, target, eps)
     scales = torch.logspace(-9, 0, 6, dtype=torch.float64)[:, None, None, None]
-    slopes = scales * images(6, 3) ** 4
+    squares = scales * images(6, 3) ** 4
 
     def of(rows: list[int]) -> Tracker:
         now = problem.rows(torch.tensor(rows))
-        return run(f, now, quantize(start)[rows], steps=40, tolerance=2e-4, slopes=slopes[rows])
+        return run(f, now, quantize(start)[rows], steps=40, tolerance=2e-4, squares=squares[rows])
 
     together = of([*range(6)])
     assert len(set(together.gradients.tolist())) > 2
@@ -304,10 +304,10 @@ def test_no_sample_depends_on_its_neighbours() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("what", ["latent", "gradient"])
+@pytest.mark.parametrize("where", ["latent", "gradient"])
 @pytest.mark.parametrize("least", [0, 1, 75])
-def test_a_non_finite_sample_stops_no_other(what: str, least: int, bad: float) -> None:
-    """At the first image, the next one, or later, by how many levels it has moved; what was found until then counts."""
+def test_a_non_finite_sample_does_not_stop_the_others(where: str, least: int, bad: float) -> None:
+    """f fails at the first image, the next, or once ``least`` levels have changed; the best image so far counts."""
     f, start = network(48), images(3, 1)
     problem = make(f, start, f(images(3, 2)), torch.full((3,), 1.0, dtype=torch.float64))
 
@@ -316,7 +316,7 @@ def test_a_non_finite_sample_stops_no_other(what: str, least: int, bad: float) -
         of_second = (moved < 8 * COARSE_CHANGES + 1) & (moved > least - 0.5)
         factor = torch.where(of_second, bad, 1.0)[:, None]
         z = f(x)
-        if what == "latent":
+        if where == "latent":
             return z * factor
         if z.requires_grad:
             z.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
@@ -329,11 +329,11 @@ def test_a_non_finite_sample_stops_no_other(what: str, least: int, bad: float) -
     assert found.loss[[0, 2]].isfinite().all()
     assert found.gradients[1] < 8
     moved = int((found.image[1].int() - quantize(start)[1].int()).abs().sum())
-    assert what == "gradient" or moved < max(least, 1)
-    assert (moved > 0) == (least > (1 if what == "latent" else 0))
+    assert where == "gradient" or moved < max(least, 1)
+    assert (moved > 0) == (least > (1 if where == "latent" else 0))
 
 
-# --- what it finds
+# --- quality
 
 
 def greedy(
@@ -346,56 +346,55 @@ def greedy(
     squares: np.ndarray,
     rounding: np.ndarray,
 ) -> Any:
-    """The same search by trying every change: levels (n,) after up to `COARSE_CHANGES` changes of single levels.
+    """The same search by brute force: levels (n,) after up to `COARSE_CHANGES` changes of one level each.
 
     Args:
-        A: (K, n) effect of each value on the weighted latent, a level.
+        A: (K, n) effect of each value on the weighted latent, per level.
         errors: (m, K) errors so far, the last of them at ``levels``.
-        levels: (n,) whole.
+        levels: (n,) integers.
         start: (n,) centre of the ball, in levels.
         eps: radius, in levels.
         norm: 1, 2 or infinity.
-        squares: (n,) squared effects of a level of each value, in whatever unit.
-        rounding: (n,) by how much the levels are above the values that were rounded.
+        squares: (n,) squared effect of one level of each value, in any unit.
+        rounding: (n,) levels minus the values that were rounded.
     """
     directions = errors / np.linalg.norm(errors, axis=1, keepdims=True)
     _, sizes, rows = np.linalg.svd(directions, full_matrices=False)
     span = rows[sizes**2 > MIN_EIGENVALUE * sizes[0] ** 2]
-    left, levels, rounding = span @ errors[-1], levels.copy(), rounding.copy()
+    remaining, levels, rounding = span @ errors[-1], levels.copy(), rounding.copy()
     for _ in range(COARSE_CHANGES):
-        before, best, change = np.sum(left**2), 1e-12, None
+        before, best, change = np.sum(remaining**2), 1e-12, None
         for pixel in range(len(levels)):
             for sign in (-1, 1):
                 trial = levels.copy()
                 trial[pixel] += sign
                 if not 0 <= trial[pixel] <= 255 or np.linalg.norm(trial - start, norm) > eps * (1 + 1e-6):
                     continue
-                adds = max((rounding[pixel] + sign) ** 2 - rounding[pixel] ** 2, MIN_DISTURBANCE)
-                gain = (before - np.sum((left + span @ A[:, pixel] * sign) ** 2)) / math.sqrt(squares[pixel] * adds)
+                added = max((rounding[pixel] + sign) ** 2 - rounding[pixel] ** 2, MIN_DISTURBANCE)
+                after = np.sum((remaining + span @ A[:, pixel] * sign) ** 2)
+                gain = (before - after) / math.sqrt(squares[pixel] * added)
                 if gain > best:
                     best, change = gain, (pixel, sign)
         if change is None:
             break
         levels[change[0]] += change[1]
         rounding[change[0]] += change[1]
-        left = left + span @ A[:, change[0]] * change[1]
+        remaining = remaining + span @ A[:, change[0]] * change[1]
     return levels
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize(("norm", "eps"), [(1.0, 40.5), (2.0, 30.5), (math.inf, 12.0), (2.0, math.inf)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_changes_are_those_of_a_search_that_tries_them_all(
-    norm: float, eps: float, seed: int, *, weighted: bool
-) -> None:
-    """12 values, some at a wall; with the first error known, and with all errors so far; whatever the slopes' unit."""
+def test_changes_equal_those_of_a_brute_force_search(norm: float, eps: float, seed: int, *, weighted: bool) -> None:
+    """12 values, some at 0 or 255; from the first error alone and from all so far; the unit of the squares cancels."""
     rng = torch.Generator().manual_seed(seed)
     levels = torch.randint(0, 256, (1, 3, 2, 2), generator=rng).to(torch.uint8)
     levels.flatten()[:2] = torch.tensor([0, 255])
     start = dequantize(levels, torch.float64)
     f, A = linear(12, 3, seed)
-    wish = torch.randint(-30, 31, levels.shape, generator=rng).double() / LEVELS
-    problem = make(f, start, f(start + wish), torch.tensor([eps / LEVELS], dtype=torch.float64))
+    offset = torch.randint(-30, 31, levels.shape, generator=rng).double() / LEVELS
+    problem = make(f, start, f(start + offset), torch.tensor([eps / LEVELS], dtype=torch.float64))
     seen: list[Tensor] = []
 
     def recorded(x: Tensor) -> Tensor:
@@ -405,20 +404,20 @@ def test_changes_are_those_of_a_search_that_tries_them_all(
     squares = torch.rand(levels.shape, generator=rng, dtype=torch.float64) ** 4 if weighted else torch.zeros(12)
     expected_squares = (squares + FLOOR * squares.mean()).flatten().numpy() if weighted else np.ones(12)
     exact = start + (torch.rand(levels.shape, generator=rng, dtype=torch.float64) - 0.5) / LEVELS
-    run(recorded, problem, levels, norm, steps=8, slopes=1e-9 * squares.view_as(start), image=exact)
+    run(recorded, problem, levels, norm, steps=8, squares=1e-9 * squares.view_as(start), image=exact)
     assert len(seen) >= 2
     effect = (A * problem.weight.T / LEVELS).numpy()
     evaluated = [x.flatten().double().numpy() for x in seen]
     errors = np.stack([problem.error(f(dequantize(x, torch.float64)))[0].numpy() for x in seen])
-    home = levels.flatten().double().numpy()
+    center = levels.flatten().double().numpy()
     for n in range(1, len(seen)):
         rounding = evaluated[n - 1] - exact.flatten().numpy() * LEVELS
-        expected = greedy(effect, errors[:n], evaluated[n - 1], home, eps, norm, expected_squares, rounding)
+        expected = greedy(effect, errors[:n], evaluated[n - 1], center, eps, norm, expected_squares, rounding)
         assert np.array_equal(evaluated[n], expected), n
 
 
-def test_thirty_evaluations_leave_a_tenth_of_what_rounding_leaves() -> None:
-    """A linear f with many more pixels than latents; the target is one that floats reach exactly."""
+def test_thirty_evaluations_reduce_the_rounding_error_tenfold() -> None:
+    """A linear f with many more pixels than latents; a floating-point image reaches the target exactly."""
     f, _ = linear(3 * 16 * 16, 10)
     rng = torch.Generator().manual_seed(3)
     start = images(4, 1, 64).view(4, 3, 16, 16)
@@ -431,12 +430,12 @@ def test_thirty_evaluations_leave_a_tenth_of_what_rounding_leaves() -> None:
     assert (found.loss.sqrt() < rounded.loss.sqrt() / 10).all()
 
 
-def test_the_pixels_that_count_are_found_among_many() -> None:
-    """f sees the last 100 of 12288 values."""
-    see, _ = linear(100, 3)
+def test_the_few_pixels_that_matter_are_found() -> None:
+    """f depends only on the last 100 of 12288 values."""
+    of_last, _ = linear(100, 3)
 
     def f(x: Tensor) -> Tensor:
-        return see(x.flatten(1)[:, -100:])
+        return of_last(x.flatten(1)[:, -100:])
 
     start = images(2, 1, 1024)
     problem = make(f, start, f(images(2, 2, 1024)), torch.full((2,), 1.0, dtype=torch.float64))
@@ -446,8 +445,8 @@ def test_the_pixels_that_count_are_found_among_many() -> None:
     assert not changed[:, :-100].any()
 
 
-def test_of_many_pixels_those_between_two_levels_are_taken() -> None:
-    """More pixels than are looked at pull a little more, but were rounded to where f wants them already."""
+def test_rounding_errors_decide_between_similar_pixels() -> None:
+    """3,000 pixels, more than the search considers, have a larger effect but were rounded the right way already."""
     start = torch.full((1, 3, 64, 32), 128 / LEVELS, dtype=torch.float64)
     effect = torch.where(torch.arange(6144) < 3000, 1.1, 1.0).double()
     rounding = torch.where(torch.arange(6144) < 3000, -0.4, 0.4).double().view_as(start) / LEVELS
@@ -462,24 +461,24 @@ def test_of_many_pixels_those_between_two_levels_are_taken() -> None:
     assert change[3000:].sum() == -COARSE_CHANGES
 
 
-# --- as the end of an attack
+# --- at the end of an attack
 
 
-def question(batch: int = 3) -> tuple[Encode, Tensor, Tensor]:
+def example(batch: int = 3) -> tuple[Encode, Tensor, Tensor]:
     start = images(batch, 1, 16)
     f = network(start[0].numel())
     return f, start, f(images(batch, 2, 16))
 
 
-def endless_question() -> tuple[Encode, Tensor, Tensor]:
-    """Targets out of reach of an f that is all ups and downs, so that the search always sees a step to take."""
-    smooth, start, target = question()
+def unreachable_example() -> tuple[Encode, Tensor, Tensor]:
+    """Targets out of reach of an oscillating f, so that the search always finds a change to make."""
+    smooth, start, target = example()
     return lambda x: (20 * smooth(x)).sin(), start, torch.full_like(target, 2.0)
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_an_attack_without_grid_steps_rounds(norm: float) -> None:
-    f, start, target = question()
+def test_with_zero_grid_steps_the_attack_only_rounds(norm: float) -> None:
+    f, start, target = example()
     eps = {1.0: 8.0, 2.0: 1.0, math.inf: 0.1}[norm]
     radius = torch.full((3,), eps, dtype=torch.float64)
     result = attack(f, start, target, eps=eps, norm=norm, steps=20, pixels=256, grid_steps=0)
@@ -489,7 +488,7 @@ def test_an_attack_without_grid_steps_rounds(norm: float) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_attack_ends_on_the_grid_and_measures_there(norm: float) -> None:
-    f, start, target = question()
+    f, start, target = example()
     eps = {1.0: 16.0, 2.0: 1.0, math.inf: 0.1}[norm]
 
     def run_attack(grid_steps: int) -> Any:
@@ -503,27 +502,27 @@ def test_an_attack_ends_on_the_grid_and_measures_there(norm: float) -> None:
     torch.testing.assert_close(result.distance, distance(result.image, start, norm))
     assert (result.distance <= eps * (1 + 1e-6)).all()
     assert torch.equal(result.float_image, rounded.float_image)
-    # The loss decides, from which the MAPE differs a little.
-    left = [torch.linalg.vector_norm(one.latent - target, dim=1) for one in (result, rounded)]
-    assert (left[0] < left[1]).all()
+    # By the loss, which the search lowers, because the MAPE need not fall.
+    errors = [torch.linalg.vector_norm(one.latent - target, dim=1) for one in (result, rounded)]
+    assert (errors[0] < errors[1]).all()
 
 
 @pytest.mark.parametrize(
     ("method", "steps", "expected"),
     [("fast", 9, 4), ("fast", 1, 0), ("fast", 120, 50), ("fast", 488, 61), ("paper", 9, 0), ("plain", 9, 0)],
 )
-def test_the_methods_own_number_of_grid_steps(method: str, steps: int, expected: int) -> None:
-    f, start, out_of_reach = endless_question()
-    wide = attack(f, start, out_of_reach, eps=5.0, steps=steps, method=method, pixels=256)
-    assert wide.gradient_evaluations.tolist() == [steps + expected] * 3
-    narrow = attack(f, start, out_of_reach, eps=5.0, steps=steps, method=method)
-    assert narrow.gradient_evaluations.tolist() == [steps] * 3
+def test_the_default_number_of_grid_steps(method: str, steps: int, expected: int) -> None:
+    f, start, out_of_reach = unreachable_example()
+    on_grid = attack(f, start, out_of_reach, eps=5.0, steps=steps, method=method, pixels=256)
+    assert on_grid.gradient_evaluations.tolist() == [steps + expected] * 3
+    floating = attack(f, start, out_of_reach, eps=5.0, steps=steps, method=method)
+    assert floating.gradient_evaluations.tolist() == [steps] * 3
 
 
 @pytest.mark.parametrize("grid_steps", [1, 7])
 @pytest.mark.parametrize("method", ["fast", "paper", "plain"])
-def test_grid_steps_add_to_the_steps(method: str, grid_steps: int) -> None:
-    f, start, out_of_reach = endless_question()
+def test_grid_steps_are_taken_in_addition_to_steps(method: str, grid_steps: int) -> None:
+    f, start, out_of_reach = unreachable_example()
     f = Recording(f)
     result = attack(
         f, start, out_of_reach, eps=5.0, steps=6, method=method, pixels=256, grid_steps=grid_steps, check=False
@@ -533,8 +532,8 @@ def test_grid_steps_add_to_the_steps(method: str, grid_steps: int) -> None:
     assert sum(map(len, f.without)) == int(result.forward_evaluations.sum())
 
 
-def test_estimated_gradients_round() -> None:
-    f, start, target = question()
+def test_spsa_rounds_without_a_search() -> None:
+    f, start, target = example()
     result = attack(f, start, target, eps=1.0, steps=5, pixels=256, gradient="spsa")
     rounded = attack(f, start, target, eps=1.0, steps=5, pixels=256, grid_steps=0, gradient="spsa")
     assert torch.equal(result.image, rounded.image)
@@ -545,12 +544,12 @@ def test_estimated_gradients_round() -> None:
 
 @pytest.mark.parametrize("bad", [-1, 2.5, True, "3"])
 def test_bad_grid_steps_are_refused(bad: Any) -> None:
-    f, start, target = question()
+    f, start, target = example()
     with pytest.raises(InputError, match=r"expected grid_steps as a whole number of at least 0, got"):
         attack(f, start, target, eps=1.0, pixels=256, grid_steps=bad)
 
 
-def test_resnet20_is_reached_by_an_image_of_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_8_bit_images_reach_the_latents_of_resnet20(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = SHARED / "data/weights/cifar10_resnet20-12fca82f.th"
     folder, xray = SHARED / "data/imagenet_subset", SHARED / "data/starts/paper_chest_xray.jpg"
     if not (weights.is_file() and folder.is_dir() and xray.is_file()):
@@ -568,12 +567,12 @@ def test_resnet20_is_reached_by_an_image_of_8_bits(monkeypatch: pytest.MonkeyPat
     with torch.no_grad():
         target = f(torch.stack([read(file) for file in files]))
     result = attack(f, start, target, eps=10.0, steps=100, grid_steps=50, pixels=256)
-    assert float(result.mape.median()) <= 6e-4  # rounding alone leaves three times as much, the search a tenth of it
+    assert float(result.mape.median()) <= 6e-4  # rounding alone gives three times as much; the search gave a tenth
     assert (result.gradient_evaluations <= 150).all()
 
 
-def test_what_is_not_seen_is_spared() -> None:
-    """Many latents that few errors span, and values of very different effect."""
+def test_squared_gradients_improve_the_search() -> None:
+    """The few recorded errors span little of a long latent, and pixels differ greatly in effect."""
     rng = torch.Generator().manual_seed(0)
     scales = torch.logspace(-2, 0, 3072, dtype=torch.float64)[torch.randperm(3072, generator=rng)]
     A = torch.randn(400, 3072, generator=rng, dtype=torch.float64) * scales
@@ -584,22 +583,22 @@ def test_what_is_not_seen_is_spared() -> None:
     start = images(3, 1, 256).view(3, 3, 32, 32)
     rounding = (torch.rand(start.shape, generator=rng, dtype=torch.float64) - 0.5) / LEVELS
     problem = make(f, start, f(start + rounding), torch.full((3,), math.inf, dtype=torch.float64))
-    slopes = (A.square().mean(0) / 7).view(1, 3, 32, 32).expand(3, -1, -1, -1)
-    blind, informed = (run(f, problem, quantize(start), steps=20, slopes=s) for s in (None, slopes))
-    assert (informed.loss < blind.loss / 1.5).all()
+    squares = (A.square().mean(0) / 7).view(1, 3, 32, 32).expand(3, -1, -1, -1)
+    uninformed, informed = (run(f, problem, quantize(start), steps=20, squares=s) for s in (None, squares))
+    assert (informed.loss < uninformed.loss / 1.5).all()
 
 
 @pytest.mark.parametrize(("latent", "kept"), [(300, 50), (1000, 100)])
 def test_a_long_search_continues_with_fewer_changes_and_a_longer_memory(
     latent: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remembered: list[int] = []
+    memory_sizes: list[int] = []
 
-    def listen(gram: Tensor) -> tuple[Tensor, Tensor]:
-        remembered.append(len(gram[0]))
+    def record(gram: Tensor) -> tuple[Tensor, Tensor]:
+        memory_sizes.append(len(gram[0]))
         return decompose(gram)
 
-    monkeypatch.setattr("oodattack.core.methods.fast.grid.decompose", listen)
+    monkeypatch.setattr("oodattack.core.methods.grid.decompose", record)
     _, A = linear(3 * 32 * 32, latent)
 
     def f(x: Tensor) -> Tensor:
@@ -621,21 +620,21 @@ def test_a_long_search_continues_with_fewer_changes_and_a_longer_memory(
     assert short_moves == long_moves[:COARSE_EVALUATIONS]
     assert max(short_moves) == COARSE_CHANGES
     assert max(long_moves[-10:]) == FINE_CHANGES
-    assert remembered[-1] == kept
+    assert memory_sizes[-1] == kept
     assert (long < 0.9 * short).all()
 
 
-def test_an_attack_hands_its_slopes_and_its_image_to_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each sample its own, whenever the others leave, and of a value that f does not see none."""
-    told: list[Tensor] = []
+def test_an_attack_passes_its_squared_gradients_and_image_to_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sample has its own squares, whenever the others leave; those of a value that f ignores are zero."""
+    received: list[Tensor] = []
     rounded: list[Tensor] = []
 
-    def listen(f: Encode, problem: Problem, levels: Tensor, image: Tensor, slopes: Tensor, *rest: Any) -> Tracker:
-        told.append(slopes)
+    def record(f: Encode, problem: Problem, levels: Tensor, image: Tensor, squares: Tensor, *rest: Any) -> Tracker:
+        received.append(squares)
         rounded.append(image)
-        return descend(f, problem, levels, image, slopes, *rest)
+        return descend(f, problem, levels, image, squares, *rest)
 
-    monkeypatch.setattr("oodattack.core.methods.fast.fast.descend", listen)
+    monkeypatch.setattr("oodattack.core.methods.method.descend", record)
     f, start = Recording(network(48)), images(3, 1)
     target = f(start + 0.1 * (images(3, 2) - start))
     target[1] = f(start)[1]
@@ -643,13 +642,13 @@ def test_an_attack_hands_its_slopes_and_its_image_to_the_search(monkeypatch: pyt
     def of(rows: list[int], steps: int = 30) -> Tensor:
         result = attack(f, start[rows], target[rows], eps=1.0, steps=steps, tolerance=1e-3, pixels=256)
         assert torch.equal(rounded[-1], result.float_image)
-        return told[-1]
+        return received[-1]
 
     together = of([0, 1, 2])
     for i in (0, 2):
         torch.testing.assert_close(together[[i]], of([i]))
         assert together[i].flatten()[1:].all()
-    assert not together[1].any()  # arrived before its first step
+    assert not together[1].any()  # finished before its first step
     assert not together[:, 0, 0, 0].any()
     squares = of([0], steps=2)
     assert squares.sum().item() == pytest.approx(0.99 + 1)  # of two normalised gradients

@@ -1,4 +1,4 @@
-"""Softened kinks: outputs as before, slopes as the mean over the zone, one sample at a time."""
+"""Softened kinks: outputs are unchanged, derivatives are averaged over the zone, samples are independent."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from oodattack.core.errors import InputError
 from oodattack.core.methods import Fast
 from oodattack.core.methods.fast.kinks import MAX_UNITS, ZONE, SoftKinks
 from oodattack.core.methods.fast.nadam import half_cosine
-from tests.methods import Hard
+from tests.methods import WithoutSoftening
 
 WIDTH = 0.4
 RECTIFIERS: list[tuple[Callable[[Tensor], Tensor], float, float]] = [
@@ -45,39 +45,41 @@ RECTIFIERS: list[tuple[Callable[[Tensor], Tensor], float, float]] = [
 
 
 def activations(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Inputs of a layer, each sample on a scale of its own."""
+    """Inputs of a layer, with a different scale for each sample."""
     rng = torch.Generator().manual_seed(0)
     scales = torch.logspace(0, 1, shape[0], dtype=torch.float64).view(-1, *(1,) * (len(shape) - 1))
     return (torch.randn(*shape, generator=rng, dtype=torch.float64) * 2 * scales).to(dtype)
 
 
 def seeded(*layers: Callable[[], nn.Module]) -> nn.Sequential:
-    """The layers, with the same weights every time."""
+    """The layers, with the same weights in every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(*(layer() for layer in layers))
 
 
-def slopes(rectifier: Callable[[Tensor], Tensor], a: Tensor, kinks: SoftKinks | None = None) -> tuple[Tensor, Tensor]:
-    """Outputs and slopes; a rectifier in place gets a tensor that is not a leaf."""
+def derivatives(
+    rectifier: Callable[[Tensor], Tensor], a: Tensor, kinks: SoftKinks | None = None
+) -> tuple[Tensor, Tensor]:
+    """Outputs and derivatives; in-place rectifiers get a tensor that is not a leaf."""
     a = a.detach().requires_grad_(True)
     with kinks or nullcontext():
         out = rectifier(a * 1)
-    (slope,) = torch.autograd.grad(out.sum(), a)
-    return out.detach(), slope
+    (derivative,) = torch.autograd.grad(out.sum(), a)
+    return out.detach(), derivative
 
 
 @pytest.mark.parametrize(("rectifier", "low", "high"), RECTIFIERS)
-def test_every_rectifier_keeps_its_output_and_has_the_mean_slope_of_its_zone(
+def test_rectifiers_keep_their_output_and_average_their_derivative_over_the_zone(
     rectifier: Callable[[Tensor], Tensor], low: float, high: float
 ) -> None:
-    """The mean of the exact slopes over 2,001 points of each zone."""
+    """The mean of the exact derivatives at 2,001 points of each zone."""
     a = activations(3, 4, 5, 6)
-    expected, exact = slopes(rectifier, a)
-    out, soft = slopes(rectifier, a, SoftKinks(WIDTH))
+    expected, exact = derivatives(rectifier, a)
+    out, soft = derivatives(rectifier, a, SoftKinks(WIDTH))
     assert torch.equal(out, expected)
     zone = WIDTH * a.square().mean((1, 2, 3), keepdim=True).sqrt()
-    zone = zone.clamp_max((high - low) / 2)  # two zones that overlap are not the mean over one
+    zone = zone.clamp_max((high - low) / 2)  # where two zones overlap, the derivative is not the mean over one
     points = a[None] + zone * torch.linspace(-1, 1, 2001, dtype=a.dtype).view(-1, 1, 1, 1, 1)
     mean = ((points > low) & (points < high)).to(a).mean(0)
     narrow = (zone < (high - low) / 2).expand_as(a)
@@ -89,13 +91,13 @@ def test_every_rectifier_keeps_its_output_and_has_the_mean_slope_of_its_zone(
 def test_layers_that_are_too_large_keep_their_kinks() -> None:
     """The size of a sample decides, not that of the batch."""
     a = activations(2, MAX_UNITS // 64, 8, 8, dtype=torch.float32)
-    _, soft = slopes(F.relu, a, SoftKinks(WIDTH))
-    _, hard = slopes(F.relu, F.pad(a, (0, 1), value=-1.0), SoftKinks(WIDTH))
+    _, soft = derivatives(F.relu, a, SoftKinks(WIDTH))
+    _, hard = derivatives(F.relu, F.pad(a, (0, 1), value=-1.0), SoftKinks(WIDTH))
     assert ((soft > 0) & (soft < 1)).any()
     assert torch.equal(hard[..., :-1], (a > 0).float())
 
 
-def test_in_place_changes_the_very_tensor() -> None:
+def test_in_place_operations_modify_their_tensor() -> None:
     a = activations(2, 5).requires_grad_(True)
     with SoftKinks(WIDTH):
         middle = a * 1
@@ -109,21 +111,21 @@ def test_in_place_changes_the_very_tensor() -> None:
     assert torch.equal(kept, a)
 
 
-def test_a_sample_does_not_see_its_neighbours_nor_its_scale() -> None:
+def test_a_sample_does_not_depend_on_its_neighbours_or_its_scale() -> None:
     a = activations(3, 4, 5, 6)
-    _, together = slopes(F.relu, a, SoftKinks(WIDTH))
-    _, alone = slopes(F.relu, a[[1]], SoftKinks(WIDTH))
-    _, scaled = slopes(F.relu, 1e-6 * a, SoftKinks(WIDTH))
+    _, together = derivatives(F.relu, a, SoftKinks(WIDTH))
+    _, alone = derivatives(F.relu, a[[1]], SoftKinks(WIDTH))
+    _, scaled = derivatives(F.relu, 1e-6 * a, SoftKinks(WIDTH))
     torch.testing.assert_close(together[[1]], alone)
     torch.testing.assert_close(scaled, together)
 
 
 def test_r_is_measured_in_every_tenth_pass() -> None:
     a = activations(3, 4, 5, 6)
-    _, fresh = slopes(F.relu, a, SoftKinks(WIDTH))
+    _, fresh = derivatives(F.relu, a, SoftKinks(WIDTH))
     kinks = SoftKinks(WIDTH)
     for number in range(11):
-        _, found = slopes(F.relu, a if number == 0 else a / 10, kinks)
+        _, found = derivatives(F.relu, a if number == 0 else a / 10, kinks)
         if number in (0, 10):
             torch.testing.assert_close(found, fresh)
         else:  # the zone of the first pass: the same units, ten times closer to their kinks
@@ -134,24 +136,24 @@ def test_r_is_measured_in_every_tenth_pass() -> None:
 def test_the_width_may_change_between_passes() -> None:
     a = activations(3, 4, 5, 6)
     kinks = SoftKinks(2 * WIDTH)
-    slopes(F.relu, a, kinks)
+    derivatives(F.relu, a, kinks)
     kinks.width = WIDTH
-    torch.testing.assert_close(slopes(F.relu, a, kinks), slopes(F.relu, a, SoftKinks(WIDTH)))
+    torch.testing.assert_close(derivatives(F.relu, a, kinks), derivatives(F.relu, a, SoftKinks(WIDTH)))
 
 
 def test_the_r_of_samples_that_stay_is_kept() -> None:
     a, stay = activations(3, 4, 5, 6), torch.tensor([2, 0])
     kinks = SoftKinks(WIDTH)
-    slopes(F.relu, a, kinks)
-    _, everyone = slopes(F.relu, a / 10, kinks)
+    derivatives(F.relu, a, kinks)
+    _, together = derivatives(F.relu, a / 10, kinks)
     kinks.keep(stay)
-    _, found = slopes(F.relu, (a / 10)[stay], kinks)
-    torch.testing.assert_close(found, everyone[stay])
+    _, found = derivatives(F.relu, (a / 10)[stay], kinks)
+    torch.testing.assert_close(found, together[stay])
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 5, 6), (3, 8, 5, 6), (4, 5), (3, 4, 5), (3, 4, 5, 6)])
 def test_a_pass_through_other_layers_is_measured_again(shape: tuple[int, ...]) -> None:
-    """Another layer in the first one's place; or (last) one layer less, which tells only when the pass has ended."""
+    """A different first layer; or, in the last case, one layer fewer, which shows only when the pass has ended."""
     a, other = activations(3, 4, 5, 6), activations(*shape)
     same = other.shape == a.shape
 
@@ -169,8 +171,8 @@ def test_a_pass_through_other_layers_is_measured_again(shape: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("part", [2, 8])
-def test_samples_may_leave_an_f_that_cuts_its_batches(part: int) -> None:
-    """For an f that does not cut them, those that stay see no neighbour leave."""
+def test_samples_may_leave_an_f_that_splits_its_batches(part: int) -> None:
+    """If f does not split them, the samples that stay do not depend on those that leave."""
     net = seeded(nn.Flatten, lambda: nn.Linear(48, 20), nn.ReLU, lambda: nn.Linear(20, 6)).double()
     rng = torch.Generator().manual_seed(0)
     start, goal = torch.rand(2, 5, 3, 4, 4, generator=rng, dtype=torch.float64)
@@ -183,7 +185,7 @@ def test_samples_may_leave_an_f_that_cuts_its_batches(part: int) -> None:
 
     found = attack(f, start, target, eps=9.0, steps=60, tolerance=0.01)
     assert (found.mape <= 0.01 * (1 + 1e-9)).all()  # measured again, in another batch
-    assert len(set(found.gradient_evaluations.tolist())) > 1  # some have left before the others
+    assert len(set(found.gradient_evaluations.tolist())) > 1  # some leave before the others
     if part == 8:
         alone = [attack(f, start[[i]], target[[i]], eps=9.0, steps=60, tolerance=0.01).image for i in range(5)]
         torch.testing.assert_close(found.image, torch.cat(alone))
@@ -191,24 +193,24 @@ def test_samples_may_leave_an_f_that_cuts_its_batches(part: int) -> None:
 
 def test_memory_formats_agree() -> None:
     a = activations(3, 4, 5, 6)
-    _, rows = slopes(F.relu, a, SoftKinks(WIDTH))
-    _, channels = slopes(F.relu, a.contiguous(memory_format=torch.channels_last), SoftKinks(WIDTH))
+    _, rows = derivatives(F.relu, a, SoftKinks(WIDTH))
+    _, channels = derivatives(F.relu, a.contiguous(memory_format=torch.channels_last), SoftKinks(WIDTH))
     torch.testing.assert_close(rows, channels)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_types_are_kept_and_zeros_are_at_the_kink(dtype: torch.dtype) -> None:
-    out, slope = slopes(F.relu, torch.zeros(2, 3, dtype=dtype), SoftKinks(WIDTH))
-    assert out.dtype == slope.dtype == dtype
-    assert (slope == 0.5).all()
+def test_dtypes_are_kept_and_zeros_are_at_the_kink(dtype: torch.dtype) -> None:
+    out, derivative = derivatives(F.relu, torch.zeros(2, 3, dtype=dtype), SoftKinks(WIDTH))
+    assert out.dtype == derivative.dtype == dtype
+    assert (derivative == 0.5).all()
 
 
-def test_nothing_is_softened_outside_nor_without_a_gradient() -> None:
+def test_nothing_is_softened_outside_the_context_or_without_a_gradient() -> None:
     a = activations(2, 5)
     with SoftKinks(WIDTH), torch.no_grad():
         assert torch.equal(F.relu(a), a.clamp_min(0))
-    _, slope = slopes(F.relu, a)
-    assert torch.equal(slope, (a > 0).to(a))
+    _, derivative = derivatives(F.relu, a)
+    assert torch.equal(derivative, (a > 0).to(a))
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0, math.nan])
@@ -221,13 +223,13 @@ def test_an_exported_program_is_softened_too() -> None:
     net = seeded(lambda: nn.Linear(6, 5), nn.ReLU, lambda: nn.Linear(5, 4), nn.ReLU6)
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(net, (x,)).module()
-    expected, found = slopes(net, x, SoftKinks(WIDTH)), slopes(exported, x, SoftKinks(WIDTH))
+    expected, found = derivatives(net, x, SoftKinks(WIDTH)), derivatives(exported, x, SoftKinks(WIDTH))
     torch.testing.assert_close(found, expected)
-    assert not torch.allclose(found[1], slopes(net, x)[1])
+    assert not torch.allclose(found[1], derivatives(net, x)[1])
 
 
-def test_checkpoints_are_refused_with_a_remedy() -> None:
-    """They run the forward pass again within the backward pass, out of reach; never is a wrong gradient taken."""
+def test_gradient_checkpointing_is_refused_with_a_remedy() -> None:
+    """Checkpoints repeat the forward pass inside the backward pass, where it cannot be softened."""
     net = seeded(nn.Flatten, lambda: nn.Linear(12, 5), nn.ReLU, lambda: nn.Linear(5, 4), nn.ReLU)
     rng = torch.Generator().manual_seed(0)
     start, target = torch.rand(2, 3, 2, 2, generator=rng), torch.rand(2, 4, generator=rng)
@@ -238,13 +240,15 @@ def test_checkpoints_are_refused_with_a_remedy() -> None:
 
     with pytest.raises(InputError, match=r"checkpointing.*method='plain'"):
         attack(checkpointed, start, target, eps=1.0, steps=2)
-    expected, found = (attack(f, start, target, eps=1.0, steps=20, method=Hard).image for f in (net, checkpointed))
+    expected, found = (
+        attack(f, start, target, eps=1.0, steps=20, method=WithoutSoftening).image for f in (net, checkpointed)
+    )
     torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(("steps", "share"), [(25, 1), (240, 0.825)])
 def test_the_zone_shrinks_with_the_step_and_the_last_steps_are_exact(steps: int, share: float) -> None:
-    """Steps too small to move anything, so that the unit stays where it is and its slope tells the width."""
+    """The steps are too small to move the unit, so its derivative shows the width of the zone."""
     found: list[float] = []
 
     def f(x: Tensor) -> Tensor:
@@ -259,27 +263,29 @@ def test_the_zone_shrinks_with_the_step_and_the_last_steps_are_exact(steps: int,
     widths = [ZONE * share * half_cosine(n, steps) if n < 0.6 * steps else 0 for n in range(steps)]
     expected = [min(1, 0.5 + 0.01 / (2 * width * r)) if width else 1 for width in widths]
     assert len(found) == steps
-    slopes_seen = torch.tensor(found) / found[-1]
+    relative = torch.tensor(found) / found[-1]
     assert expected[0] < 0.99
-    torch.testing.assert_close(slopes_seen, torch.tensor(expected), rtol=1e-4, atol=0)
+    torch.testing.assert_close(relative, torch.tensor(expected), rtol=1e-4, atol=0)
 
 
-def test_fast_switches_on_units_that_are_off() -> None:
-    """What it is for: a unit that is off at the start has no slope of its own, and the target needs it on."""
+def test_fast_activates_inactive_units() -> None:
+    """A unit that is off at the start has no exact gradient, but the target needs it on."""
     weight = torch.randn(2, 192, generator=torch.Generator().manual_seed(0)) / 14
-    start, on = torch.full((1, 3, 8, 8), 0.5), torch.tensor([1.0, -0.1])
+    start, bias = torch.full((1, 3, 8, 8), 0.5), torch.tensor([1.0, -0.1])
 
     def f(x: Tensor) -> Tensor:
-        return F.relu((x - 0.5).flatten(1) @ weight.T + on)
+        return F.relu((x - 0.5).flatten(1) @ weight.T + bias)
 
-    target = torch.tensor([[1.0, 0.2]])  # the first unit is where it should be
-    soft, hard = (attack(f, start, target, eps=8.0, steps=50, method=method, check=False) for method in (Fast, Hard))
+    target = torch.tensor([[1.0, 0.2]])  # the first unit is already where it should be
+    soft, hard = (
+        attack(f, start, target, eps=8.0, steps=50, method=method, check=False) for method in (Fast, WithoutSoftening)
+    )
     assert torch.equal(hard.image, start)
     assert (soft.mape < 0.01).all()
 
 
-def test_a_retained_graph_gives_the_same_slopes_again() -> None:
-    """As in an f that takes a gradient itself, and returns what it took it of."""
+def test_a_retained_graph_gives_the_same_gradient_again() -> None:
+    """As in an f that differentiates a value and then returns it."""
     a = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     with SoftKinks(1.0):
         out = 3 * torch.relu(a).sum()
@@ -294,15 +300,15 @@ def test_a_gradient_by_torch_func_is_exact() -> None:
     net = seeded(lambda: nn.Linear(6, 20), nn.ReLU, lambda: nn.Linear(20, 5))
     grad = torch.func.grad(lambda x: net(x).square().sum())
     x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
-    expected, exact = slopes(grad, x)
-    out, slope = slopes(grad, x, SoftKinks(WIDTH))
+    expected, exact = derivatives(grad, x)
+    out, derivative = derivatives(grad, x, SoftKinks(WIDTH))
     assert torch.equal(out, expected)
-    assert torch.equal(slope, exact)
+    assert torch.equal(derivative, exact)
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
-def test_a_gradient_that_f_takes_itself_is_exact(create_graph: bool) -> None:
-    """Outputs stay as they are, also those of an f that contains a gradient (GradNorm, input perturbation)."""
+def test_a_gradient_computed_inside_f_is_exact(create_graph: bool) -> None:
+    """Softening leaves outputs unchanged, even if f itself contains a gradient (GradNorm, input perturbation)."""
     net = seeded(lambda: nn.Linear(6, 20), nn.ReLU, lambda: nn.Linear(20, 20), nn.ReLU6, lambda: nn.Linear(20, 1))
 
     def f(x: Tensor) -> Tensor:
@@ -311,14 +317,14 @@ def test_a_gradient_that_f_takes_itself_is_exact(create_graph: bool) -> None:
         return out
 
     x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
-    expected, exact = slopes(f, x)
-    out, soft = slopes(f, x, SoftKinks(WIDTH))
+    expected, exact = derivatives(f, x)
+    out, soft = derivatives(f, x, SoftKinks(WIDTH))
     assert torch.equal(out, expected)
     assert not torch.allclose(soft, exact)
 
 
-def test_a_compiled_network_is_not_compiled_again_for_every_step() -> None:
-    """Its passes are softened as those of the network itself."""
+def test_a_compiled_network_is_not_recompiled_in_every_step() -> None:
+    """Its passes are softened like those of the network itself."""
     torch.compiler.reset()
     graphs = []
 
@@ -333,11 +339,11 @@ def test_a_compiled_network_is_not_compiled_again_for_every_step() -> None:
     attack(compiled, start, target, eps=1.0, steps=40)
     assert len(graphs) < 8
 
-    def slope(f: Callable[[Tensor], Tensor], kinks: SoftKinks | None) -> Tensor:
+    def gradient(f: Callable[[Tensor], Tensor], kinks: SoftKinks | None) -> Tensor:
         x = start.clone().requires_grad_(True)
         with kinks or nullcontext():
             out = f(x)
         return torch.autograd.grad(out.sum(), x)[0]
 
-    torch.testing.assert_close(slope(compiled, SoftKinks(WIDTH)), slope(net, SoftKinks(WIDTH)))
-    assert not torch.allclose(slope(compiled, SoftKinks(WIDTH)), slope(net, None))
+    torch.testing.assert_close(gradient(compiled, SoftKinks(WIDTH)), gradient(net, SoftKinks(WIDTH)))
+    assert not torch.allclose(gradient(compiled, SoftKinks(WIDTH)), gradient(net, None))

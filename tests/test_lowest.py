@@ -1,4 +1,4 @@
-"""A score without target is lowered as far as ball, box and budget let it; linear scores have a known minimum."""
+"""Without a target, a score is lowered as far as ball, box and steps allow; for linear scores the minimum is known."""
 
 import math
 from typing import Any
@@ -28,11 +28,11 @@ def starts(low: float = 0.4, high: float = 0.6) -> Tensor:
     return (x * 255).round() / 255
 
 
-def least(start: Tensor, eps: float, norm: float) -> Tensor:
+def minimum(start: Tensor, eps: float, norm: float) -> Tensor:
     """The minimum of <a, x> over the ball alone, by the dual norm: <a, x0> - eps * ‖a‖_q."""
     dual = {1: math.inf, 2: 2, math.inf: 1}[norm]
-    slope: Tensor = torch.linalg.vector_norm(weights().flatten(), dual)
-    return linear(start) - eps * slope
+    dual_norm: Tensor = torch.linalg.vector_norm(weights().flatten(), dual)
+    return linear(start) - eps * dual_norm
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(1, 0.3), (2, 0.3), (math.inf, 0.05)])
@@ -40,26 +40,26 @@ def least(start: Tensor, eps: float, norm: float) -> Tensor:
 def test_a_linear_score_reaches_its_minimum(method: type[Method], norm: float, eps: float) -> None:
     start = starts()
     result = attack(linear, start, None, eps=eps, norm=norm, steps=300, method=method)
-    bound = least(start, eps, norm)
+    bound = minimum(start, eps, norm)
     assert (result.distance <= eps * (1 + 1e-9)).all()
     assert (result.latent >= bound - 1e-9).all()
-    fall, most = linear(start) - result.latent, linear(start) - bound
-    # In L1, `paper` and `plain` follow the L2 direction; and Adamax followed by a projection has another fixed point.
+    decrease, largest = linear(start) - result.latent, linear(start) - bound
+    # In L1, `paper` and `plain` follow the L2 direction; and Adamax with projection has a different fixed point.
     share = 0.99 if method is Fast or (method is Plain and norm != 1) else 0.2
-    assert (fall >= share * most).all(), fall / most
+    assert (decrease >= share * largest).all(), decrease / largest
 
 
 @pytest.mark.parametrize("levels", [1, 8])
 def test_a_linear_score_reaches_its_minimum_on_the_grid(levels: int) -> None:
-    """In a Linf ball of k levels every pixel moves by k levels; where the box is nearer, it stops there."""
+    """In a Linf ball of k levels, every pixel moves by k levels, or to the face of the box if that is nearer."""
     start = starts(0.0, 1.0)
     result = attack(linear, start, None, eps=levels / 255, norm=math.inf, steps=60, pixels=256)
     expected = (start - levels / 255 * weights().sign()).clamp(0, 1)
     torch.testing.assert_close(result.image, expected, rtol=0, atol=1e-9)
 
 
-def test_the_search_on_the_grid_lowers_what_rounding_left() -> None:
-    """In an L2 ball rounding gives up some of the way; the search regains some of it, inside the ball."""
+def test_the_grid_search_improves_on_rounding() -> None:
+    """In an L2 ball, rounding gives up part of the decrease; the search regains some of it inside the ball."""
     start, settings = starts(), {"eps": 0.1, "steps": 60, "pixels": 256}
     rounded, searched = (attack(linear, start, None, grid_steps=n, **settings) for n in (0, 20))  # type: ignore[arg-type]
     assert (searched.latent <= rounded.latent).all()
@@ -68,7 +68,7 @@ def test_the_search_on_the_grid_lowers_what_rounding_left() -> None:
     assert (searched.gradient_evaluations > 60).all()
 
 
-def test_the_lowest_image_is_kept_and_its_score_reported() -> None:
+def test_the_image_with_the_lowest_score_is_kept() -> None:
     start = starts()
     result = attack(lambda x: linear(x)[:, None], start, None, eps=0.5, steps=40)
     torch.testing.assert_close(result.latent[:, 0], linear(result.image))
@@ -80,8 +80,8 @@ def test_the_lowest_image_is_kept_and_its_score_reported() -> None:
     assert result.notes == ("",) * 3
 
 
-def test_a_score_is_not_raised_by_an_attack_that_finds_nothing() -> None:
-    """The score is least at the start itself."""
+def test_the_start_is_returned_if_no_image_has_a_lower_score() -> None:
+    """The score is lowest at the start itself."""
     start = starts()
 
     def bowl(x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def test_a_score_is_not_raised_by_an_attack_that_finds_nothing() -> None:
 
 
 def test_restarts_keep_the_lowest_try() -> None:
-    """Two valleys: from the start the attack goes down the near one; the best of several tries is no higher."""
+    """The score has two minima, and the first try descends to the nearer one; the best of several is no higher."""
     start = torch.full((2, 3, 4, 4), 0.52, dtype=torch.float64)
 
     def valleys(x: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def test_restarts_keep_the_lowest_try() -> None:
     assert (often.gradient_evaluations == 6 * 30).all()
 
 
-def test_estimated_gradients_lower_a_score_too() -> None:
+def test_spsa_lowers_a_score_too() -> None:
     start = starts()
     result = attack(linear, start, None, eps=0.3, steps=30, gradient=Spsa(directions=64))
     assert (result.latent < linear(start)).all()
@@ -132,11 +132,11 @@ def test_a_result_does_not_depend_on_the_batch() -> None:
         ({"below": True}, "expected no below with target=None"),
     ],
 )
-def test_settings_of_a_target_are_refused_without_one(given: dict[str, Any], message: str) -> None:
+def test_settings_of_a_target_are_refused_without_a_target(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         attack(linear, starts(), None, eps=1.0, **given)
 
 
-def test_several_numbers_are_no_score() -> None:
+def test_several_numbers_per_image_are_refused() -> None:
     with pytest.raises(InputError, match=r"one score per image.*got 3 numbers"):
         attack(lambda x: x.mean((2, 3)), starts(), None, eps=1.0)

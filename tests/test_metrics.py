@@ -19,7 +19,7 @@ def test_mape_is_the_papers_formula() -> None:
     assert mape(z_out, z_in).tolist() == pytest.approx(expected, rel=1e-6)
 
 
-def test_mape_divides_by_the_greatest_size_not_the_greatest_value() -> None:
+def test_mape_divides_by_the_largest_magnitude_not_the_largest_value() -> None:
     assert mape(torch.tensor([[0.0, 0.0]]), torch.tensor([[-4.0, 1.0]])).item() == pytest.approx(2.5 / 4)
 
 
@@ -28,7 +28,7 @@ def test_mape_is_not_symmetric() -> None:
     assert (mape(small, large).item(), mape(large, small).item()) == (0.75, 3.0)
 
 
-def test_mape_of_scalars_per_sample() -> None:
+def test_mape_accepts_one_scalar_per_sample() -> None:
     assert mape(torch.tensor([1.0, 2.0]), torch.tensor([2.0, -1.0])).tolist() == [0.5, 3.0]
 
 
@@ -55,13 +55,13 @@ def test_part_mape_is_the_mape_of_each_part() -> None:
     assert torch.equal(part_mape(z_out, z_in, part_lengths(None, 6))[:, 0], mape(z_out, z_in))
 
 
-def test_as_matrix_makes_a_column_of_a_vector() -> None:
+def test_as_matrix_turns_a_vector_into_a_column() -> None:
     assert as_matrix(torch.zeros(3)).shape == (3, 1)
     assert as_matrix(torch.zeros(3, 2)).shape == (3, 2)
 
 
 @pytest.mark.parametrize("latents", [torch.zeros(2, 3, 4), torch.zeros(2, 0), torch.zeros(2, 3, dtype=torch.int64)])
-def test_mape_is_of_latents(latents: torch.Tensor) -> None:
+def test_mape_accepts_only_latents(latents: torch.Tensor) -> None:
     with pytest.raises(InputError, match=r"expected latents \(B, K\) or \(B,\) of floating-point numbers, got"):
         mape(latents, latents)
-    assert mape(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)  # of no samples there is nothing to say
+    assert mape(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)  # an empty batch is not an error

@@ -22,8 +22,6 @@ from oodattack.runs import Run, open_run
 from oodattack.settings.attack import AttackSettings
 from tests.factories import tiny
 
-pytestmark = pytest.mark.xdist_group("report")  # they share a run
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: whole shards, resuming, refusing, and other tools reading it."""
+"""Runs on disk: complete shards, resuming, refusing other settings, and reading by other tools."""
 
 import io
 import json
@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,20 @@ from oodattack.core.errors import InputError
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize
 from oodattack.encoders import load_encoder
+from oodattack.engines import Chunk, LocalEngine, OnStep, Result, Work
+from oodattack.engines.engine import ignore, never
 from oodattack.images import decode, encode_png
 from oodattack.pipelines.attack import run_attack
 from oodattack.runs import Run, ShardRecord, open_run, start_run, summarize
 from oodattack.settings.attack import AttackSettings
 from oodattack.storage.files import write_whole
-from tests.conftest import Shared
 
 ENCODER = "python:tests.factories:tiny"
 ROOT = Path(__file__).parents[1]
 
 
 def write_photos(folder: Path) -> Path:
-    """Seven small images, one of which is no image."""
+    """Write six small images and a broken one."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(1)
     for number in range(6):
@@ -45,25 +47,25 @@ def write_photos(folder: Path) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of photos that the test may change."""
+    """A folder of photos that a test may change."""
     return write_photos(tmp_path / "photos")
 
 
-@pytest.fixture(scope="session")
-def photos_of_all(shared: Shared) -> Path:
-    """The photos of `finished`."""
-    return shared("photos", write_photos)
+@pytest.fixture(scope="module")
+def shared_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos of the run `finished`, shared by all tests."""
+    return write_photos(tmp_path_factory.mktemp("runs") / "photos")
 
 
-@pytest.fixture(scope="session")
-def finished(shared: Shared, photos_of_all: Path) -> Run:
-    """A run that is only read."""
-    return open_run(shared("run", lambda out: run_attack(settings(photos_of_all, out))))
+@pytest.fixture(scope="module")
+def finished(shared_photos: Path) -> Run:
+    """A finished run that tests only read."""
+    return run_attack(settings(shared_photos, shared_photos.parent / "run"))
 
 
 @pytest.fixture
 def copied(finished: Run, tmp_path: Path) -> Path:
-    """A copy of it that the test may change."""
+    """A copy of the run `finished` that a test may change."""
     return Path(shutil.copytree(finished.path, tmp_path / "copied"))
 
 
@@ -95,7 +97,7 @@ def test_every_readable_image_has_a_row_for_each_start_and_eps(finished: Run) ->
     assert "broken.png" in finished.skipped()["broken.png"]
 
 
-def test_what_counts_is_measured_on_the_decoded_png(finished: Run) -> None:
+def test_results_are_measured_on_the_decoded_png(finished: Run) -> None:
     rows = rows_of(finished.path)
     encoder = load_encoder(ENCODER, device="cpu")
     for row in rows:
@@ -108,12 +110,12 @@ def test_what_counts_is_measured_on_the_decoded_png(finished: Run) -> None:
         assert row["distance"] <= row["eps"]
         np.testing.assert_allclose(row["z_out"], z_out[0].numpy(), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(row["z_in"], z_in[0].numpy(), rtol=1e-4, atol=1e-5)
-    # The 8-bit figures differ from the float ones: they were not copied from them.
+    # The 8-bit values differ from the float ones, so they were not copied from them.
     assert [row["mape"] for row in rows] != [row["mape_float"] for row in rows]
 
 
-def test_a_row_does_not_depend_on_what_else_is_in_the_run(photos: Path, tmp_path: Path) -> None:
-    """A single step of the published method, from a random start of the row's own seed."""
+def test_a_row_does_not_depend_on_the_other_rows(photos: Path, tmp_path: Path) -> None:
+    """After a single step of the published method, from a random start drawn with the row's own seed."""
     paper = {"method": "paper", "steps": 1}
     everything = {
         (r["x_in_name"], r["start_name"], r["eps"]): r
@@ -124,11 +126,11 @@ def test_a_row_does_not_depend_on_what_else_is_in_the_run(photos: Path, tmp_path
     other = everything["3.png", "noise", 4.0]
     assert row["seed"] == other["seed"]
     one, two, start = (decode(cell["bytes"]).int() for cell in (row["image"], other["image"], row["start"]))
-    assert (one - two).abs().max() <= 1  # what rounds to the next level
+    assert (one - two).abs().max() <= 1  # rounding may differ by a level
     assert (one - start).abs().max() > 1
 
 
-def test_the_limit_takes_images_evenly_spaced(photos: Path, tmp_path: Path) -> None:
+def test_the_limit_selects_evenly_spaced_images(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.png").unlink()
     rows = rows_of(run_attack(settings(photos, tmp_path / "run", limit=3, start=("noise",), eps=(1.0,))).path)
     assert [row["x_in_name"] for row in rows] == ["0.png", "2.png", "4.png"]
@@ -153,14 +155,14 @@ run_attack(settings(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
-# Two syncs a file, of its contents (before it has its name) and of the directory (after); run.json is the first file.
+# Two syncs per file, of its contents (before the rename) and of the directory (after it); run.json is the first file.
 @pytest.mark.parametrize(("sync", "shards", "partial"), [(5, 1, True), (6, 2, False)])
 def test_a_killed_run_resumes_and_gives_the_rows_of_an_uninterrupted_one(
-    photos_of_all: Path, finished: Run, tmp_path: Path, sync: int, shards: int, partial: bool
+    shared_photos: Path, finished: Run, tmp_path: Path, sync: int, shards: int, partial: bool
 ) -> None:
     killed = tmp_path / "killed"
     process = subprocess.run(
-        [sys.executable, "-c", KILLER, str(photos_of_all), str(killed), str(sync)],
+        [sys.executable, "-c", KILLER, str(shared_photos), str(killed), str(sync)],
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -170,14 +172,14 @@ def test_a_killed_run_resumes_and_gives_the_rows_of_an_uninterrupted_one(
     assert bool(list((killed / "shards").glob("*.partial"))) == partial
     kept = {path: path.stat().st_mtime_ns for path in (killed / "shards").glob("*.parquet")}
 
-    run_attack(settings(photos_of_all, killed))
+    run_attack(settings(shared_photos, killed))
 
     assert rows_of(killed) == rows_of(finished.path)
     assert not list((killed / "shards").glob("*.partial"))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_ctrl_c_finishes_the_current_shard(photos_of_all: Path, finished: Run, tmp_path: Path) -> None:
+def test_ctrl_c_finishes_the_current_shard(shared_photos: Path, finished: Run, tmp_path: Path) -> None:
     pressed: list[int] = []
 
     def interrupt(progress: Any) -> None:
@@ -186,9 +188,9 @@ def test_ctrl_c_finishes_the_current_shard(photos_of_all: Path, finished: Run, t
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run_attack(settings(photos_of_all, tmp_path / "run"), on_progress=interrupt)
+        run_attack(settings(shared_photos, tmp_path / "run"), on_progress=interrupt)
     assert open_run(tmp_path / "run").done() == [0, 1]
-    run_attack(settings(photos_of_all, tmp_path / "run"))
+    run_attack(settings(shared_photos, tmp_path / "run"))
     assert rows_of(tmp_path / "run") == rows_of(finished.path)
 
 
@@ -202,11 +204,11 @@ def test_ctrl_c_finishes_the_current_shard(photos_of_all: Path, finished: Run, t
         ({"seed": 1}, r"settings\.seed"),
     ],
 )
-def test_a_run_of_other_settings_is_refused(
-    photos_of_all: Path, copied: Path, change: dict[str, Any], message: str
+def test_resuming_with_other_settings_is_refused(
+    shared_photos: Path, copied: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        run_attack(settings(photos_of_all, copied, **change))
+        run_attack(settings(shared_photos, copied, **change))
 
 
 def test_changed_images_are_noticed(photos: Path, tmp_path: Path) -> None:
@@ -216,8 +218,8 @@ def test_changed_images_are_noticed(photos: Path, tmp_path: Path) -> None:
         run_attack(settings(photos, tmp_path / "run", steps=1))
 
 
-def test_the_batch_size_of_the_run_is_kept_when_none_is_given(photos_of_all: Path, copied: Path) -> None:
-    assert run_attack(settings(photos_of_all, copied, batch_size=None)).header["batch_size"] == 5
+def test_the_batch_size_of_the_run_is_kept_when_none_is_given(shared_photos: Path, copied: Path) -> None:
+    assert run_attack(settings(shared_photos, copied, batch_size=None)).header["batch_size"] == 5
 
 
 def test_a_run_of_format_2_is_read_but_not_resumed(photos: Path, tmp_path: Path) -> None:
@@ -252,10 +254,40 @@ def test_each_shard_records_how_it_was_computed(photos: Path, tmp_path: Path) ->
         assert record.machine["threads"] == torch.get_num_threads()
 
 
+class Recording:
+    """The local engine, with a list of the chunks that it was given."""
+
+    def __init__(self) -> None:
+        self.chunks: list[object] = []
+
+    def map(
+        self,
+        work: Work[Chunk, Result],
+        chunks: Iterable[Chunk],
+        *,
+        stop: Callable[[], bool] = never,
+        on_step: OnStep[Chunk] = ignore,
+    ) -> Iterator[tuple[Chunk, Result]]:
+        for chunk, result in LocalEngine().map(work, chunks, stop=stop, on_step=on_step):
+            self.chunks.append(chunk)
+            yield chunk, result
+
+
+def test_only_missing_shards_are_computed(photos: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(photos, tmp_path / "run", eps=(1.0,)))
+    rows = rows_of(run.path)
+    run.shard(1).unlink()
+    assert run.done() == [0, 2]
+    engine = Recording()
+    run_attack(settings(photos, tmp_path / "run", eps=(1.0,)), engine=engine)
+    assert [chunk for chunk in engine.chunks if isinstance(chunk, int)] == [1]  # the other chunk is for measuring
+    assert rows_of(run.path) == rows
+
+
 def test_a_shard_that_exists_is_kept(photos: Path, tmp_path: Path) -> None:
     run = run_attack(settings(photos, tmp_path / "run"))
     before = run.shard(0).read_bytes()
-    run.write_shard(0, [], ShardRecord())  # of two writers the first wins
+    run.write_shard(0, [], ShardRecord())  # the first of two writers wins
     assert run.shard(0).read_bytes() == before
     (run.path / "shards" / "7.parquet").write_bytes(b"not a shard of this run")
     (run.path / "shards" / "99999.parquet").write_bytes(b"nor this")
@@ -273,7 +305,7 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
 
 
 def test_a_shard_without_rows_is_read_by_datasets(photos: Path, tmp_path: Path) -> None:
-    """Rows load with the library, show as images, and decode to the same pixels; also beside an empty shard."""
+    """Rows load with the library, show as images, and decode to the same pixels, even next to an empty shard."""
     datasets = pytest.importorskip("datasets")
     for number in range(6):
         (photos / f"{number}.png").rename(
@@ -310,8 +342,8 @@ def test_run_json_records_how_the_run_was_made(finished: Run) -> None:
     assert header["inputs"]["layer"] == "input of fc"
 
 
-def test_plain_pngs_are_the_bytes_of_the_run(photos_of_all: Path, copied: Path, tmp_path: Path) -> None:
-    run = run_attack(settings(photos_of_all, copied, png=tmp_path / "png"))
+def test_plain_pngs_are_the_bytes_of_the_run(shared_photos: Path, copied: Path, tmp_path: Path) -> None:
+    run = run_attack(settings(shared_photos, copied, png=tmp_path / "png"))
     rows = rows_of(run.path)
     written = {path.name: path.read_bytes() for path in (tmp_path / "png").iterdir()}
     assert written == {row["image"]["path"]: row["image"]["bytes"] for row in rows}
@@ -335,7 +367,7 @@ def test_a_damaged_shard_is_named(copied: Path) -> None:
         run.skipped()
 
 
-def test_an_undefined_mape_is_null_with_a_reason_and_in_no_median(tmp_path: Path, photos: Path) -> None:
+def test_an_undefined_mape_is_null_with_a_reason_and_excluded_from_medians(tmp_path: Path, photos: Path) -> None:
     for number in range(3):
         (photos / f"{number}.png").write_bytes(encode_png(torch.zeros(3, 32, 32, dtype=torch.uint8)))
     run = run_attack(settings(photos, tmp_path / "run", encoder="python:tests.factories:dark", eps=(1.0,)))
@@ -370,14 +402,14 @@ def test_a_start_that_cannot_be_decoded_is_skipped_like_an_image(photos: Path, t
     assert [reason for reason in run.skipped().values() if "0.png" in reason]
 
 
-def test_a_run_of_nothing_but_broken_images_is_an_error(tmp_path: Path) -> None:
+def test_a_run_with_only_broken_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"got none that can be decoded; the first: .*a\.png"):
         run_attack(settings(tmp_path / "broken", tmp_path / "run"))
 
 
-def test_other_peoples_partial_files_are_left_alone(photos: Path, tmp_path: Path) -> None:
+def test_partial_files_of_other_programs_are_left_alone(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "downloads").mkdir()
     other = tmp_path / "downloads" / "film.mp4.partial"
     other.write_bytes(b"half")
@@ -386,7 +418,7 @@ def test_other_peoples_partial_files_are_left_alone(photos: Path, tmp_path: Path
     assert other.read_bytes() == b"half"
 
 
-def test_two_starts_of_one_file_name_are_two_groups(photos: Path, tmp_path: Path) -> None:
+def test_two_starts_with_the_same_file_name_are_two_groups(photos: Path, tmp_path: Path) -> None:
     for folder, level in (("a", 0), ("b", 255)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.png").write_bytes(encode_png(torch.full((3, 32, 32), level, dtype=torch.uint8)))
@@ -410,7 +442,7 @@ def test_pngs_of_another_run_are_replaced(photos: Path, tmp_path: Path) -> None:
     }
 
 
-def test_every_layer_has_a_mape_of_its_own(photos: Path, tmp_path: Path) -> None:
+def test_every_layer_has_its_own_mape(photos: Path, tmp_path: Path) -> None:
     spec = f"{ENCODER},layer=conv+input of fc"
     run = run_attack(settings(photos, tmp_path / "run", encoder=spec, start=("noise",), eps=(4.0,)))
     encoder = load_encoder(spec, device="cpu")
@@ -422,16 +454,16 @@ def test_every_layer_has_a_mape_of_its_own(photos: Path, tmp_path: Path) -> None
     assert row["mape_parts"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_run_begun_elsewhere_warns(photos_of_all: Path, copied: Path) -> None:
+def test_resuming_in_another_environment_warns(shared_photos: Path, copied: Path) -> None:
     header = json.loads((copied / "run.json").read_text())
     header["environment"]["torch"] = "1.0"
     (copied / "run.json").write_text(json.dumps(header))
     with pytest.warns(UserWarning, match=r"begun in another environment \(torch '1\.0', now"):
-        run_attack(settings(photos_of_all, copied))
+        run_attack(settings(shared_photos, copied))
 
 
 def test_names_that_are_formulas_markup_or_long(photos: Path, tmp_path: Path) -> None:
-    """File names end in pictures, tables and file names; they are names there too."""
+    """File names appear in figures, tables and other file names, where they must not be interpreted."""
     from oodattack.report import draw_run
 
     names = ["a$5_and_$6.png", "[red]b[", "猫" * 70 + ".png"]
@@ -442,7 +474,7 @@ def test_names_that_are_formulas_markup_or_long(photos: Path, tmp_path: Path) ->
     spec = str(folder / "*")
     run = run_attack(settings(photos / "5.png", tmp_path / "run", start=(spec,), png=tmp_path / "png", eps=(1.0,)))
     run = run_attack(settings(folder, tmp_path / "run2", start=("noise",), png=tmp_path / "png", eps=(1.0,)))
-    assert run.read(["row"]).num_rows == 2  # the one without a suffix is no image
+    assert run.read(["row"]).num_rows == 2  # the file without a suffix is not an image
     assert len(draw_run(run, tmp_path / "figures")) == 3
 
 
@@ -459,8 +491,9 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX can bound the size of a file")
-def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
-    """Files of more than 100 kB cannot be written in that process."""
+@pytest.mark.parametrize("write", ["write_torch(path, torch.rand(10**5))", "write_bytes(path, bytes(10**6))"])
+def test_a_full_disk_is_reported_and_leaves_nothing(write: str, tmp_path: Path) -> None:
+    """The subprocess cannot write files of more than 100 kB."""
     program = f"""
 import resource, signal, torch
 from pathlib import Path

@@ -18,7 +18,7 @@ STEPS = 25
 def directions(count: int = STEPS, batch: int = 3) -> list[Tensor]:
     rng = torch.Generator().manual_seed(0)
     draws = torch.randn(count, batch, 3, 4, 4, generator=rng, dtype=torch.float64)
-    draws[:, :, 0, 0, 0] = 0  # a pixel that f does not see
+    draws[:, :, 0, 0, 0] = 0  # a pixel that f ignores
     return [*draws]
 
 
@@ -42,7 +42,7 @@ def our_trajectory(rule: Rule, x: Tensor, steps: int = STEPS) -> list[Tensor]:
     return path
 
 
-def test_adamax_is_torchs() -> None:
+def test_adamax_equals_torchs() -> None:
     x = torch.zeros(3, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     expected = torch_trajectory(torch.optim.Adamax([x], lr=0.02), x, cosine=False)
     rule = Adamax(torch.full((3,), 0.02, dtype=torch.float64))
@@ -51,10 +51,10 @@ def test_adamax_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("steps", [STEPS, 100])
-def test_cosine_nadam_is_torchs_nadam_with_its_cosine_schedule(steps: int) -> None:
+def test_cosine_nadam_equals_torchs_nadam_with_a_cosine_schedule(steps: int) -> None:
     x = torch.zeros(3, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     rule = CosineNadam(torch.full((3,), 0.02, dtype=torch.float64), steps, betas=(0.8, 0.95))
-    # Torch's momentum grows from a half of beta1; with such a decay it is beta1 from the first step.
+    # Torch's momentum grows from half of beta1; with this decay it is beta1 from the first step.
     nadam = torch.optim.NAdam([x], lr=0.02, betas=(0.8, 0.95), momentum_decay=1e6)
     expected = torch_trajectory(nadam, x, cosine=True, steps=steps)
     found = our_trajectory(rule, torch.zeros(3, 3, 4, 4, dtype=torch.float64), steps)
@@ -68,7 +68,7 @@ def rules(step_size: Tensor) -> dict[str, Rule]:
 
 @pytest.mark.parametrize("name", ["adamax", "cosine"])
 def test_kept_samples_continue_as_if_alone(name: str) -> None:
-    """Samples with step sizes of their own that leave at different times, one before the first step."""
+    """Samples with different step sizes that leave at different times, one of them before the first step."""
     sizes = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     draws = directions(batch=4)
     together, rows = rules(sizes)[name], torch.arange(4)
@@ -89,9 +89,9 @@ def test_kept_samples_continue_as_if_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize(("steps", "power"), [(10, 1), (100, 1), (10000, 2)])
-def test_the_cosine_goes_from_the_whole_step_to_nearly_nothing(steps: int, power: int) -> None:
-    """The longer the run, the sooner its steps are short."""
-    # No momentum, and every direction alike: the step size is all there is to see.
+def test_the_step_size_decays_to_nearly_zero(steps: int, power: int) -> None:
+    """Along a half cosine or, in long runs, along its square, which falls sooner."""
+    # Without momentum, and with equal directions, every step equals the step size.
     rule = CosineNadam(torch.tensor([0.1], dtype=torch.float64), steps, betas=(0.0, 0.99))
     sizes = [rule.step(torch.ones(1, 1, dtype=torch.float64)).item() for _ in range(steps)]
     expected = [0.1 * ((1 + math.cos(math.pi * n / steps)) / 2) ** power for n in range(steps)]
@@ -99,13 +99,13 @@ def test_the_cosine_goes_from_the_whole_step_to_nearly_nothing(steps: int, power
 
 
 @pytest.mark.parametrize("name", ["adamax", "cosine"])
-def test_no_direction_no_step(name: str) -> None:
+def test_a_zero_direction_gives_a_zero_step(name: str) -> None:
     rule = rules(torch.tensor([0.1]))[name]
     assert torch.equal(rule.step(torch.zeros(1, 3, 2, 2)), torch.zeros(1, 3, 2, 2))
 
 
-def test_a_step_is_cut_where_a_linear_loss_would_reach_zero() -> None:
-    """And only there: shorter steps, and weighted losses below zero, stay as they are."""
+def test_a_step_is_limited_to_where_a_linear_loss_reaches_zero() -> None:
+    """Shorter steps are not changed, nor are steps whose loss, weighted by whitening, is negative."""
     rng = torch.Generator().manual_seed(0)
     gradient = torch.randn(3, 3, 4, 4, generator=rng, dtype=torch.float64)
     step = gradient * torch.tensor([1.0, 1e-3, 1.0], dtype=torch.float64).view(3, 1, 1, 1)
@@ -117,10 +117,10 @@ def test_a_step_is_cut_where_a_linear_loss_would_reach_zero() -> None:
 
 @pytest.mark.parametrize("angle", [1.3, math.pi / 2, math.pi])
 def test_a_step_that_hardly_descends_is_not_much_longer_than_polyaks(angle: float) -> None:
-    """Two and a half times as long as the step along the gradient at whose end a linear loss is zero."""
+    """At most 2.5 times as long as the step along the gradient that takes a linear loss to zero."""
     gradient = torch.tensor([[4.0, 0.0]], dtype=torch.float64)
     direction = torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
     loss = torch.tensor([2.0], dtype=torch.float64)
     for length in (1.0, 1.5, 20.0):
-        cut = length * polyak_share(length * direction, loss, gradient)
-        assert cut.item() == pytest.approx(min(length, 2.5 * 2 / 4))
+        limited = length * polyak_share(length * direction, loss, gradient)
+        assert limited.item() == pytest.approx(min(length, 2.5 * 2 / 4))

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: races between writers, crashes, and what is read back."""
+"""Files that are written completely or not at all: races between writers, crashes, and reading back."""
 
 import json
 import multiprocessing
@@ -27,7 +27,7 @@ def never_begun(_path: Path) -> bool:
 
 
 def _in_processes(target: Callable[..., None], *arguments: Any) -> list[Any]:
-    """What each of several processes that start together puts into the queue."""
+    """Start several processes at the same time and return what each puts into the queue."""
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(WRITERS), context.Queue()
     processes = [
@@ -60,7 +60,7 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_of_several_creators_exactly_one_wins_and_no_file_is_torn(tmp_path: Path) -> None:
+def test_exactly_one_of_several_creators_wins_and_no_file_is_torn(tmp_path: Path) -> None:
     wins = dict(_in_processes(_race, tmp_path))
     for turn in range(ROUNDS):
         [winner] = [number for number, won in wins.items() if won[turn]]
@@ -80,7 +80,7 @@ def _claim(number: int, barrier: Any, queue: Any, folder: Path) -> None:
         barrier.wait(timeout=120)
 
 
-def test_of_several_processes_one_claims_a_directory(tmp_path: Path) -> None:
+def test_only_one_of_several_processes_claims_a_directory(tmp_path: Path) -> None:
     results = _in_processes(_claim, tmp_path)
     [winner] = [result for result in results if isinstance(result, int)]
     assert all("in use by another process" in result for result in results if isinstance(result, str))
@@ -119,7 +119,7 @@ def test_a_crash_before_the_rename_leaves_nothing_readable(function: str, tmp_pa
     assert crashed.returncode == -signal.SIGKILL, crashed.stderr.decode()
     [left] = tmp_path.iterdir()
     assert is_partial(left)
-    assert pq.ParquetDataset(tmp_path).files == []  # other readers pass over it, too
+    assert pq.ParquetDataset(tmp_path).files == []  # other readers skip it, too
     # The next command that claims the directory ignores the file and deletes it.
     with claim(tmp_path, "run.json", {}, is_begun=never_begun):
         pass
@@ -163,7 +163,7 @@ def test_a_header_is_replaced_only_while_nothing_depends_on_it(tmp_path: Path) -
     assert on_disk() == header(2)
 
 
-def test_environment_entries_that_an_older_version_did_not_record_are_no_difference(tmp_path: Path) -> None:
+def test_environment_entries_that_an_older_version_did_not_record_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"environment": {"torch": "2"}}')
     header = {"environment": {"torch": "2", "device_model": "abacus"}}
     with claim(tmp_path, "run.json", header, is_begun=lambda _: True) as found:
@@ -181,7 +181,7 @@ def test_tables_and_their_records_are_read_back(tmp_path: Path) -> None:
     write_table(path, pa.table({"row": [4]}))
     assert read_record(path) == {}
     assert read_table(path)["row"].to_pylist() == [4]
-    # The same table is the same file, whoever writes it.
+    # The same table gives the same bytes, whoever writes it.
     assert create_table(tmp_path / "b.parquet", pa.table({"row": [4]}))
     assert (tmp_path / "b.parquet").read_bytes() == path.read_bytes()
 

@@ -1,4 +1,4 @@
-"""Training: what is minimised and kept, and that an interruption changes nothing."""
+"""Training: its losses, what it saves, and that an interruption changes nothing."""
 
 import json
 import struct
@@ -49,7 +49,7 @@ def pictures(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 
 
 def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> TrainSettings:
-    _, test, photographs = pictures  # the smaller part, for speed
+    _, test, photographs = pictures  # the smaller set, for speed
     values: dict[str, Any] = {
         "train": str(test),
         "outliers": (str(photographs),),
@@ -78,14 +78,16 @@ def test_a_stopped_training_resumes_to_the_same_weights(
         changes["size"] = 32
     whole = settings(pictures, tmp_path / "whole", **changes)
     train(whole)
-    parted = settings(pictures, tmp_path / "parted", **changes)
+    interrupted = settings(pictures, tmp_path / "interrupted", **changes)
     with pytest.raises(Stop):
-        train(parted, on_progress=stop)
-    assert not (parted.out / "model.safetensors").exists()
-    train(parted)
-    weights = [load_file(s.out / "model.safetensors") for s in (whole, parted)]
+        train(interrupted, on_progress=stop)
+    assert not (interrupted.out / "model.safetensors").exists()
+    train(interrupted)
+    weights = [load_file(s.out / "model.safetensors") for s in (whole, interrupted)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert json.loads((whole.out / "results.json").read_text()) == json.loads((parted.out / "results.json").read_text())
+    assert json.loads((whole.out / "results.json").read_text()) == json.loads(
+        (interrupted.out / "results.json").read_text()
+    )
 
 
 def test_a_trained_network_is_an_encoder_with_class_names(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -95,23 +97,23 @@ def test_a_trained_network_is_an_encoder_with_class_names(pictures: tuple[Path, 
     images = Labelled(open_images(pictures[1]), SIDE)
     everything = torch.stack([images[i][0] for i in range(len(images))])
     right = (encoder.classify(everything).argmax(1) == torch.tensor(images.labels)).double().mean()  # type: ignore[union-attr]
-    # But for an image or two whose two best classes are equal but for rounding.
+    # Up to one or two images whose two best classes differ only by rounding.
     assert float(right) == pytest.approx(results["test_accuracy"], abs=2.5 / len(images))
 
 
 def test_a_training_step_descends_on_the_loss_of_its_images(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """All images are one batch, and an epoch is one step: its loss is that of the first weights, its way downhill."""
+    """With all images in one batch, an epoch is one step downhill, and its loss is that of the initial weights."""
     images = Labelled(open_images(pictures[1]), SIDE)
     one_step = settings(pictures, tmp_path / "net", batch_size=len(images), augment=("none",), epochs=2)
     kept: list[dict[str, Tensor]] = []
 
-    class Kept(Session):
+    class Recording(Session):
         def epoch(self, on_stage: OnStage) -> float:
             kept.append({name: value.detach().clone() for name, value in self.model.state_dict().items()})
             return super().epoch(on_stage)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.pipelines.train.Session", Kept)
+        patch.setattr("oodattack.pipelines.train.Session", Recording)
         results = train(one_step)
     net = build_network("resnet8", "plain", 10).train()
     net.load_state_dict(kept[0])
@@ -120,10 +122,10 @@ def test_a_training_step_descends_on_the_loss_of_its_images(pictures: tuple[Path
     expected = F.cross_entropy(net((x - mean) / std), torch.tensor(images.labels))
     assert results["loss"][0] == pytest.approx(float(expected.detach()), rel=1e-3)
     names, weights = zip(*net.named_parameters(), strict=True)
-    slope = torch.cat([g.flatten() for g in torch.autograd.grad(expected, weights)])
-    way = torch.cat([(kept[1][name] - kept[0][name]).flatten() for name in names])
-    assert way.norm() > 0
-    assert torch.cosine_similarity(way, -slope, dim=0) > 0.9
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(expected, weights)])
+    step = torch.cat([(kept[1][name] - kept[0][name]).flatten() for name in names])
+    assert step.norm() > 0
+    assert torch.cosine_similarity(step, -gradient, dim=0) > 0.9
 
 
 def test_a_labelled_table_trains_like_its_images_in_folders(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_a_labelled_table_trains_like_its_images_in_folders(pictures: tuple[Path
     assert all(torch.equal(value, weights[name]) for name, value in one.model.state_dict().items())
 
 
-def test_a_public_data_set_is_trained_on_by_its_class_numbers(tmp_path: Path) -> None:
+def test_a_public_data_set_is_trained_on_with_its_class_numbers(tmp_path: Path) -> None:
     raw = tmp_path / "data" / "KMNIST" / "raw"
     raw.mkdir(parents=True)
     pixels, labels = load_digits(return_X_y=True)
@@ -175,8 +177,8 @@ def test_a_public_data_set_is_trained_on_by_its_class_numbers(tmp_path: Path) ->
             out=tmp_path / "audit",
         )
     )
-    found = audit.read_results()["classifier"]
-    # But for an image or two whose two best classes are equal but for rounding.
+    found = audit.read_results()["subject"]
+    # Up to one or two images whose two best classes differ only by rounding.
     assert found["test_accuracy"] == pytest.approx(results["test_accuracy"], abs=2.5 / 200)
     public_images = Labelled(open_images("torchvision:KMNIST:train", data_root=tmp_path / "data"), 16)
     x, y = next(iter(DataLoader(Subset(public_images, evenly(400, 100)), 100)))
@@ -220,12 +222,12 @@ def test_the_losses_are_those_of_the_papers() -> None:
 def test_half_of_the_outliers_are_attacked_ones_once_some_exist(pictures: tuple[Path, Path, Path]) -> None:
     natural_ones = [open_images(pictures[2])]
     outliers = Outliers(natural_ones, SIDE)
-    held = Outliers(natural_ones, SIDE, hold_out=True)
-    drawn = held.draw(200, torch.Generator().manual_seed(0))
-    natural = torch.stack([dequantize(held.get(i)) for i in range(12)])
+    holding_out = Outliers(natural_ones, SIDE, hold_out=True)
+    drawn = holding_out.draw(200, torch.Generator().manual_seed(0))
+    natural = torch.stack([dequantize(holding_out.get(i)) for i in range(12)])
     which = torch.cdist(drawn.flatten(1), natural.flatten(1)).argmin(1).tolist()
     assert set(which) == {0, 2, 4, 6, 8, 10}  # held-out images are never trained on
-    assert list(held.held_out) == [1, 3, 5, 7, 9, 11]
+    assert list(holding_out.held_out) == [1, 3, 5, 7, 9, 11]
     white = torch.full((3, 3, SIDE, SIDE), 255, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
     assert (outliers.draw(50, generator) == 1).flatten(1).all(1).sum() == 0
@@ -236,8 +238,8 @@ def test_half_of_the_outliers_are_attacked_ones_once_some_exist(pictures: tuple[
         outliers.get(len(outliers))
 
 
-class _Listening:
-    """What the rounds attack, from where and how far, and what they compare."""
+class _Recorder:
+    """Records which attacks the rounds run, with their samples, balls and results, and which scores they compare."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.attacks: list[tuple[float, int]] = []
@@ -249,17 +251,17 @@ class _Listening:
         patch.setattr(rounds, "direct", self.direct)
         patch.setattr(rounds, "measure", self.measure)
 
-    def _hear(self, samples: Samples, ball: Ball, found: Found) -> Found:
+    def _record(self, samples: Samples, ball: Ball, found: Found) -> Found:
         self.attacks.append((ball.eps, ball.steps))
         self.samples.append(samples)
         self.found.append(found)
         return found
 
     def latent(self, features: Any, samples: Samples, ball: Ball) -> Found:
-        return self._hear(samples, ball, latent(features, samples, ball))
+        return self._record(samples, ball, latent(features, samples, ball))
 
     def direct(self, followed: Any, detector: Any, samples: Samples, ball: Ball, initial: Tensor | None) -> Found:
-        return self._hear(samples, ball, direct(followed, detector, samples, ball, initial))
+        return self._record(samples, ball, direct(followed, detector, samples, ball, initial))
 
     def measure(self, inside: Tensor, outside: Tensor, **options: Any) -> Measure:
         found = measure(inside, outside, **options)
@@ -267,10 +269,10 @@ class _Listening:
         return found
 
 
-def test_rounds_attack_what_they_trained(
+def test_rounds_attack_the_network_they_trained(
     pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = _Listening(monkeypatch)
+    seen = _Recorder(monkeypatch)
     reported: list[str] = []
     photographs = write_photographs(tmp_path / "photographs", 24)
     changes = {"test": str(pictures[1]), "outliers": (str(photographs),), "rounds": 1, "round_epochs": 1}
@@ -284,7 +286,7 @@ def test_rounds_attack_what_they_trained(
     assert all(torch.equal(weights[name], value) for name, value in encoder.model.state_dict().items())
     assert not torch.equal(weights["linear.bias"], load_file(tmp_path / "net" / "model.safetensors")["linear.bias"])
 
-    # The attacks of a round: what is trained on, from its second on; then new, longer, larger, and on the score.
+    # The attacks of a round: from the second round on, those to train on; then new, longer, larger, and on the score.
     measuring = [(3.0, 5), (3.0, 20), (6.0, 5), (3.0, 5)]
     assert seen.attacks == [*measuring, (3.0, 5), *measuring]
     outliers = Outliers([open_images(photographs)], SIDE)
@@ -300,30 +302,30 @@ def test_rounds_attack_what_they_trained(
         medians = {n: float(f.mape.nanquantile(0.5)) for n, f in zip(("new", "longer", "larger"), found, strict=False)}
         assert row["mape"] == medians
 
-    # The comparisons of a round, by two scores.
+    # The comparisons of a round, with two scores.
     names = ["natural", "new", "longer", "larger", "direct"], ["natural", "old", "new", "longer", "larger", "direct"]
     compared = iter(seen.measured)
     for row, sets in zip(rows, names, strict=True):
         for score in ("MaxSoftmax", "EnergyBased"):
-            heard = {name: next(compared) for name in sets}
-            assert row[score] == {name: asdict(found) for name, (*_, found) in heard.items()}
-            assert len(heard["natural"][1]) == 12  # each once, though attacks start from some of them twice
+            measured = {name: next(compared) for name in sets}
+            assert row[score] == {name: asdict(found) for name, (*_, found) in measured.items()}
+            assert len(measured["natural"][1]) == 12  # each once, although attacks start from some of them twice
             # Images from one start do not count as independent.
             assert all(
                 options == {"paired": True, "groups": [str(i) for i in held_out], "seed": 0}
-                for name, (_, _, options, _) in heard.items()
+                for name, (_, _, options, _) in measured.items()
                 if name != "natural"
             )
-    # `heard` is of the last network: what fooled the one before is judged by the one that was trained on its like.
+    # `measured` is of the last network, which was trained on images like those that fooled the previous one.
     test = Labelled(open_images(pictures[1]), SIDE)
     x_test = torch.stack([test[i][0] for i in evenly(len(test), 16)])
     assert not torch.equal(kept[0]["fresh"], kept[1]["fresh"])
     images = {"old": dequantize(kept[0]["fresh"]), "new": dequantize(kept[1]["fresh"])}
     images["natural"] = dequantize(torch.stack([outliers.get(i) for i in held_out[:12]]))
     for name, outside in images.items():
-        for heard_scores, x in zip(heard[name][:2], (x_test, outside), strict=True):
+        for scores, x in zip(measured[name][:2], (x_test, outside), strict=True):
             expected = EnergyBased.score(Classifier(encoder).logits(x).detach())
-            torch.testing.assert_close(heard_scores.float(), expected.float(), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(scores.float(), expected.float(), rtol=1e-3, atol=1e-3)
 
     # A finished round is not run again, and the next one follows it.
     more = settings(pictures, tmp_path / "net", **{**changes, "rounds": 2})
@@ -354,13 +356,13 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("an unknown method", {"method": "outlier_exposure"}, "did you mean 'outlier-exposure'"),
     ("no outliers", {"method": "outlier-exposure", "outliers": ()}, "missing --outliers"),
     ("rounds without a test set", {"rounds": 1}, "expected --rounds with --test"),
-    ("no network", {"network": "resnet19"}, "expected network to be resnet8"),
+    ("an unknown network", {"network": "resnet19"}, "expected network to be resnet8"),
     ("no epochs", {"epochs": 0}, "expected epochs >= 1, got 0"),
-    ("a rate of nothing", {"rate": 0.0}, "expected rate above 0 and below 100, got 0"),
-    ("a rate beyond measure", {"rate": 1000.0}, "expected rate above 0 and below 100, got 1000"),
-    ("a weight beyond measure", {"weight": 1e7}, r"expected weight >= 0 and below 1e6, got 1e\+07"),
-    ("another GAN's size", {"method": "confidence", "size": 64}, "expected size 32 for confidence"),
-    ("no such augmentation", {"augment": ("crops",)}, "did you mean 'crop'"),
+    ("a rate of zero", {"rate": 0.0}, "expected rate above 0 and below 100, got 0"),
+    ("a rate that is too large", {"rate": 1000.0}, "expected rate above 0 and below 100, got 1000"),
+    ("a weight that is too large", {"weight": 1e7}, r"expected weight >= 0 and below 1e6, got 1e\+07"),
+    ("a size that the GAN does not support", {"method": "confidence", "size": 64}, "expected size 32 for confidence"),
+    ("an unknown augmentation", {"augment": ("crops",)}, "did you mean 'crop'"),
 ]
 
 

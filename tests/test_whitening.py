@@ -1,4 +1,4 @@
-"""Whitened errors against the formula on dense matrices, and what they are for."""
+"""Whitened errors against the formula on dense matrices, and their effect."""
 
 import math
 from itertools import pairwise
@@ -19,11 +19,11 @@ from oodattack.core.methods.fast.whitening import (
     RawShare,
     Whitening,
 )
-from tests.methods import Unwhitened
+from tests.methods import WithoutWhitening
 
 
 def path(calls: int, batch: int = 3, latent: int = 7, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Errors (calls, B, K) along an attack: some directions move much, others hardly."""
+    """Errors (calls, B, K) along an attack: some directions move a lot, others hardly."""
     rng = torch.Generator().manual_seed(0)
     mixing = torch.randn(batch, latent, latent, generator=rng, dtype=torch.float64)
     scales = torch.logspace(0, -3, latent, dtype=torch.float64)
@@ -38,16 +38,16 @@ def whitened(errors: Tensor) -> Tensor:
 
 
 def dense(errors: Tensor) -> Tensor:
-    """The weighted error of the last of one sample's errors (n, K), from K x K matrices."""
+    """The last of one sample's errors (n, K), whitened with K x K matrices."""
     moves, latent = errors.double().diff(dim=0), errors.shape[1]
     eye = torch.eye(latent, dtype=torch.float64)
-    root, made_of, corrections = eye, 0, 0
+    root, number_of_moves, corrections = eye, 0, 0
     for n in range(1, len(moves) + 1):
         corrections += 1
-        if corrections >= RENEWAL * made_of:
-            made_of, corrections = min(n, MEMORY), 0
+        if corrections >= RENEWAL * number_of_moves:
+            number_of_moves, corrections = min(n, MEMORY), 0
             covariance = torch.zeros(latent, latent, dtype=torch.float64)
-            for age, move in enumerate(moves[n - made_of : n].flip(0)):
+            for age, move in enumerate(moves[n - number_of_moves : n].flip(0)):
                 covariance += DECAY**age * torch.outer(move, move)
             floor, raised = (FLOOR * covariance.trace() / latent).clamp_min(1e-38), False
             root = inverse_root(eye + covariance / floor)
@@ -58,7 +58,7 @@ def dense(errors: Tensor) -> Tensor:
             floor = torch.maximum(DECAY * floor, least)
             u = root.T @ moves[n - 1]
             root = root @ inverse_root(eye + torch.outer(u, u) / floor)
-            if not raised:  # what makes it a root of the same matrix as one that is decomposed
+            if not raised:  # the corrected root is a root of the same matrix as a decomposed one
                 torch.testing.assert_close(root @ root.T @ (eye + covariance / floor), eye, rtol=0, atol=1e-6)
     return root @ errors[-1].double()
 
@@ -75,7 +75,7 @@ def inverse_root(matrix: Tensor) -> Tensor:
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_errors_are_divided_by_the_root_of_the_covariance(calls: int, latent: int, dtype: torch.dtype) -> None:
-    """Fewer and more differences than latents, and more than are kept."""
+    """With fewer and more differences than latent components, and more than the memory holds."""
     errors = path(calls, latent=latent, dtype=dtype)
     found = whitened(errors)
     expected = torch.stack([dense(errors[:, i]) for i in range(3)])
@@ -84,14 +84,14 @@ def test_errors_are_divided_by_the_root_of_the_covariance(calls: int, latent: in
     assert (difference <= tolerance * torch.linalg.vector_norm(errors[-1].double(), dim=1)).all()
 
 
-def test_the_first_errors_are_as_they_are() -> None:
+def test_the_first_errors_are_not_whitened() -> None:
     errors = path(1)
     assert torch.equal(whitened(errors), errors)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
 def test_the_scale_of_a_latent_does_not_matter(dtype: torch.dtype, tolerance: float) -> None:
-    """A scale for every sample, as far apart as the latents of encoders are."""
+    """Every sample has its own scale, as different as those of the latents of encoders."""
     errors = path(20, dtype=dtype)
     scales = torch.tensor([1e-12, 3.0, 1e12], dtype=dtype)[:, None]
     expected, found = whitened(errors), whitened(errors * scales) / scales
@@ -107,7 +107,7 @@ def test_no_sample_depends_on_its_neighbours() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_non_finite_sample_stops_no_other(bad: float) -> None:
+def test_a_non_finite_sample_does_not_stop_the_others(bad: float) -> None:
     errors = path(20)
     broken = errors.clone()
     broken[6:, 1] = bad
@@ -135,13 +135,13 @@ def test_kept_samples_continue_as_if_alone() -> None:
 
 @pytest.mark.parametrize("error", [0.0, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_errors_that_do_not_move_stay_as_they_are(error: float, dtype: torch.dtype) -> None:
+def test_constant_errors_are_returned_unchanged(error: float, dtype: torch.dtype) -> None:
     errors = torch.full((2 * MEMORY, 2, 3), error, dtype=dtype)
     assert torch.equal(whitened(errors), errors)
 
 
-def test_the_path_to_the_errors_is_forgotten_when_they_stand_still() -> None:
-    """When the root is made anew for the first time after the last of them has left the memory."""
+def test_old_differences_are_forgotten_once_errors_are_constant() -> None:
+    """At the first decomposition after the last of them has left the memory."""
     errors = path(5)
     still = torch.cat([errors, errors[-1:].expand(2 * MEMORY, -1, -1)])
     found = whitened(still)
@@ -150,8 +150,8 @@ def test_the_path_to_the_errors_is_forgotten_when_they_stand_still() -> None:
 
 
 @pytest.mark.parametrize("latent", [1, 7, 200])
-def test_to_push_on_weighted_errors_is_to_descend(latent: int) -> None:
-    """No error grows by its weight, and on this path none turns round."""
+def test_whitened_errors_are_shorter_and_point_the_same_way(latent: int) -> None:
+    """Whitening never lengthens an error, and on this path it never reverses one."""
     errors = path(MEMORY + 10, latent=latent)
     found = whitened(errors)
     assert ((found * errors).sum(2) > 0).all()
@@ -159,8 +159,8 @@ def test_to_push_on_weighted_errors_is_to_descend(latent: int) -> None:
     assert (torch.linalg.vector_norm(found, dim=2) <= length * (1 + 1e-12)).all()
 
 
-def test_directions_that_hardly_move_are_reached_sooner() -> None:
-    """A linear f with singular values from 1 to 1e-3, all as far away: a smaller error from half the evaluations."""
+def test_whitening_speeds_up_directions_of_small_singular_values() -> None:
+    """A linear f with singular values from 1 to 1e-3 and equal errors: smaller errors from half the evaluations."""
     rng = torch.Generator().manual_seed(0)
     shape, latent = (4, 3, 16, 16), 12
     U = torch.linalg.qr(torch.randn(latent, latent, generator=rng, dtype=torch.float64)).Q
@@ -175,24 +175,24 @@ def test_directions_that_hardly_move_are_reached_sooner() -> None:
     target = f(start) + 1e-3 * torch.randn(4, latent, generator=rng, dtype=torch.float64)
     initial = (f(start) - target).norm(dim=1)
 
-    def left(steps: int, *, whiten: bool) -> Tensor:
-        """Share of the error that is left."""
-        result = attack(f, start, target, eps=3.0, steps=steps, method=Fast if whiten else Unwhitened)
+    def remaining(steps: int, method: type[Fast]) -> Tensor:
+        """The final error as a share of the initial one."""
+        result = attack(f, start, target, eps=3.0, steps=steps, method=method)
         share: Tensor = (result.latent - target).norm(dim=1) / initial
         return share
 
-    assert (left(200, whiten=True) < 0.9 * left(400, whiten=False)).all()
+    assert (remaining(200, Fast) < 0.9 * remaining(400, WithoutWhitening)).all()
 
 
 @pytest.mark.parametrize("still", [0.0, 1e-5])
 @pytest.mark.parametrize("latent", [1, 10])
 @pytest.mark.parametrize("corrections", [1, 4])
-def test_latents_that_move_again_after_standing_still_are_weighted_as_before(
+def test_latents_that_move_again_after_standing_still_are_whitened_as_before(
     still: float, latent: int, corrections: int
 ) -> None:
-    """The floor of what hardly moved would leave nothing of float32's digits."""
+    """With the floor of latents that hardly moved, float32 would lose all its digits."""
     rng = torch.Generator().manual_seed(0)
-    calls = 2 * MEMORY + 1  # the last one makes the root anew
+    calls = 2 * MEMORY + 1  # the last one decomposes again
     scales = torch.full((calls, 1, 1), still)
     scales[-1 - corrections :] = 1
     errors = 1 + (scales * torch.randn(calls, 2, latent, generator=rng)).cumsum(0)
@@ -205,7 +205,7 @@ def test_latents_that_move_again_after_standing_still_are_weighted_as_before(
 
 @pytest.mark.parametrize("ratio", [0.1, 0.2, 0.3, 0.5])
 def test_a_scalar_that_converges_does_not_stop_the_attack(ratio: float) -> None:
-    """LAPACK gives up on some of its Gram matrices in float32; in closed form the weight is a constant."""
+    """LAPACK fails on some of its Gram matrices in float32; in closed form, whitening is a constant factor."""
     whitening, error = Whitening(), torch.tensor([[1.0], [0.1]])
     for _ in range(MEMORY):
         found = whitening(error)
@@ -214,12 +214,12 @@ def test_a_scalar_that_converges_does_not_stop_the_attack(ratio: float) -> None:
         error = ratio * error
 
 
-def test_errors_that_fall_fast_are_not_weighted_and_those_that_have_been_slow_are() -> None:
+def test_fast_falling_errors_stay_raw_and_slow_ones_are_whitened() -> None:
     fast, between, slow, late = (0.5,) * 6, (0.85,) * 6, (0.95,) * 6, (0.5, 0.5, 0.5, 1.0, 1.0, 0.5)
     lengths = torch.tensor([fast, between, slow, late]).cumprod(1)
-    fall = RawShare()
+    raw_share = RawShare()
     directions = torch.nn.functional.normalize(torch.randn(4, 7, generator=torch.Generator().manual_seed(0)), dim=1)
-    shares = [fall(directions)] + [fall(directions * length[:, None]) for length in lengths.T]
+    shares = [raw_share(directions)] + [raw_share(directions * length[:, None]) for length in lengths.T]
     torch.testing.assert_close(shares[0], torch.ones(4))
     middle = (WHITENED_ABOVE - 0.85) / (WHITENED_ABOVE - RAW_BELOW)
     torch.testing.assert_close(
@@ -229,7 +229,7 @@ def test_errors_that_fall_fast_are_not_weighted_and_those_that_have_been_slow_ar
 
 
 @pytest.mark.parametrize("leave_at", [1, 2, 5])
-def test_how_fast_kept_errors_fall_is_seen_as_if_alone(leave_at: int) -> None:
+def test_raw_shares_of_kept_samples_continue_as_if_alone(leave_at: int) -> None:
     early, late, rows = torch.tensor([0.5, 0.3, 0.6]), torch.tensor([0.95, 0.9, 0.97]), torch.tensor([2, 0])
     errors = torch.stack([torch.ones(3), *5 * [early], *2 * [late]]).cumprod(0)[:, :, None]
     together, alone = RawShare(), RawShare()

@@ -10,5 +10,5 @@ def one_line(error: BaseException) -> str:
     'ValueError: two lines'
     """
     text = " ".join(str(error).split())
-    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-    return f"{kind}{text}"[:300]
+    kind = "" if isinstance(error, InputError) else type(error).__name__
+    return ": ".join(filter(None, (kind, text)))[:300]

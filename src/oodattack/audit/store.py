@@ -145,7 +145,10 @@ class Audit:
         Raises:
             InputError: if the file is missing or damaged.
         """
-        cells = read_table(self._file(shard), ["image"])["image"].to_pylist()
+        file = self._file(shard)
+        if not file.exists():
+            raise InputError(f"expected the attack {shard.attack.key} to be finished, got no {file}")
+        cells = read_table(file, ["image"])["image"].to_pylist()
         return torch.stack([decode(cell["bytes"]) for cell in cells])
 
     def _file(self, shard: Shard) -> Path:

@@ -46,6 +46,7 @@ def algorithm_1(attempt: Method, best: Tracker, callback: Callback | None = None
         if bool(broken.any()):  # after an approximate pass only; the next pass of these samples is exact
             gradient = torch.where(broken[:, None, None, None], 0, gradient)
         h = attempt.direction(x, gradient)
+        attempt.record(h)
         x = attempt.clip(attempt.step(x, h, gradient))  # line 5: x <- clip(x - alpha * h(J'))
         if callback is not None:
             callback(n + 1, best.measured.clone())

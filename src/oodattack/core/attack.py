@@ -70,7 +70,7 @@ def attack(
         pixels: with 256, the result is on the 8-bit grid, inside the ball, and measured there; None stays in floating
             point.
         grid_steps: with ``pixels=256``, the number of gradient evaluations per try for the search on the grid, after
-            the N in floating point (`oodattack.core.methods.fast.grid`); 0 only rounds. By default `fast` uses half of
+            the N in floating point (`oodattack.core.methods.grid`); 0 only rounds. By default `fast` uses half of
             N, at most 50 (beyond 400 steps an eighth of N), and the other methods 0. With SPSA, images are only
             rounded.
         gradient: "autograd", "spsa", or a `Spsa` with custom settings.

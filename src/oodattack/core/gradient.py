@@ -69,6 +69,7 @@ class HasTwin(Protocol):
         """A callable that computes approximately what f does, in less time; None if f has no twin."""
 
 
+@runtime_checkable
 class Gradient(Protocol):
     """A source of gradients."""
 
@@ -201,8 +202,7 @@ def get_gradient(gradient: "str | Gradient") -> Gradient:
     0
     """
     if not isinstance(gradient, str):
-        parts = ("passes", "forwards", "__call__")
-        if isinstance(gradient, type) or not all(hasattr(gradient, part) for part in parts):
+        if isinstance(gradient, type) or not isinstance(gradient, Gradient):
             raise TypeError(f"expected gradient as 'autograd', 'spsa' or a Spsa, got {gradient!r}")
         return gradient
     if gradient == "autograd":

@@ -14,10 +14,13 @@ from torch import Tensor
 
 from oodattack.core.ball import per_sample, project, sample
 from oodattack.core.directions import steepest
-from oodattack.core.gradient import Function, Gradient, Pass, evaluate
+from oodattack.core.gradient import Function, Gradient, Pass
+from oodattack.core.methods.grid import DirectionSquares, descend
 from oodattack.core.pixels import dequantize, quantize, to_grid
 from oodattack.core.problem import Problem
 from oodattack.core.tracker import Tracker
+
+GRID_STREAM = 2**20  # random stream of the search on the grid; larger than any number of tries
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Method:
         generators: one per sample still in the batch; each has its own random stream, fixed by the sample's seed and
             the number of the try.
         whole: the problem of all samples, including those that have left the batch.
+        squares: how much each pixel matters, for the search on the grid; None if there is no search.
 
     >>> class Momentum(Method):
     ...     velocity: Tensor | float = 0.0
@@ -69,10 +73,12 @@ class Method:
     initial: Tensor | None = None
     generators: list[torch.Generator] = field(init=False)
     whole: Problem = field(init=False)
+    squares: DirectionSquares | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.generators = [generator(seed, self.attempt) for seed in self.seeds]
         self.whole = self.problem
+        self.squares = DirectionSquares(self.problem.start) if self.grid_steps else None
 
     @classmethod
     def default_step_size(cls, eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:  # noqa: ARG003
@@ -119,6 +125,11 @@ class Method:
         """h(J') (B, 3, H, W), the direction of ascent: by default the paper's."""
         return steepest(gradient, self.problem.norm)
 
+    def record(self, h: Tensor) -> None:
+        """Record the directions h (B, 3, H, W), from which the search on the grid learns how much each pixel matters."""
+        if self.squares is not None:
+            self.squares.add(h)
+
     def step(self, x: Tensor, h: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG002
         """The images (B, 3, H, W) after the step, before the clip: by default ``x - alpha * h``."""
         return x - per_sample(self.step_size, x) * h
@@ -132,9 +143,11 @@ class Method:
         self.problem = self.problem.rows(stay)
         self.step_size = self.step_size[stay]
         self.generators = [self.generators[i] for i in stay.tolist()]
+        if self.squares is not None:
+            self.squares.keep(stay)
 
     def to_grid(self, best: Tracker) -> Tracker:
-        """Move the best images of the try to the 8-bit grid, inside their balls.
+        """Move the best images of the try to the 8-bit grid, inside their balls, and search there (`descend`).
 
         Args:
             best: the tracker of the try in floating point.
@@ -149,7 +162,10 @@ class Method:
             return merged
         problem, images = self.whole.rows(rows), best.image[rows]
         levels = to_grid(images, problem.start, problem.eps, problem.norm)
-        found = self.search(levels, images, rows, problem, best.tolerance)
+        squares = torch.zeros_like(images) if self.squares is None else self.squares.all()[rows]
+        steps = self.grid_steps if self.gradient.passes else 0
+        generators = [generator(self.seeds[i], GRID_STREAM) for i in rows.tolist()]
+        found = descend(self.f, problem, levels, images, squares, steps, best.tolerance, self.gradient, generators)
         saved, loss = dequantize(found.image, start.dtype), found.loss
         if self.keeps_best:  # no worse than a start that is on the grid itself
             on_grid = (dequantize(quantize(problem.start), start.dtype) == problem.start).flatten(1).all(1)
@@ -160,25 +176,6 @@ class Method:
         merged.loss[rows], merged.arrived[rows] = loss, found.arrived
         merged.gradients[rows], merged.forwards[rows] = found.gradients, found.forwards
         return merged
-
-    def search(self, levels: Tensor, images: Tensor, rows: Tensor, problem: Problem, tolerance: float) -> Tracker:  # noqa: ARG002
-        """Search the 8-bit grid near rounded images; by default they are only evaluated.
-
-        Args:
-            levels: (b, 3, H, W) uint8, inside the balls.
-            images: (b, 3, H, W) the pixels that were rounded to these levels.
-            rows: (b,) indices of these samples in the try.
-            problem: the problem of these samples.
-            tolerance: see `Problem.judge`.
-
-        Returns:
-            A tracker of these samples, with the best levels (b, 3, H, W) uint8.
-        """
-        seen = evaluate(self.f, dequantize(levels, images.dtype))
-        error = problem.error(seen.latent)
-        found = Tracker(levels, problem.start_loss, 1, tolerance)
-        found.see(torch.arange(len(levels), device=levels.device), 0, levels, seen, error, problem)
-        return found
 
 
 def generator(seed: int, stream: int) -> torch.Generator:

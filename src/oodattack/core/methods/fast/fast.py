@@ -8,19 +8,15 @@ from torch import Tensor
 from oodattack.core.ball import per_sample
 from oodattack.core.directions import steepest, tangent
 from oodattack.core.gradient import HasTwin, Pass
-from oodattack.core.methods.fast.grid import descend
 from oodattack.core.methods.fast.kinks import SoftKinks, zone
 from oodattack.core.methods.fast.nadam import CosineNadam, default_step_size, half_cosine, polyak_share
 from oodattack.core.methods.fast.passes import TwoPrecisions
 from oodattack.core.methods.fast.push import Push
-from oodattack.core.methods.method import Method, generator
-from oodattack.core.problem import Match, Problem
-from oodattack.core.tracker import Tracker
+from oodattack.core.methods.method import Method
+from oodattack.core.problem import Match
 
 APPROXIMATE_STEPS = 0.6  # fraction of the steps with softened kinks or the twin; after them f is exact
-SQUARES_DECAY = 0.99  # per step, of the squared directions: a memory of about a hundred steps
 MAX_GRID_STEPS = 50  # default maximum, for attacks of up to 400 steps
-GRID_STREAM = 2**20  # random stream of the search on the grid; larger than any number of tries
 
 
 class Fast(Method):
@@ -48,7 +44,6 @@ class Fast(Method):
         if informed and isinstance(self.f, HasTwin) and self.f.rough_twin is not None:
             start = self.problem.start
             self.passes = TwoPrecisions(self.f, self.f.rough_twin, len(start), start.device, self.steps)
-        self.squares = DirectionSquares(self.problem.start) if self.grid_steps else None
 
     @classmethod
     def default_step_size(cls, eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:
@@ -96,8 +91,6 @@ class Fast(Method):
 
     def step(self, x: Tensor, h: Tensor, gradient: Tensor) -> Tensor:
         """Nadam's step, no longer than Polyak's."""
-        if self.squares is not None:
-            self.squares.add(h)
         step = self.nadam.step(h)
         if self.pushes is None:
             return x - step
@@ -112,40 +105,6 @@ class Fast(Method):
         super().keep(stay)
         self.nadam.keep(stay)
         self.linear_loss = self.linear_loss[stay]
-        for memory in (self.squares, self.pushes, self.kinks, self.passes):
+        for memory in (self.pushes, self.kinks, self.passes):
             if memory is not None:
                 memory.keep(stay)
-
-    def search(self, levels: Tensor, images: Tensor, rows: Tensor, problem: Problem, tolerance: float) -> Tracker:
-        """The search on the grid (`descend`)."""
-        if self.squares is None or not self.gradient.passes:
-            return super().search(levels, images, rows, problem, tolerance)
-        generators = [generator(self.seeds[i], GRID_STREAM) for i in rows.tolist()]
-        squares = self.squares.all()[rows]
-        return descend(self.f, problem, levels, images, squares, self.grid_steps, tolerance, self.gradient, generators)
-
-
-class DirectionSquares:
-    """Decaying sums of the squared directions: how much each pixel matters, for the search on the grid.
-
-    Args:
-        images: (B, 3, H, W) images with the shape and dtype of the directions.
-    """
-
-    def __init__(self, images: Tensor) -> None:
-        self.now, self.kept = torch.zeros_like(images), torch.zeros_like(images)
-        self.rows = torch.arange(len(images), device=images.device)
-
-    def add(self, h: Tensor) -> None:
-        """Add the directions (b, 3, H, W) of the samples still in the batch."""
-        self.now.mul_(SQUARES_DECAY).addcmul_(h, h)
-
-    def keep(self, stay: Tensor) -> None:
-        """Store the sums of all samples, and continue with those at ``stay`` (indices into the current batch)."""
-        self.kept[self.rows] = self.now
-        self.rows, self.now = self.rows[stay], self.now[stay]
-
-    def all(self) -> Tensor:
-        """(B, 3, H, W) the sums of all samples, including those that have left the batch."""
-        self.kept[self.rows] = self.now
-        return self.kept

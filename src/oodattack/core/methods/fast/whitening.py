@@ -10,31 +10,14 @@ and is better left unweighted.
 import torch
 from torch import Tensor
 
+from oodattack.core.methods.eigen import decompose
+
 MEMORY = 64  # differences in a covariance; one more would have 4 % of the newest one's weight
 DECAY = 0.95  # of a difference's weight in the covariance, per step
 RENEWAL = 0.5  # S is decomposed again once this fraction of the number of differences in it has been added
 RING_ROWS = MEMORY + int(RENEWAL * MEMORY)  # differences kept: those in S, and those added since
 RAW_BELOW, WHITENED_ABOVE = 0.8, 0.9  # per-step error ratio: raw below the first, whitened above the second
 FLOOR = 0.025  # variance assumed for directions that never moved, as a fraction of the covariance's mean eigenvalue
-
-
-def decompose(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (B, m) and eigenvectors (B, m, m) of Gram matrices (B, m, m), computed by LAPACK on the CPU.
-
-    Non-finite entries of a matrix count as zero, so that one broken sample does not stop the others.
-
-    >>> decompose(torch.tensor([[[25.0]]]))[0]
-    tensor([[25.]])
-    """
-    finite = torch.nan_to_num(gram, nan=0, posinf=0, neginf=0).cpu()
-    try:
-        values, vectors = torch.linalg.eigh(finite)
-        sound = bool(values.isfinite().all() & vectors.isfinite().all())
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        sound = False
-    if not sound:  # LAPACK fails on some float32 matrices with a wide range, such as those of a converging scalar
-        values, vectors = (part.to(finite) for part in torch.linalg.eigh(finite.double()))
-    return values, vectors
 
 
 class Whitening:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from oodattack.core.gradient import Function, Gradient, Pass, evaluate
-from oodattack.core.methods.fast.whitening import decompose
+from oodattack.core.methods.eigen import decompose
 from oodattack.core.pixels import LEVELS, as_levels, ball_in_levels, dequantize
 from oodattack.core.problem import Lowest, Problem
 from oodattack.core.tracker import Tracker
@@ -23,6 +23,7 @@ COARSE_CHANGES, FINE_CHANGES = 50, 10  # levels changed between two evaluations:
 COARSE_EVALUATIONS = 50  # after which the number of changes falls
 MIN_DISTURBANCE = 0.3  # lower bound on the `_disturbance` that a change is assumed to cause
 FLOOR = 0.01  # added to each pixel's squared gradient, as a fraction of the sample's mean
+SQUARES_DECAY = 0.99  # per step, of the squared directions: a memory of about a hundred steps
 MIN_EIGENVALUE = 1e-2  # combinations of the remembered errors below this fraction of the largest are not used
 
 
@@ -96,6 +97,32 @@ def descend(
     last = evaluate(f, dequantize(current, problem.start.dtype))
     found.see(rows, steps, current, last, problem.error(last.latent), problem)
     return found
+
+
+class DirectionSquares:
+    """Decaying sums of the squared directions: how much each pixel matters, for the search on the grid.
+
+    Args:
+        images: (B, 3, H, W) images with the shape and dtype of the directions.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.now, self.kept = torch.zeros_like(images), torch.zeros_like(images)
+        self.rows = torch.arange(len(images), device=images.device)
+
+    def add(self, h: Tensor) -> None:
+        """Add the directions (b, 3, H, W) of the samples still in the batch."""
+        self.now.mul_(SQUARES_DECAY).addcmul_(h, h)
+
+    def keep(self, stay: Tensor) -> None:
+        """Store the sums of all samples, and continue with those at ``stay`` (indices into the current batch)."""
+        self.kept[self.rows] = self.now
+        self.rows, self.now = self.rows[stay], self.now[stay]
+
+    def all(self) -> Tensor:
+        """(B, 3, H, W) the sums of all samples, including those that have left the batch."""
+        self.kept[self.rows] = self.now
+        return self.kept
 
 
 def _changes(n: int) -> int:

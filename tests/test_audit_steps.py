@@ -1,0 +1,82 @@
+"""Single steps of an audit: they return what they found, and adapt to the memory available."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from oodattack.attacks import Found
+from oodattack.audit.attack import AttackShard
+from oodattack.audit.bench import Bench
+from oodattack.audit.data import ImageSet
+from oodattack.audit.plan import Attack, Shard
+from oodattack.audit.score import score_images
+from oodattack.audit.store import Audit
+from oodattack.core.errors import InputError
+from oodattack.core.pixels import dequantize
+from oodattack.detectors import Detector
+from oodattack.engines import PerProcess, Step
+
+CPU = torch.device("cpu")
+IMAGES = torch.randint(0, 256, (5, 3, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+class Brightness(Detector):
+    """The mean of the pixels; runs out of memory with more than ``most`` images at once."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def reads(self, images: Tensor) -> Tensor:
+        return images.mean((1, 2, 3))[:, None]
+
+    def score(self, images: Tensor) -> Tensor:
+        if len(images) > self.most:
+            raise MemoryError
+        return self.reads(images)[:, 0]
+
+
+@pytest.mark.filterwarnings("ignore:not enough memory")
+def test_scoring_halves_batches_that_do_not_fit() -> None:
+    images = ImageSet("in", IMAGES, tuple("abcde"))
+    steps: list[Step] = []
+    detectors = {"any": Brightness(9), "one": Brightness(1), "none": Brightness(0)}
+    scored = score_images(detectors, images, 4, CPU, steps.append)
+    assert scored.failed == {"none": "it does not score in: MemoryError"}
+    expected = dequantize(IMAGES).mean((1, 2, 3)).double()
+    for name in ("any", "one"):
+        torch.testing.assert_close(scored.values[name], expected)
+    assert [step.rows_done for step in steps] == [0, 0, 0, 1, 2, 3, 4]
+
+
+def test_a_halved_batch_starts_from_the_images_that_the_latent_attack_found_for_its_rows(tmp_path: Path) -> None:
+    audit, shard = Audit(tmp_path), Shard(Attack("direct", "KNN", 1.0, 3), range(5, 10))
+    assert shard.attack.initial is not None
+    latent = Shard(shard.attack.initial, shard.rows)
+    work = AttackShard(PerProcess[Bench](lambda: pytest.fail("not needed")), audit, {}, 5)
+    with pytest.raises(
+        InputError, match=r"expected the attack latent-features-1-3 to be finished, got no .*00005-00010.parquet"
+    ):
+        work._initial(shard, range(7, 9), CPU)
+    numbers = torch.zeros(5)
+    audit.write_shard(latent, [Found(IMAGES, numbers, numbers, numbers.long(), numbers.long())], {})
+    initial = work._initial(shard, range(7, 9), CPU)
+    assert initial is not None
+    assert torch.equal(initial, dequantize(IMAGES[2:4]))
+    assert work._initial(latent, range(7, 9), CPU) is None
+    assert audit.shards() == {("latent-features-1-3", range(5, 10))}
+    assert audit.read_attack("latent-features-1-3")["row"].to_pylist() == [5, 6, 7, 8, 9]
+
+
+def test_removing_a_detector_returns_a_new_bench() -> None:
+    nothing: Any = None
+    bench = Bench(nothing, nothing, {"a": Brightness(1), "b": Brightness(2)}, (), nothing)
+    left = bench.without({"a": "why"})
+    assert list(bench.detectors) == ["a", "b"]
+    assert bench.absent == ()
+    assert list(left.detectors) == ["b"]
+    assert [(absent.name, absent.reason) for absent in left.absent] == [("a", "why")]
+    with pytest.raises(InputError, match="no detector is left: a: x; b: y"):
+        bench.without({"a": "x", "b": "y"})
