@@ -126,7 +126,7 @@ class Method:
         return steepest(gradient, self.problem.norm)
 
     def record(self, h: Tensor) -> None:
-        """Record the directions h (B, 3, H, W), from which the search on the grid learns how much each pixel matters."""
+        """Record the directions h (B, 3, H, W): they show the search on the grid how much each pixel matters."""
         if self.squares is not None:
             self.squares.add(h)
 
