@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack import InputError, Spsa, attack
+from oodattack import AttackResult, InputError, Spsa, attack
 from oodattack.core.methods import Fast, Method, Paper, Plain
 
 SHAPE = (3, 3, 8, 8)
@@ -90,6 +90,19 @@ def test_the_start_is_returned_if_no_image_has_a_lower_score() -> None:
     for pixels in (None, 256):
         result = attack(bowl, start, None, eps=1.0, steps=10, pixels=pixels, check=False)
         assert torch.equal(result.image, start)
+
+
+@pytest.mark.parametrize("pixels", [None, 256])
+def test_the_unit_of_a_score_does_not_matter(pixels: int | None) -> None:
+    """No target gives it a scale. Factors that are powers of two do not change the rounding either."""
+    start = starts()
+
+    def scaled(factor: float) -> AttackResult:
+        return attack(lambda x: factor * linear(x), start, None, eps=0.4, steps=20, pixels=pixels)
+
+    small, large = scaled(2.0**-10), scaled(2.0**10)
+    assert torch.equal(small.image, large.image)
+    assert torch.equal(2.0**20 * small.latent, large.latent)
 
 
 def test_restarts_keep_the_lowest_try() -> None:

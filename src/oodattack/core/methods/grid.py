@@ -81,10 +81,11 @@ def descend(
         seen = Pass(latent, torch.ones_like(rows, dtype=torch.bool), gradient.passes, gradient.forwards, pullback)
         arrived = found.see(rows, n, current, seen, error, problem)
         per_level = pullback(problem.cotangent(error)) / (2 * LEVELS)  # J^T e, per change of one level
+        error = error.to(per_level)  # targets may have a wider dtype than images
+        memory.add(error, per_level)
         if isinstance(problem, Lowest):
             error = error * per_level.abs().flatten(1).sum(1, keepdim=True)  # more than all pixels together can remove
-        memory.add(error.to(per_level), per_level)  # targets may have a wider dtype than images
-        proposal = _propose(memory, error.to(per_level), current, exact, squares, problem, _changes(n))
+        proposal = _propose(memory, error, current, exact, squares, problem, _changes(n))
         # Without a better proposal, the same image would only be evaluated again; NaN gives no proposal either.
         stay = (~arrived & (proposal != current).flatten(1).any(1)).nonzero().flatten()
         current = proposal
