@@ -162,7 +162,8 @@ def test_a_method_returns_its_best_or_its_last_image() -> None:
     settings: dict[str, Any] = {"eps": math.inf, "steps": 4, "step_size": 100.0}
 
     class Last(Plain):
-        keeps_best = False
+        def counts(self, n: int) -> bool:
+            return n == self.steps
 
     best = attack(f, start, target, method=Plain, **settings)
     torch.testing.assert_close(best.mape, mape(f(best.image), target))
@@ -639,6 +640,19 @@ def test_arguments_are_not_modified() -> None:
     assert start.grad is None
 
 
+def test_a_method_may_release_samples_early() -> None:
+    """Only a sample whose gradient is not finite is noted as broken."""
+
+    class Early(Method):
+        def release(self, x: Tensor, error: Tensor, exact: Tensor, finished: Tensor) -> Tensor:
+            return torch.ones_like(finished)
+
+    f, start, target = make_encoder(), make_images(2, 1), make_encoder()(make_images(2, 2))
+    result = attack(f, start, target, eps=1.0, steps=5, method=Early)
+    assert result.gradient_evaluations.tolist() == [1, 1]
+    assert result.notes == ("", "")
+
+
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"eps": -1.0}, InputError, "expected eps >= 0, got -1"),
     ({"eps": [0.1, math.nan]}, InputError, "expected eps >= 0, got nan"),
@@ -660,6 +674,12 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"tolerance": torch.tensor([0.1, 0.1])}, InputError, r"expected a tolerance >= 0 .*, got tensor\("),
     ({"gradient": None}, TypeError, "expected gradient as 'autograd', 'spsa' or a Spsa, got None"),
+    ({"eps": None}, TypeError, "expected eps as a number, or one per sample, got None"),
+    ({"eps": "5"}, TypeError, "expected eps as a number, or one per sample, got '5'"),
+    ({"parts": "12"}, TypeError, "expected parts as the lengths of the latent's parts"),
+    ({"parts": 3}, TypeError, "expected parts as the lengths of the latent's parts"),
+    ({"below": "no"}, TypeError, "expected below as True or False, got 'no'"),
+    ({"callback": 3}, TypeError, "expected callback as a function of the step and the MAPE"),
     ({"seed": 1.5}, TypeError, "expected seed as a whole number, or one per sample, got 1.5"),
     ({"seed": None}, TypeError, "expected seed as a whole number, or one per sample, got None"),
     ({"seed": ["a", "b"]}, TypeError, "expected seed as a whole number, or one per sample"),

@@ -142,7 +142,7 @@ def test_a_result_does_not_depend_on_the_batch() -> None:
     [
         ({"tolerance": 0.1}, "expected no tolerance with target=None"),
         ({"parts": (1,)}, "expected no parts with target=None"),
-        ({"below": True}, "expected no below with target=None"),
+        ({"below": True}, "expected no below=True with target=None"),
     ],
 )
 def test_settings_of_a_target_are_refused_without_a_target(given: dict[str, Any], message: str) -> None:

@@ -26,7 +26,7 @@ def path(calls: int, batch: int = 3, latent: int = 7, dtype: torch.dtype = torch
     """Errors (calls, B, K) along an attack: some directions move a lot, others hardly."""
     rng = torch.Generator().manual_seed(0)
     mixing = torch.randn(batch, latent, latent, generator=rng, dtype=torch.float64)
-    scales = torch.logspace(0, -3, latent, dtype=torch.float64)
+    scales = torch.logspace(0, -2, latent, dtype=torch.float64)
     steps = torch.randn(calls, batch, latent, generator=rng, dtype=torch.float64) * scales
     first = torch.randn(batch, latent, generator=rng, dtype=torch.float64)
     return (first + (steps[:, :, None] @ mixing)[:, :, 0].cumsum(0)).to(dtype)
@@ -160,12 +160,12 @@ def test_whitened_errors_are_shorter_and_point_the_same_way(latent: int) -> None
 
 
 def test_whitening_speeds_up_directions_of_small_singular_values() -> None:
-    """A linear f with singular values from 1 to 1e-3 and equal errors: smaller errors from half the evaluations."""
+    """A linear f with singular values from 1 to 0.01 and equal errors: smaller errors from half the evaluations."""
     rng = torch.Generator().manual_seed(0)
     shape, latent = (4, 3, 16, 16), 12
     U = torch.linalg.qr(torch.randn(latent, latent, generator=rng, dtype=torch.float64)).Q
     V = torch.linalg.qr(torch.randn(math.prod(shape[1:]), latent, generator=rng, dtype=torch.float64)).Q
-    A = U @ torch.diag(torch.logspace(0, -3, latent, dtype=torch.float64)) @ V.T
+    A = U @ torch.diag(torch.logspace(0, -2, latent, dtype=torch.float64)) @ V.T
 
     def f(x: Tensor) -> Tensor:
         z: Tensor = x.flatten(1) @ A.T
@@ -181,7 +181,7 @@ def test_whitening_speeds_up_directions_of_small_singular_values() -> None:
         share: Tensor = (result.latent - target).norm(dim=1) / initial
         return share
 
-    assert (remaining(200, Fast) < 0.9 * remaining(400, WithoutWhitening)).all()
+    assert (remaining(200, Fast) < 0.1 * remaining(400, WithoutWhitening)).all()
 
 
 @pytest.mark.parametrize("still", [0.0, 1e-5])

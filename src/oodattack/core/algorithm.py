@@ -25,31 +25,37 @@ def algorithm_1(attempt: Method, best: Tracker, callback: Callback | None = None
         best: tracker of the same samples, updated in place with the images that the try finds.
         callback: see `Callback`.
     """
-    x = attempt.start()  # lines 1 and 2
+    x = attempt.start()  # line 1: a random xi; line 2: x = x'_out + xi
+    problem = attempt.problem  # line 3: its loss J is ||f(x) - t||^2
     rows = torch.arange(len(x), device=x.device)
     for n in range(attempt.steps):  # line 4
         seen = attempt.look(x, n)
-        error = attempt.problem.error(seen.latent)  # line 3: J is the sum of its squares
+        error = problem.error(seen.latent)
         push = attempt.push(x, error, n)
-        gradient = seen.pullback(attempt.problem.cotangent(push))  # J'
-        arrived = best.see(rows, n, x, seen, error, attempt.problem, counts=attempt.keeps_best)
-        broken = ~gradient.flatten(1).sum(1, dtype=torch.float32).isfinite()
-        leaves = attempt.release(x, error, seen, arrived | broken)
+        gradient = seen.pullback(problem.cotangent(push))  # J'
+        arrived = best.see(rows, n, x, seen, error, problem, counts=attempt.counts(n))
+        broken, exact = _is_broken(gradient), seen.exact
         del seen  # frees the activations that the pass stored, before the next one
+        leaves = attempt.release(x, error, exact, arrived | broken)
         stay = (~leaves).nonzero().flatten()
         if len(stay) < len(rows):
-            best.broken[rows] = leaves & ~arrived
+            best.broken[rows] = leaves & broken & ~arrived
             attempt.keep(stay)
-            rows, x, gradient, broken = rows[stay], x[stay], gradient[stay], broken[stay]
+            rows, problem, x, gradient, broken = rows[stay], attempt.problem, x[stay], gradient[stay], broken[stay]
             if len(rows) == 0:
                 return
-        if bool(broken.any()):  # after an approximate pass only; the next pass of these samples is exact
+        if bool(broken.any()):  # and not released: these samples wait for their next pass
             gradient = torch.where(broken[:, None, None, None], 0, gradient)
         h = attempt.direction(x, gradient)
         attempt.record(h)
         x = attempt.clip(attempt.step(x, h, gradient))  # line 5: x <- clip(x - alpha * h(J'))
         if callback is not None:
             callback(n + 1, best.measured.clone())
-    # Line 6: end. The last image has not been evaluated yet.
+    # line 6: end. The last image has not been evaluated yet.
     last = evaluate(attempt.f, x)
-    best.see(rows, attempt.steps, x, last, attempt.problem.error(last.latent), attempt.problem)
+    best.see(rows, attempt.steps, x, last, problem.error(last.latent), problem, counts=attempt.counts(attempt.steps))
+
+
+def _is_broken(gradient: Tensor) -> Tensor:
+    """Which samples (B,) have a gradient that is NaN or infinite."""
+    return ~gradient.flatten(1).sum(1, dtype=torch.float32).isfinite()

@@ -1,7 +1,7 @@
 """The arguments of `attack`, checked in one place before f is called."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from operator import index
@@ -32,6 +32,7 @@ class Arguments:
         seeds: one per sample.
         initial: (B, 3, H, W) or None.
         grid_steps: gradient evaluations on the 8-bit grid; 0 without ``pixels=256``.
+        parts: lengths of the parts of the latent, or None for one part.
     """
 
     start: Tensor
@@ -43,6 +44,7 @@ class Arguments:
     seeds: tuple[int, ...]
     initial: Tensor | None
     grid_steps: int
+    parts: tuple[int, ...] | None
 
 
 def check_arguments(
@@ -63,6 +65,7 @@ def check_arguments(
     parts: Sequence[int] | None,
     initial: Tensor | None,
     below: bool,
+    callback: object,
 ) -> Arguments:
     """Check the arguments of `oodattack.attack`, which describes them, and bring each to one form.
 
@@ -86,14 +89,12 @@ def check_arguments(
         raise InputError(f"expected pixels=256 (the 8-bit grid) or None (floating point), got {pixels!r}")
     if step_size is not None and not (is_number(step_size) and 0 < step_size < math.inf):
         raise InputError(f"expected a positive step_size, one for all samples, got {step_size!r}")
-    if target is None:
-        for name, given in (("tolerance", tolerance), ("parts", parts), ("below", below)):
-            if given:
-                raise InputError(f"expected no {name} with target=None, which lowers a score, got {given!r}")
-    elif not isinstance(target, Tensor):
-        raise TypeError(f"expected target as a tensor, or None to lower a score, got {type(target).__name__}")
-    elif not bool(target.isfinite().all()):
-        raise InputError("expected a finite target, got NaN or infinity; check f(x_in)")
+    if not isinstance(below, bool):
+        raise TypeError(f"expected below as True or False, got {below!r}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"expected callback as a function of the step and the MAPE, or None, got {callback!r}")
+    lengths = _lengths(parts)
+    _check_target(target, tolerance=tolerance, parts=lengths, below=below)
     # A clone, because autograd rejects tensors made in inference mode. Contiguous, because the loop's arithmetic on
     # flattened images would otherwise copy them in each step (those permuted from (H, W, 3), for instance).
     start, radii = start.detach().clone(memory_format=torch.contiguous_format), _radii(eps, start)
@@ -108,7 +109,9 @@ def check_arguments(
     if step_size is not None:
         alpha = torch.full_like(alpha, float(step_size))
     on_grid = 0 if pixels is None else chosen.default_grid_steps(steps) if grid_steps is None else grid_steps
-    return Arguments(start, radii, norm, chosen, source, alpha, sample_seeds(seed, len(start)), initial, on_grid)
+    return Arguments(
+        start, radii, norm, chosen, source, alpha, sample_seeds(seed, len(start)), initial, on_grid, lengths
+    )
 
 
 def sample_seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
@@ -121,11 +124,11 @@ def sample_seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
     >>> sample_seeds(7, 2), sample_seeds([1, 2], 2)
     ((7, 7), (1, 2))
     """
-    given: Any = getattr(seed, "tolist", lambda: seed)()  # also from NumPy arrays and tensors
-    try:
-        seeds = tuple(map(index, given)) if isinstance(given, Iterable) else (index(given),) * count
-    except TypeError as error:
-        raise TypeError(f"expected seed as a whole number, or one per sample, got {seed!r}") from error
+    seeds = _whole_numbers(seed)
+    if seeds is None:
+        raise TypeError(f"expected seed as a whole number, or one per sample, got {seed!r}")
+    if isinstance(seeds, int):
+        return (seeds,) * count
     if len(seeds) != count:
         raise InputError(f"expected one seed, or one per sample ({count}), got {len(seeds)}")
     return seeds
@@ -152,10 +155,51 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
 
 
+def _whole_numbers(value: Any) -> int | tuple[int, ...] | None:
+    """A whole number or several, also from NumPy arrays and tensors; None for anything else."""
+    if isinstance(value, str):
+        return None
+    try:
+        return index(value)
+    except TypeError:
+        pass
+    try:
+        return tuple(map(index, value))
+    except TypeError:
+        return None
+
+
+def _lengths(parts: Any) -> tuple[int, ...] | None:
+    """The parts as a tuple."""
+    if parts is None:
+        return None
+    lengths = _whole_numbers(parts)
+    if not isinstance(lengths, tuple):
+        raise TypeError(f"expected parts as the lengths of the latent's parts, such as (512, 256), got {parts!r}")
+    return lengths
+
+
+def _check_target(target: Tensor | None, *, tolerance: float, parts: tuple[int, ...] | None, below: bool) -> None:
+    """Raise unless the target is a finite tensor, or None without the settings that only a target can have."""
+    if target is None:
+        for name, given in (("tolerance", tolerance or None), ("parts", parts), ("below=True", below or None)):
+            if given is not None:
+                raise InputError(
+                    f"expected no {name} with target=None, which lowers a score; drop it, or give a target"
+                )
+    elif not isinstance(target, Tensor):
+        raise TypeError(f"expected target as a tensor, or None to lower a score, got {type(target).__name__}")
+    elif not bool(target.isfinite().all()):
+        raise InputError("expected a finite target, got NaN or infinity; check f(x_in)")
+
+
 def _radii(eps: float | Sequence[float] | Tensor, start: Tensor) -> Tensor:
     """Eps as one float64 radius per sample (float32 on devices without float64)."""
     wide = torch.float32 if start.device.type == "mps" else torch.float64
-    values = torch.as_tensor(eps, dtype=wide, device=start.device).detach()
+    try:
+        values = torch.as_tensor(eps, dtype=wide, device=start.device).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"expected eps as a number, or one per sample, got {eps!r}") from error
     if values.ndim == 0:
         values = values.expand(len(start))
     if values.shape != (len(start),):

@@ -105,7 +105,7 @@ def attack(
     given = check_arguments(
         start, target, eps=eps, norm=norm, steps=steps, method=method, step_size=step_size, restarts=restarts,
         tolerance=tolerance, seed=seed, pixels=pixels, grid_steps=grid_steps, gradient=gradient, parts=parts,
-        initial=initial, below=below,
+        initial=initial, below=below, callback=callback,
     )  # fmt: skip
     start = given.start
     if check:
@@ -114,7 +114,7 @@ def attack(
         with torch.no_grad():
             start_latent = f(start)
         check_latents(start_latent, len(start))
-        problem = make_problem(start, start_latent, target, given.eps, given.norm, parts, below=below)
+        problem = make_problem(start, start_latent, target, given.eps, given.norm, given.parts, below=below)
         start_figure, _ = problem.judge(as_matrix(start_latent), 0)
         best = _Best(start, start_figure, steps)
         if pixels is not None:

@@ -59,7 +59,11 @@ def evaluate(f: Function, x: Tensor) -> Pass:
 
 @runtime_checkable
 class HasTwin(Protocol):
-    """An f with a faster approximation of itself; `oodattack.speed.prepare` makes such encoders."""
+    """An f with a faster approximation of itself; `oodattack.speed.prepare` makes such encoders.
+
+    A module of your own should define `rough_twin` as a property or method of its class: since Python 3.12 a submodule
+    that is assigned to that name is not recognised.
+    """
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """f(x)."""

@@ -16,8 +16,8 @@ def get_method(method: str | type[Method]) -> type[Method]:
         InputError: for an unknown name.
         TypeError: for anything else.
 
-    >>> get_method("paper").keeps_best
-    False
+    >>> get_method("paper").__name__
+    'Paper'
     """
     if isinstance(method, type) and issubclass(method, Method):
         return method

@@ -1,6 +1,7 @@
 """The base class of attack methods: the hooks that Algorithm 1 calls, each with a plain default.
 
 A method is a class; each instance is one try on one batch. A custom method overrides the hooks in which it differs.
+Hooks must not modify their arguments in place: the best images are kept without a copy.
 """
 
 import hashlib
@@ -55,9 +56,6 @@ class Method:
     >>> attack(lambda x: x.mean((2, 3)), start, target, eps=2.0, steps=50, method=Momentum).mape.item() < 0.05
     True
     """
-
-    keeps_best: ClassVar[bool] = True
-    """Whether a try keeps its best image; otherwise it keeps its last."""
 
     uses_twin: ClassVar[bool] = False
     """Whether the method uses the twin of an f that has one (`oodattack.core.gradient.HasTwin`)."""
@@ -117,7 +115,11 @@ class Method:
         """The error (B, K) that the step reduces: by default ``error`` itself."""
         return error
 
-    def release(self, x: Tensor, error: Tensor, seen: Pass, finished: Tensor) -> Tensor:  # noqa: ARG002
+    def counts(self, n: int) -> bool:  # noqa: ARG002
+        """Whether the images after n steps may be kept: by default any, so that the best image of a try counts."""
+        return True
+
+    def release(self, x: Tensor, error: Tensor, exact: Tensor, finished: Tensor) -> Tensor:  # noqa: ARG002
         """Which samples (B,) leave the batch: all ``finished`` ones, at their target or with a non-finite gradient."""
         return finished
 
@@ -167,7 +169,7 @@ class Method:
         generators = [generator(self.seeds[i], GRID_STREAM) for i in rows.tolist()]
         found = descend(self.f, problem, levels, images, squares, steps, best.tolerance, self.gradient, generators)
         saved, loss = dequantize(found.image, start.dtype), found.loss
-        if self.keeps_best:  # no worse than a start that is on the grid itself
+        if self.counts(0):  # no worse than a start that is on the grid itself
             on_grid = (dequantize(quantize(problem.start), start.dtype) == problem.start).flatten(1).all(1)
             worse = on_grid & ~found.arrived & (problem.start_loss < loss)
             saved = torch.where(worse[:, None, None, None], problem.start, saved)

@@ -15,8 +15,6 @@ class Paper(Method):
     Before it reaches Adamax, the gradient is divided by its own L2 norm (for Linf, replaced by its sign).
     """
 
-    keeps_best = False
-
     def __post_init__(self) -> None:
         super().__post_init__()
         self.adamax = Adamax(self.step_size)
@@ -38,6 +36,10 @@ class Paper(Method):
         """Line 1: xi uniform in [-eps, eps] for each pixel, then clipped to the ball (not uniform in an L2 ball)."""
         cube = sample(self.problem.start, self.problem.eps, math.inf, self.generators)
         return project(cube, self.problem.start, self.problem.eps, self.problem.norm, box=None)
+
+    def counts(self, n: int) -> bool:
+        """Only the last image counts, as published."""
+        return n == self.steps
 
     def step(self, x: Tensor, h: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG002
         """Line 5 before the clip: x - alpha * Adamax(h)."""

@@ -41,7 +41,8 @@ class Fast(Method):
         self.pushes = Push(self.steps) if informed else None
         self.kinks = SoftKinks(self.softening) if self.softening else None
         self.passes: TwoPrecisions | None = None
-        if informed and isinstance(self.f, HasTwin) and self.f.rough_twin is not None:
+        # With a single step, which is exact, the twin would only be measured.
+        if informed and self.steps > 1 and isinstance(self.f, HasTwin) and self.f.rough_twin is not None:
             start = self.problem.start
             self.passes = TwoPrecisions(self.f, self.f.rough_twin, len(start), start.device, self.steps)
 
@@ -78,12 +79,12 @@ class Fast(Method):
             return error
         return self.pushes(x, error, n, self.problem)
 
-    def release(self, x: Tensor, error: Tensor, seen: Pass, finished: Tensor) -> Tensor:
+    def release(self, x: Tensor, error: Tensor, exact: Tensor, finished: Tensor) -> Tensor:
         """Samples that an exact pass finds finished; after an approximate pass, f itself decides in the next one."""
         if self.passes is None:
             return finished
         self.passes.settle(x, error, finished, self.problem)
-        return finished & seen.exact
+        return finished & exact
 
     def direction(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The gradient, L2-normalised for every norm of the ball, without the component that points out of the ball."""
