@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from oodattack.audit.errors import one_line
 from oodattack.audit.inputs import Inputs, read_inputs
@@ -18,8 +19,8 @@ from oodattack.detectors import (
     own_detector,
     own_name,
 )
-from oodattack.encoders import load_encoder
-from oodattack.engines import exact, rows_that_fit
+from oodattack.encoders import Encoder, load_encoder
+from oodattack.engines import exact, load_in_worker, rows_that_fit
 from oodattack.settings.audit import AuditSettings
 
 MAX_BATCH_SIZE = 64  # maximum number of samples in a shard; an interrupted audit loses at most one shard
@@ -62,7 +63,23 @@ def open_bench(settings: AuditSettings) -> Bench:
     Raises:
         InputError: if a setting is invalid or an input cannot be read.
     """
-    encoder = load_encoder(settings.encoder, device=settings.device, trust=settings.trust)
+    return _bench(settings, load_encoder(settings.encoder, device=settings.device, trust=settings.trust))
+
+
+def open_in_worker(settings: AuditSettings, header: Mapping[str, Any]) -> Bench:
+    """The same in a process other than the one that planned the audit.
+
+    Args:
+        settings: the settings of the audit.
+        header: the header of the audit; see `oodattack.engines.load_in_worker`.
+
+    Raises:
+        InputError: if a setting is invalid, an input cannot be read, or the encoder is a different one.
+    """
+    return _bench(settings, load_in_worker(settings.encoder, header, device=settings.device, trust=settings.trust))
+
+
+def _bench(settings: AuditSettings, encoder: Encoder) -> Bench:
     layers = None if settings.layers is None else settings.layers.split("+")
     subject = make_subject(encoder, layers=layers)
     detectors, absent = find_detectors(settings, subject)
@@ -73,7 +90,7 @@ def open_bench(settings: AuditSettings) -> Bench:
 def open_fitted_bench(settings: AuditSettings, audit: Audit) -> Bench:
     """The same in a worker, with detectors fitted: their fits are restored from the audit."""
     with exact():
-        bench = open_bench(settings)
+        bench = open_in_worker(settings, audit.read_header())
         return bench.without(restore_fits(bench, audit))
 
 

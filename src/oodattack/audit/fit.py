@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from oodattack.audit.bench import Bench, fit_failed, open_bench, restore_fits
+from oodattack.audit.bench import Bench, fit_failed, open_in_worker, restore_fits
 from oodattack.audit.store import Audit
 from oodattack.engines import Engine, OnStage, PerProcess, Report, exact
 
@@ -48,7 +48,7 @@ def fit_detectors(bench: Bench, audit: Audit, engine: Engine, on_stage: OnStage)
             on_stage(f"fitting {name}", number, len(missing))
             yield name
 
-    work = Fit(PerProcess(partial(open_bench, bench.settings), here=bench), audit)
+    work = Fit(PerProcess(partial(open_in_worker, bench.settings, audit.read_header()), here=bench), audit)
     failed = {name: reason for name, reason in engine.map(work, chunks()) if reason is not None}
     if failed:
         bench = bench.without(failed)

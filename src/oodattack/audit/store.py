@@ -73,6 +73,11 @@ class Audit:
 
     path: Path
 
+    def read_header(self) -> dict[str, Any]:
+        """What ``audit.json`` records: settings, batch size, inputs and environment."""
+        header: dict[str, Any] = json.loads((self.path / NAME).read_text())
+        return header
+
     def fits(self) -> set[str]:
         """Names of the detectors whose fits are stored."""
         return {file.stem for file in (self.path / "fits").glob("*.pt")}

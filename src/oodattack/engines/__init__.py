@@ -8,6 +8,7 @@ from oodattack.engines.machine import environment, exact, machine
 from oodattack.engines.memory import in_batches, keep_freed_memory
 from oodattack.engines.per_process import PerProcess
 from oodattack.engines.seeds import sample_seed
+from oodattack.engines.worker import load_in_worker
 
 __all__ = [
     "Chunk",
@@ -25,6 +26,7 @@ __all__ = [
     "finish_first",
     "in_batches",
     "keep_freed_memory",
+    "load_in_worker",
     "machine",
     "measure_batch_size",
     "rows_that_fit",
