@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from benchmarks.same_audit import differences
+from torch import Tensor
 
 from oodattack.core.errors import InputError
 from oodattack.engines import Chunk, OnStep, Result, Work
 from oodattack.engines.engine import ignore, never
 from oodattack.pipelines.audit import run_audit
 from oodattack.settings import AuditSettings
+from tests.factories import Norm
 from tests.test_engines import Pickling
 
 
@@ -85,3 +87,28 @@ def test_a_worker_uses_the_number_of_threads_of_the_header(tmp_path: Path) -> No
 def test_an_encoder_with_random_weights_is_refused_in_other_processes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected the same encoder .* in every process, got different weights"):
         run_audit(settings(tmp_path, encoder="python:tests.factories:resnet20"), engine=Pickling())
+
+
+class ScoresNan(Norm):
+    """A detector that fails on the clean images, and is the first to read what `Reader` reads."""
+
+    reading = "mine"
+
+    def reads(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+    def score(self, images: Tensor) -> Tensor:
+        return torch.full((len(images),), torch.nan)
+
+
+class Reader(Norm):
+    reading = "mine"
+
+
+def test_workers_do_not_restore_detectors_that_failed(tmp_path: Path) -> None:
+    own = ("tests.test_audit_workers:ScoresNan", "tests.test_audit_workers:Reader")
+    local = run_audit(settings(tmp_path / "local", detector=own))
+    other = run_audit(settings(tmp_path / "other", detector=own), engine=Pickling())
+    assert other.read_results()["failures"] == {}
+    assert "ScoresNan" not in {name for name, _ in other.read_scores()}
+    assert differences(local, other) == []

@@ -87,15 +87,29 @@ def _bench(settings: AuditSettings, encoder: Encoder) -> Bench:
     return Bench(settings, subject, detectors, absent, inputs)
 
 
-def open_fitted_bench(settings: AuditSettings, audit: Audit) -> Bench:
-    """The same in a worker, with detectors fitted: their fits are restored from the audit."""
+def open_fitted_bench(settings: AuditSettings, audit: Audit, names: Sequence[str]) -> Bench:
+    """The bench in a worker, with fitted detectors: their fits are restored from the audit.
+
+    Args:
+        settings: the settings of the audit.
+        audit: the audit, which stores the header and the fits.
+        names: the detectors that the main process still audits; the others failed there.
+
+    Raises:
+        InputError: as for `open_in_worker`, or if one of these detectors cannot be restored.
+    """
     with exact():
         bench = open_in_worker(settings, audit.read_header())
-        return bench.without(restore_fits(bench, audit))
+        bench = replace(bench, detectors={name: bench.detectors[name] for name in names})
+        failed = restore_fits(bench, audit)
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise InputError(f"expected every fitted detector to be restored in a worker, got errors ({reasons})")
+    return bench
 
 
 def restore_fits(bench: Bench, audit: Audit) -> dict[str, str]:
-    """Restore every fit stored in the audit, and fit the detectors whose fits are not stored.
+    """Restore the fits of a bench's detectors from the audit, and fit the detectors whose fits are not stored.
 
     Returns:
         The reason for each detector that failed, by name.

@@ -109,7 +109,7 @@ def score_clean(bench: Bench, audit: Audit, batch_size: int, engine: Engine, on_
     Raises:
         InputError: if no detector is left.
     """
-    here = PerProcess(partial(open_fitted_bench, bench.settings, audit), here=bench)
+    here = PerProcess(partial(open_fitted_bench, bench.settings, audit, tuple(bench.detectors)), here=bench)
     scores: dict[tuple[str, str], Tensor] = {}
     failed: dict[str, str] = {}
     sets = bench.inputs.clean
@@ -134,7 +134,7 @@ def score_attacked(
         The scores by detector and attack, and the reasons of failures: by the key of an attack whose images cannot be
         read, or by ``KEY by DETECTOR``.
     """
-    here = PerProcess(partial(open_fitted_bench, bench.settings, audit), here=bench)
+    here = PerProcess(partial(open_fitted_bench, bench.settings, audit, tuple(bench.detectors)), here=bench)
     scores: dict[tuple[str, str], Tensor] = {}
     failures: dict[str, str] = {}
 
