@@ -41,7 +41,7 @@ def settings(out: Path, **changes: Any) -> AuditSettings:
         "eps": (2.0,),
         "steps": 2,
         "limit": 3,
-        "fit_limit": 20,
+        "fit_limit": 60,
         "batch_size": 2,
         "device": "cpu",
         "out": out,
@@ -81,6 +81,7 @@ def test_a_worker_uses_the_number_of_threads_of_the_header(tmp_path: Path) -> No
     assert threads == torch.get_num_threads()
     records = [json.loads(pq.read_schema(path).metadata[b"oodattack"]) for path in other.path.glob("attacks/*/*")]
     assert {record["machine"]["threads"] for record in records} == {threads}
+    assert {name for name, _ in other.read_scores()} == {"KNN", "MaxLogit"}
     assert differences(local, other) == []
 
 

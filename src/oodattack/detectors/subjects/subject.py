@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from oodattack.detectors.base import Detector, Loader, NotApplicableError
 from oodattack.detectors.subjects.view import View
 from oodattack.encoders import Encoder
+from oodattack.engines import compute_images
 from oodattack.images.labels import Labels
 
 T = TypeVar("T")
@@ -105,11 +106,15 @@ class Subject(ABC):
         kept = self._collected.setdefault(loader, {})
         if reduce is None and view in kept:
             return kept[view]
+
+        def read(images: Tensor) -> Tensor:
+            rows = view.flat(images)
+            return (reduce(rows) if reduce else view.split(rows)[0]).cpu()
+
         values, labels = [], []
         with torch.no_grad():
             for images, y in loader:
-                rows = view.flat(images.to(self.device))
-                values.append((reduce(rows) if reduce else view.split(rows)[0]).cpu())
+                values.append(compute_images(read, images.to(self.device)))
                 labels.append(y.cpu())
         found = (torch.cat(values), torch.cat(labels))
         if reduce is None:
