@@ -1,5 +1,6 @@
 """Single steps of an audit: they return what they found, and adapt to the memory available."""
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from oodattack.audit.bench import Bench
 from oodattack.audit.data import ImageSet
 from oodattack.audit.plan import Attack, Shard
 from oodattack.audit.score import score_images
-from oodattack.audit.store import Audit
+from oodattack.audit.store import Audit, begun_header
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector
@@ -125,3 +126,18 @@ def test_an_audit_halves_batches_that_do_not_fit(
     assert results["subject"]["train_images"] == 60
     assert {row["name"] for row in results["detectors"]} == set(detectors)
     assert results["failures"] == {}
+
+
+@pytest.mark.parametrize("faulty", [{}, {"batch_size": None}, {"batch_size": 0}, {"batch_size": "4"}])
+def test_a_begun_audit_without_a_usable_batch_size_is_refused(faulty: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "fits").mkdir()
+    (tmp_path / "fits" / "KNN.pt").touch()
+    header: dict[str, Any] = {"format": 2, "environment": {"threads": 1}}
+    (tmp_path / "audit.json").write_text(json.dumps(header | {"batch_size": 4}))
+    assert begun_header(tmp_path) == header | {"batch_size": 4}
+    (tmp_path / "audit.json").write_text(json.dumps(header | faulty))
+    with pytest.raises(InputError, match=r"expected batch_size to be at least 1 in .*audit.json, got .*choose another"):
+        begun_header(tmp_path)
+    (tmp_path / "audit.json").write_text(json.dumps({"format": 2, "batch_size": 4, "environment": faulty}))
+    with pytest.raises(InputError, match=r"expected environment.threads to be at least 1"):
+        begun_header(tmp_path)
