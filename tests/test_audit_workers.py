@@ -113,3 +113,38 @@ def test_workers_do_not_restore_detectors_that_failed(tmp_path: Path) -> None:
     assert other.read_results()["failures"] == {}
     assert "ScoresNan" not in {name for name, _ in other.read_scores()}
     assert differences(local, other) == []
+
+
+class Noting(Pickling):
+    """An engine that notes whether work is running."""
+
+    running = False
+
+    def map(
+        self,
+        work: Work[Chunk, Result],
+        chunks: Iterable[Chunk],
+        *,
+        stop: Callable[[], bool] = never,
+        on_step: OnStep[Chunk] = ignore,
+    ) -> Iterator[tuple[Chunk, Result]]:
+        self.running = True
+        yield from super().map(work, chunks, stop=stop, on_step=on_step)
+        self.running = False
+
+
+def test_a_worker_measures_the_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, measured_in_a_worker = Noting(), []
+
+    def measure(*_arguments: object, **_options: object) -> int:
+        measured_in_a_worker.append(engine.running)
+        return 2
+
+    monkeypatch.setattr("oodattack.audit.batch_size.measure_batch_size", measure)
+    audit = run_audit(settings(tmp_path, batch_size=None, detectors=("MaxLogit",), attacks=("latent",)), engine=engine)
+    assert measured_in_a_worker == [True]
+    assert audit.read_header()["batch_size"] == 2
+    # A resumed audit keeps its batch size.
+    monkeypatch.undo()
+    run_audit(settings(tmp_path, batch_size=None, detectors=("MaxLogit",), attacks=("latent",)))
+    assert audit.read_header()["batch_size"] == 2
