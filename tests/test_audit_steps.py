@@ -141,3 +141,20 @@ def test_a_begun_audit_without_a_usable_batch_size_is_refused(faulty: dict[str, 
     (tmp_path / "audit.json").write_text(json.dumps({"format": 2, "batch_size": 4, "environment": faulty}))
     with pytest.raises(InputError, match=r"expected environment.threads to be at least 1"):
         begun_header(tmp_path)
+
+
+class Writes(Brightness):
+    """A user's detector that changes the images that it is given."""
+
+    source = "1" * 64
+
+    def score(self, images: Tensor) -> Tensor:
+        images.zero_()
+        return super().score(images)
+
+
+def test_a_detector_that_changes_its_images_does_not_affect_the_others() -> None:
+    images = ImageSet("in", IMAGES, tuple("abcde"))
+    detectors = {"writes": Writes(9), "reads": Brightness(9)}
+    scored = score_images(detectors, images, 4, CPU, lambda _step: None)
+    torch.testing.assert_close(scored.values["reads"], dequantize(IMAGES).mean((1, 2, 3)).double())

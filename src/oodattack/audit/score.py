@@ -47,7 +47,8 @@ def score_images(
             if name in failed:
                 continue
             try:
-                found[name] = _checked(detector.score(batch), len(batch))
+                # Your own detectors get a copy: one that writes into its images must not change those of the others.
+                found[name] = _checked(detector.score(batch.clone() if detector.source else batch), len(batch))
             except Exception as error:
                 if out_of_memory(error) and len(rows) > 1:
                     raise  # a smaller batch may fit
