@@ -15,6 +15,7 @@ from benchmarks.same_audit import differences
 from torch import Tensor
 
 from oodattack.core.errors import InputError
+from oodattack.detectors import Loader, Subject
 from oodattack.engines import Chunk, OnStep, Result, Work
 from oodattack.engines.engine import ignore, never
 from oodattack.pipelines.audit import run_audit
@@ -113,6 +114,30 @@ def test_workers_do_not_restore_detectors_that_failed(tmp_path: Path) -> None:
     assert other.read_results()["failures"] == {}
     assert "ScoresNan" not in {name for name, _ in other.read_scores()}
     assert differences(local, other) == []
+
+
+class Random(Norm):
+    """A detector with random weights and a random fit."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        self.weights = torch.rand(subject.features.exact.latent_dim)
+
+    def fit(self, loader: Loader) -> None:
+        self.weights = self.weights + torch.rand_like(self.weights)
+
+    def reads(self, images: Tensor) -> Tensor:
+        return super().reads(images) * self.weights
+
+
+def test_a_random_fit_is_the_same_in_every_process_and_command(tmp_path: Path) -> None:
+    own = ("tests.test_audit_workers:Random",)
+    whole = run_audit(settings(tmp_path / "whole", detector=own))
+    other = run_audit(settings(tmp_path / "other", detector=own), engine=Pickling())
+    assert differences(whole, other) == []
+    for path in other.path.glob("attacks/*/00002-00003.parquet"):
+        path.unlink()
+    assert differences(whole, run_audit(settings(other.path, detector=own))) == []
 
 
 class Noting(Pickling):

@@ -1,8 +1,11 @@
 """The subject, detectors and images of an audit, opened in the main process and again in each worker of an engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from oodattack.audit.errors import one_line
 from oodattack.audit.inputs import Inputs, read_inputs
@@ -119,12 +122,36 @@ def restore_fits(bench: Bench, audit: Audit) -> dict[str, str]:
         try:
             state = None if detector.source else audit.read_fit(name)
             if state is None:
-                detector.fit(bench.inputs.train)
+                fit_detector(bench, name)
             else:
                 detector.load_state_dict(state)
         except Exception as error:  # noqa: BLE001 -- the failure of one detector must not affect the others
             failed[name] = fit_failed(error)
     return failed
+
+
+def fit_detector(bench: Bench, name: str) -> None:
+    """Fit a detector with the same random draws in every process and every command."""
+    with seeded(bench.subject.device):
+        bench.detectors[name].fit(bench.inputs.train)
+
+
+@contextmanager
+def seeded(device: torch.device) -> Iterator[None]:
+    """Seed torch's random draws on the CPU and this device; afterwards its generators continue as before.
+
+    >>> before = torch.random.get_rng_state()
+    >>> with seeded(torch.device("cpu")):
+    ...     first = torch.rand(3)
+    >>> with seeded(torch.device("cpu")):
+    ...     torch.equal(torch.rand(3), first)
+    True
+    >>> torch.equal(torch.random.get_rng_state(), before)
+    True
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def fit_failed(error: Exception) -> str:
@@ -149,7 +176,8 @@ def find_detectors(settings: AuditSettings, subject: Subject) -> tuple[dict[str,
         if name in (*found, *SHARED_VIEWS):
             raise InputError(f"expected a unique name for {spec}, got {name}, which is taken; rename it")
         try:
-            found[name] = own_detector(spec, subject)
+            with seeded(subject.device):
+                found[name] = own_detector(spec, subject)
         except NotApplicableError as error:
             absent.append(Absent(name, str(error)))
     if not found:
