@@ -96,14 +96,18 @@ class Subject(ABC):
         """The values of a view for all images of a loader, (N, ...), and their classes (N,), on the CPU.
 
         It takes one pass and does not keep the images. Without ``reduce``, the result is cached for as long as the
-        loader exists, for the next detector that reads the same view.
+        loader exists, for the next detector that reads the same view; loaders without weak references, such as lists,
+        are read each time.
 
         Args:
             view: what to read.
             loader: in-distribution data.
             reduce: applied to each batch of flat rows (B, K).
         """
-        kept = self._collected.setdefault(loader, {})
+        try:
+            kept = self._collected.setdefault(loader, {})
+        except TypeError:  # a loader such as a list has no weak references, and nothing is cached for it
+            kept = {}
         if reduce is None and view in kept:
             return kept[view]
 
