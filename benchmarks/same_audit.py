@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from oodattack.audit.store import Audit, open_audit
+from oodattack.report.style import count_label
 
 DIGEST = r"-[0-9a-f]{8}$"
 
@@ -64,8 +65,8 @@ def main() -> None:
     sys.stdout.write("\n".join(found) + "\n" * bool(found))
     images = sum(map(len, scores.values()))
     sys.stdout.write(
-        f"{len(scores)} sets of scores of {len({name for name, _ in scores})} detectors, {images} scores:"
-        f" {'the same' if not found else f'{len(found)} differences'}\n"
+        f"{count_label(len(scores), 'set')} of scores of {count_label(len({name for name, _ in scores}), 'detector')},"
+        f" {count_label(images, 'score')}: {count_label(len(found), 'difference') if found else 'the same'}\n"
     )
     sys.exit(bool(found))
 

@@ -387,6 +387,15 @@ def test_names_are_escaped_in_the_report(whole: Path) -> None:
     assert "[a](b)" not in page
 
 
+def test_one_of_a_kind_is_in_the_singular_in_the_report(whole: Path) -> None:
+    results = open_audit(whole).read_results()
+    results["distinct_starts"] = results["environment"]["threads"] = results["subject"]["train_images"] = 1
+    page = audit_markdown(results)
+    assert " x_in, 1 start: " in page
+    assert ", 1 thread.\n" in page
+    assert "fitted on 1 training image;" in page
+
+
 def test_predicted_classes_stand_in_for_classes_the_network_lacks(
     pictures: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:

@@ -1,11 +1,12 @@
 """Single steps of an audit: they return what they found, and adapt to the memory available."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oodattack.attacks import Found
 from oodattack.audit.attack import AttackShard
@@ -13,11 +14,14 @@ from oodattack.audit.bench import Bench
 from oodattack.audit.data import ImageSet
 from oodattack.audit.plan import Attack, Shard
 from oodattack.audit.score import score_images
-from oodattack.audit.store import Audit
+from oodattack.audit.store import Audit, begun_header
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector
 from oodattack.engines import PerProcess, Step
+from oodattack.pipelines.audit import run_audit
+from oodattack.settings import AuditSettings
+from tests.factories import small, tiny
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 256, (5, 3, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -80,3 +84,77 @@ def test_removing_a_detector_returns_a_new_bench() -> None:
     assert [(absent.name, absent.reason) for absent in left.absent] == [("a", "why")]
     with pytest.raises(InputError, match="no detector is left: a: x; b: y"):
         bench.without({"a": "x", "b": "y"})
+
+
+class _Hungry(nn.Module):
+    """Runs out of memory with more than four images at once."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.input_size = network, network.input_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return cast(Tensor, self.network(x))
+
+
+def hungry_small() -> nn.Module:
+    return _Hungry(small())
+
+
+def hungry_tiny() -> nn.Module:
+    return _Hungry(tiny())
+
+
+@pytest.mark.parametrize(("encoder", "labels"), [("small", "those of the training images"), ("tiny", "predictions")])
+@pytest.mark.filterwarnings("ignore:not enough memory")
+def test_an_audit_halves_batches_that_do_not_fit(
+    encoder: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oodattack.audit.measures.RESAMPLES", 40)
+    detectors = ("KNN", "Mahalanobis", "MaxLogit", "MultiMahalanobis")
+    results = run_audit(
+        AuditSettings(
+            encoder=f"python:tests.test_audit_steps:hungry_{encoder}",
+            witness=("python:tests.test_audit_steps:hungry_tiny",),
+            train="torchvision:FakeData", test="torchvision:FakeData", start=("noise",), detectors=detectors,
+            steps=2, limit=6, fit_limit=60, batch_size=6, device="cpu", out=tmp_path,
+        )
+    ).read_results()  # fmt: skip
+    assert labels in results["subject"]["labels"]
+    assert results["subject"]["train_images"] == 60
+    assert {row["name"] for row in results["detectors"]} == set(detectors)
+    assert results["failures"] == {}
+
+
+@pytest.mark.parametrize("faulty", [{}, {"batch_size": None}, {"batch_size": 0}, {"batch_size": "4"}])
+def test_a_begun_audit_without_a_usable_batch_size_is_refused(faulty: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "fits").mkdir()
+    (tmp_path / "fits" / "KNN.pt").touch()
+    header: dict[str, Any] = {"format": 2, "environment": {"threads": 1}}
+    (tmp_path / "audit.json").write_text(json.dumps(header | {"batch_size": 4}))
+    assert begun_header(tmp_path) == header | {"batch_size": 4}
+    (tmp_path / "audit.json").write_text(json.dumps(header | faulty))
+    with pytest.raises(InputError, match=r"expected batch_size to be at least 1 in .*audit.json, got .*choose another"):
+        begun_header(tmp_path)
+    (tmp_path / "audit.json").write_text(json.dumps({"format": 2, "batch_size": 4, "environment": faulty}))
+    with pytest.raises(InputError, match=r"expected environment.threads to be at least 1"):
+        begun_header(tmp_path)
+
+
+class Writes(Brightness):
+    """A user's detector that changes the images that it is given."""
+
+    source = "1" * 64
+
+    def score(self, images: Tensor) -> Tensor:
+        images.zero_()
+        return super().score(images)
+
+
+def test_a_detector_that_changes_its_images_does_not_affect_the_others() -> None:
+    images = ImageSet("in", IMAGES, tuple("abcde"))
+    detectors = {"writes": Writes(9), "reads": Brightness(9)}
+    scored = score_images(detectors, images, 4, CPU, lambda _step: None)
+    torch.testing.assert_close(scored.values["reads"], dequantize(IMAGES).mean((1, 2, 3)).double())

@@ -215,6 +215,31 @@ def test_an_image_changed_in_place_is_scored_again(fitted: Callable[[str], Detec
     assert not torch.equal(fitted("MaxLogit").score(x), first)
 
 
+def test_images_are_scored_in_inference_mode(fitted: Callable[[str], Detector]) -> None:
+    detector = fitted("MaxLogit")
+    expected = detector.score(X.clone())
+    with torch.inference_mode():
+        x = X.clone()
+        torch.testing.assert_close(detector.score(x), expected)
+        x.fill_(0.5)
+        assert not torch.equal(detector.score(x), expected)
+        y = X.clone()
+    torch.testing.assert_close(detector.score(y), expected)
+    # What was read in inference mode is not reused, because it cannot be part of a graph.
+    x = X.clone()
+    with torch.inference_mode():
+        detector.reads(x)
+    assert not detector.reads(x).is_inference()
+
+
+def test_a_list_of_batches_is_a_loader() -> None:
+    loader = [(x, y) for x, y in batches()]
+    listed, loaded = make("Mahalanobis"), make("Mahalanobis")
+    listed.fit(loader)
+    loaded.fit(batches())
+    torch.testing.assert_close(listed.score(X), loaded.score(X))
+
+
 def test_a_network_that_is_not_a_classifier_is_refused() -> None:
     softmax = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4), nn.Softmax(1))
     with pytest.raises(InputError, match="remove its softmax, or use layer=output"):

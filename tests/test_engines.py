@@ -177,6 +177,23 @@ def test_an_encoder_with_random_weights_is_refused_in_other_processes(tmp_path: 
         run_attack(settings, engine=Pickling())
 
 
+def test_a_worker_of_a_resumed_run_uses_the_number_of_threads_of_its_header(tmp_path: Path) -> None:
+    settings = AttackSettings(
+        encoder="python:tests.factories:tiny", images="torchvision:FakeData", start=("noise",), limit=3, steps=2,
+        batch_size=2, device="cpu", out=tmp_path / "run",
+    )  # fmt: skip
+    run, threads = run_attack(settings), torch.get_num_threads()
+    header = json.loads((run.path / "run.json").read_text())
+    header["environment"]["threads"] = threads + 1
+    (run.path / "run.json").write_text(json.dumps(header))
+    run.shard(1).unlink()
+    try:
+        resumed = run_attack(settings, engine=Pickling())
+    finally:
+        torch.set_num_threads(threads)  # the worker is this process
+    assert [resumed.record(number).machine["threads"] for number in range(2)] == [threads, threads + 1]
+
+
 class Pickling:
     """An engine that pickles the work, as one with several processes does."""
 

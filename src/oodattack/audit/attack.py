@@ -132,7 +132,7 @@ def run_attacks(
     count = len(bench.inputs.x_in.names)
     finished, failures = audit.shards(), dict[str, str]()
     inside = {name: scores[name, "in"] for name in bench.detectors}
-    here = PerProcess(partial(open_fitted_bench, bench.settings, audit), here=bench)
+    here = PerProcess(partial(open_fitted_bench, bench.settings, audit, tuple(bench.detectors)), here=bench)
     work = AttackShard(here, audit, inside, batch_size)
 
     def missing(attacks: Sequence[Attack]) -> Iterator[Shard]:

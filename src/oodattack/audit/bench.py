@@ -1,7 +1,11 @@
 """The subject, detectors and images of an audit, opened in the main process and again in each worker of an engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
 
 from oodattack.audit.errors import one_line
 from oodattack.audit.inputs import Inputs, read_inputs
@@ -18,8 +22,8 @@ from oodattack.detectors import (
     own_detector,
     own_name,
 )
-from oodattack.encoders import load_encoder
-from oodattack.engines import exact, rows_that_fit
+from oodattack.encoders import Encoder, load_encoder
+from oodattack.engines import exact, load_in_worker, rows_that_fit
 from oodattack.settings.audit import AuditSettings
 
 MAX_BATCH_SIZE = 64  # maximum number of samples in a shard; an interrupted audit loses at most one shard
@@ -62,7 +66,23 @@ def open_bench(settings: AuditSettings) -> Bench:
     Raises:
         InputError: if a setting is invalid or an input cannot be read.
     """
-    encoder = load_encoder(settings.encoder, device=settings.device, trust=settings.trust)
+    return _bench(settings, load_encoder(settings.encoder, device=settings.device, trust=settings.trust))
+
+
+def open_in_worker(settings: AuditSettings, header: Mapping[str, Any]) -> Bench:
+    """The same in a process other than the one that planned the audit.
+
+    Args:
+        settings: the settings of the audit.
+        header: the header of the audit; see `oodattack.engines.load_in_worker`.
+
+    Raises:
+        InputError: if a setting is invalid, an input cannot be read, or the encoder is a different one.
+    """
+    return _bench(settings, load_in_worker(settings.encoder, header, device=settings.device, trust=settings.trust))
+
+
+def _bench(settings: AuditSettings, encoder: Encoder) -> Bench:
     layers = None if settings.layers is None else settings.layers.split("+")
     subject = make_subject(encoder, layers=layers)
     detectors, absent = find_detectors(settings, subject)
@@ -70,15 +90,29 @@ def open_bench(settings: AuditSettings) -> Bench:
     return Bench(settings, subject, detectors, absent, inputs)
 
 
-def open_fitted_bench(settings: AuditSettings, audit: Audit) -> Bench:
-    """The same in a worker, with detectors fitted: their fits are restored from the audit."""
+def open_fitted_bench(settings: AuditSettings, audit: Audit, names: Sequence[str]) -> Bench:
+    """The bench in a worker, with fitted detectors: their fits are restored from the audit.
+
+    Args:
+        settings: the settings of the audit.
+        audit: the audit, which stores the header and the fits.
+        names: the detectors that the main process still audits; the others failed there.
+
+    Raises:
+        InputError: as for `open_in_worker`, or if one of these detectors cannot be restored.
+    """
     with exact():
-        bench = open_bench(settings)
-        return bench.without(restore_fits(bench, audit))
+        bench = open_in_worker(settings, audit.read_header())
+        bench = replace(bench, detectors={name: bench.detectors[name] for name in names})
+        failed = restore_fits(bench, audit)
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise InputError(f"expected every fitted detector to be restored in a worker, got errors ({reasons})")
+    return bench
 
 
 def restore_fits(bench: Bench, audit: Audit) -> dict[str, str]:
-    """Restore every fit stored in the audit, and fit the detectors whose fits are not stored.
+    """Restore the fits of a bench's detectors from the audit, and fit the detectors whose fits are not stored.
 
     Returns:
         The reason for each detector that failed, by name.
@@ -88,12 +122,36 @@ def restore_fits(bench: Bench, audit: Audit) -> dict[str, str]:
         try:
             state = None if detector.source else audit.read_fit(name)
             if state is None:
-                detector.fit(bench.inputs.train)
+                fit_detector(bench, name)
             else:
                 detector.load_state_dict(state)
         except Exception as error:  # noqa: BLE001 -- the failure of one detector must not affect the others
             failed[name] = fit_failed(error)
     return failed
+
+
+def fit_detector(bench: Bench, name: str) -> None:
+    """Fit a detector with the same random draws in every process and every command."""
+    with seeded(bench.subject.device):
+        bench.detectors[name].fit(bench.inputs.train)
+
+
+@contextmanager
+def seeded(device: torch.device) -> Iterator[None]:
+    """Seed torch's random draws on the CPU and this device; afterwards its generators continue as before.
+
+    >>> before = torch.random.get_rng_state()
+    >>> with seeded(torch.device("cpu")):
+    ...     first = torch.rand(3)
+    >>> with seeded(torch.device("cpu")):
+    ...     torch.equal(torch.rand(3), first)
+    True
+    >>> torch.equal(torch.random.get_rng_state(), before)
+    True
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def fit_failed(error: Exception) -> str:
@@ -118,7 +176,8 @@ def find_detectors(settings: AuditSettings, subject: Subject) -> tuple[dict[str,
         if name in (*found, *SHARED_VIEWS):
             raise InputError(f"expected a unique name for {spec}, got {name}, which is taken; rename it")
         try:
-            found[name] = own_detector(spec, subject)
+            with seeded(subject.device):
+                found[name] = own_detector(spec, subject)
         except NotApplicableError as error:
             absent.append(Absent(name, str(error)))
     if not found:

@@ -6,7 +6,7 @@ import torch
 
 from oodattack.audit.bench import MAX_BATCH_SIZE, Bench
 from oodattack.audit.data import class_numbers
-from oodattack.engines import rows_that_fit
+from oodattack.engines import compute_images, rows_that_fit
 
 
 def describe(bench: Bench) -> dict[str, Any]:
@@ -41,7 +41,10 @@ def _accuracies(bench: Bench) -> tuple[float | None, float | None]:
         on_train = _share(logits.argmax(1), labels)
     if test_labels is not None:
         size = rows_that_fit(MAX_BATCH_SIZE, subject.encoder.input_size)
-        predicted = [subject.logits(x).argmax(1).cpu() for x in x_in.batches(size, subject.device)]
+        predicted = [
+            compute_images(lambda part: subject.logits(part).argmax(1), x).cpu()
+            for x in x_in.batches(size, subject.device)
+        ]
         on_test = _share(torch.cat(predicted), torch.tensor(test_labels))
     return on_train, on_test
 

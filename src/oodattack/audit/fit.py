@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from oodattack.audit.bench import Bench, fit_failed, open_bench, restore_fits
+from oodattack.audit.bench import Bench, fit_detector, fit_failed, open_in_worker, restore_fits
 from oodattack.audit.store import Audit
 from oodattack.engines import Engine, OnStage, PerProcess, Report, exact
 
@@ -19,11 +19,10 @@ class Fit:
     def __call__(self, name: str, report: Report) -> str | None:  # noqa: ARG002 -- part of the protocol
         """See `oodattack.engines.Work`."""
         bench = self.bench.get()
-        detector = bench.detectors[name]
         try:
             with exact():
-                detector.fit(bench.inputs.train)
-            state = detector.state_dict()
+                fit_detector(bench, name)
+            state = bench.detectors[name].state_dict()
         except Exception as error:  # noqa: BLE001 -- the failure of one detector must not affect the others
             return fit_failed(error)
         if state is not None:
@@ -48,7 +47,7 @@ def fit_detectors(bench: Bench, audit: Audit, engine: Engine, on_stage: OnStage)
             on_stage(f"fitting {name}", number, len(missing))
             yield name
 
-    work = Fit(PerProcess(partial(open_bench, bench.settings), here=bench), audit)
+    work = Fit(PerProcess(partial(open_in_worker, bench.settings, audit.read_header()), here=bench), audit)
     failed = {name: reason for name, reason in engine.map(work, chunks()) if reason is not None}
     if failed:
         bench = bench.without(failed)

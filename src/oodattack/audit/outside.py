@@ -18,6 +18,7 @@ from oodattack.core.ball import distance
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.encoders import Encoder, load_encoder
+from oodattack.engines import compute_images
 from oodattack.images import fit
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.ball import NORMS
@@ -101,8 +102,7 @@ class _Features:
         if tuple(images.shape[2:]) != tuple(size):  # resized as images of the encoder's own size would be
             resized = torch.stack([fit(image, size) for image in quantize(images).cpu()])
             images = dequantize(resized).to(self.encoder.mean.device)
-        latents: Tensor = self.encoder(images)
-        return latents.cpu()
+        return compute_images(self.encoder, images).cpu()
 
     def compare(self, key: str) -> dict[str, float]:
         """See `still_outside`."""

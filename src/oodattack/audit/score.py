@@ -47,7 +47,8 @@ def score_images(
             if name in failed:
                 continue
             try:
-                found[name] = _checked(detector.score(batch), len(batch))
+                # Your own detectors get a copy: one that writes into its images must not change those of the others.
+                found[name] = _checked(detector.score(batch.clone() if detector.source else batch), len(batch))
             except Exception as error:
                 if out_of_memory(error) and len(rows) > 1:
                     raise  # a smaller batch may fit
@@ -109,7 +110,7 @@ def score_clean(bench: Bench, audit: Audit, batch_size: int, engine: Engine, on_
     Raises:
         InputError: if no detector is left.
     """
-    here = PerProcess(partial(open_fitted_bench, bench.settings, audit), here=bench)
+    here = PerProcess(partial(open_fitted_bench, bench.settings, audit, tuple(bench.detectors)), here=bench)
     scores: dict[tuple[str, str], Tensor] = {}
     failed: dict[str, str] = {}
     sets = bench.inputs.clean
@@ -134,7 +135,7 @@ def score_attacked(
         The scores by detector and attack, and the reasons of failures: by the key of an attack whose images cannot be
         read, or by ``KEY by DETECTOR``.
     """
-    here = PerProcess(partial(open_fitted_bench, bench.settings, audit), here=bench)
+    here = PerProcess(partial(open_fitted_bench, bench.settings, audit, tuple(bench.detectors)), here=bench)
     scores: dict[tuple[str, str], Tensor] = {}
     failures: dict[str, str] = {}
 

@@ -73,6 +73,11 @@ class Audit:
 
     path: Path
 
+    def read_header(self) -> dict[str, Any]:
+        """What ``audit.json`` records: settings, batch size, inputs and environment."""
+        header: dict[str, Any] = json.loads((self.path / NAME).read_text())
+        return header
+
     def fits(self) -> set[str]:
         """Names of the detectors whose fits are stored."""
         return {file.stem for file in (self.path / "fits").glob("*.pt")}
@@ -244,7 +249,8 @@ def begun_header(path: Path) -> dict[str, Any] | None:
     """The header of an audit that can be resumed; None if there is nothing to resume, or the header cannot be read.
 
     Raises:
-        InputError: if the audit has a format that can only be read.
+        InputError: if the audit has a format that can only be read, or its batch size or number of threads is not
+            usable.
     """
     if not is_begun(path):
         return None
@@ -258,6 +264,11 @@ def begun_header(path: Path) -> dict[str, Any] | None:
             f"expected an audit of format {FORMAT} in {path}, got format {format_}, which can be read but not resumed;"
             " choose another --out"
         )
+    environment = header.get("environment")
+    threads = environment.get("threads") if isinstance(environment, dict) else None
+    for name, value in (("batch_size", header.get("batch_size")), ("environment.threads", threads)):
+        if type(value) is not int or value < 1:
+            raise InputError(f"expected {name} to be at least 1 in {path / NAME}, got {value!r}; choose another --out")
     return header
 
 

@@ -5,9 +5,10 @@ from oodattack.engines.engine import Chunk, Engine, OnStage, OnStep, Report, Res
 from oodattack.engines.interrupt import finish_first
 from oodattack.engines.local import LocalEngine
 from oodattack.engines.machine import environment, exact, machine
-from oodattack.engines.memory import in_batches, keep_freed_memory
+from oodattack.engines.memory import compute_images, in_batches, keep_freed_memory
 from oodattack.engines.per_process import PerProcess
 from oodattack.engines.seeds import sample_seed
+from oodattack.engines.worker import load_in_worker
 
 __all__ = [
     "Chunk",
@@ -20,11 +21,13 @@ __all__ = [
     "Result",
     "Step",
     "Work",
+    "compute_images",
     "environment",
     "exact",
     "finish_first",
     "in_batches",
     "keep_freed_memory",
+    "load_in_worker",
     "machine",
     "measure_batch_size",
     "rows_that_fit",

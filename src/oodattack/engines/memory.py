@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from oodattack.core.errors import InputError
 
@@ -86,3 +87,25 @@ def in_batches(rows: range, size: int, compute: Callable[[range], T]) -> Iterato
             continue  # outside the except block, so that the error and the batch's tensors are released
         yield batch, result
         rows = rows[len(batch) :]
+
+
+def compute_images(compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """``compute(images)``, in smaller batches if they do not all fit into memory at once.
+
+    Args:
+        compute: computes a row for each image of a batch.
+        images: (B, 3, H, W), at least one.
+
+    Raises:
+        InputError: if a single image does not fit.
+
+    >>> compute_images(lambda images: images.mean((1, 2, 3)), torch.ones(3, 3, 8, 8))
+    tensor([1., 1., 1.])
+    """
+    count = len(images)
+
+    def part(rows: range) -> Tensor:
+        # The images themselves if they fit, because views recognise them and keep their last result.
+        return compute(images if len(rows) == count else images[rows.start : rows.stop])
+
+    return torch.cat([result for _, result in in_batches(range(count), count, part)])

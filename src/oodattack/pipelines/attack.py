@@ -1,17 +1,25 @@
 """Attack a collection of images, from disk to disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-
-import torch
+from typing import Any
 
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import get_gradient
 from oodattack.core.methods import get_method
 from oodattack.encoders import Encoder
-from oodattack.engines import Engine, LocalEngine, PerProcess, Step, finish_first, keep_freed_memory, run_one
-from oodattack.pipelines.inputs import open_in_worker, open_inputs
+from oodattack.engines import (
+    Engine,
+    LocalEngine,
+    PerProcess,
+    Step,
+    environment,
+    finish_first,
+    keep_freed_memory,
+    run_one,
+)
+from oodattack.pipelines.inputs import Inputs, open_in_worker, open_inputs
 from oodattack.pipelines.measure import Measure
 from oodattack.pipelines.shard import AttackShard
 from oodattack.runs import Run, export_pngs, find_run, start_run
@@ -80,9 +88,12 @@ def run_attack(
     opened.check()
     begun = find_run(settings.out)
     facts = opened.facts()
-    worker = partial(open_in_worker, settings, facts["encoder"], torch.get_num_threads())
-    inputs = PerProcess(worker, here=opened)
-    speed = run_one(engine, Measure(inputs), begun)
+
+    def inputs(header: Mapping[str, Any]) -> PerProcess[Inputs]:
+        return PerProcess(partial(open_in_worker, settings, header), here=opened)
+
+    planned = environment(opened.device) if begun is None else begun.header["environment"]
+    speed = run_one(engine, Measure(inputs({"inputs": facts, "environment": planned})), begun)
     header = {
         "settings": identity(settings),
         "inputs": facts,
@@ -96,7 +107,7 @@ def run_attack(
     with start_run(settings.out, header) as run:
         if on_ready is not None:
             on_ready(opened.encoder, run)
-        _compute_shards(engine, AttackShard(run, inputs), settings, on_progress or (lambda _progress: None))
+        _compute_shards(engine, AttackShard(run, inputs(run.header)), settings, on_progress or (lambda _progress: None))
         _refuse_empty(run, settings)
     return run
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from oodattack.audit.attack import follow_scores, run_attacks
-from oodattack.audit.bench import MAX_BATCH_SIZE, Bench, open_bench
+from oodattack.audit.batch_size import MeasureBatchSize
+from oodattack.audit.bench import Bench, open_bench, open_in_worker
 from oodattack.audit.describe import describe
 from oodattack.audit.fit import fit_detectors
 from oodattack.audit.outside import open_witnesses, still_outside
@@ -14,22 +16,18 @@ from oodattack.audit.plan import plan
 from oodattack.audit.score import score_attacked, score_clean
 from oodattack.audit.store import FORMAT, NAME, Audit, begun_header, is_begun
 from oodattack.audit.tables import audited, tabulate, work_of, worst_scores
-from oodattack.core.gradient import Autograd
-from oodattack.core.pixels import dequantize
 from oodattack.engines import (
     Engine,
     LocalEngine,
+    PerProcess,
     environment,
     exact,
     keep_freed_memory,
-    measure_batch_size,
-    rows_that_fit,
+    run_one,
 )
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.saved import identity, saved
 from oodattack.storage.directory import claim
-
-EVALUATIONS_PER_STEP = 10  # rough number per sample over all attacks, for which the batch size is measured
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,8 @@ def run_audit(
     on_stage("loading the encoder and the images", 0, 1)
     bench = open_bench(settings)
     witnesses = open_witnesses(settings)
-    batch_size = _batch_size(bench)
-    header = _header(bench, batch_size)
+    header = _header(bench, engine)
+    batch_size = header["batch_size"]
     with claim(settings.out, NAME, header, is_begun=is_begun), exact():
         audit = Audit(settings.out)
         audit.write_samples(bench.inputs.x_in, bench.inputs.starts)
@@ -130,27 +128,18 @@ def run_audit(
     return audit
 
 
-def _header(bench: Bench, batch_size: int) -> dict[str, Any]:
-    """The header of the directory; see `claim`."""
+def _header(bench: Bench, engine: Engine) -> dict[str, Any]:
+    """The header of the directory; see `claim`. An audit that is resumed keeps its batch size."""
+    settings, begun = bench.settings, begun_header(bench.settings.out)
+    inputs = {**bench.inputs.digests, "encoder": bench.subject.encoder.digest()}
+    planned = environment(bench.subject.device) if begun is None else begun["environment"]
+    worker = partial(open_in_worker, settings, {"inputs": inputs, "environment": planned})
+    chosen = begun["batch_size"] if settings.batch_size is None and begun is not None else settings.batch_size
+    measured = run_one(engine, MeasureBatchSize(PerProcess(worker, here=bench)), chosen)
     return {
         "format": FORMAT,
-        "settings": identity(bench.settings),
-        "batch_size": batch_size,
-        "inputs": {**bench.inputs.digests, "encoder": bench.subject.encoder.digest()},
-        "environment": {**environment(bench.subject.device), "pytorch-ood": version("pytorch-ood")},
+        "settings": identity(settings),
+        "batch_size": measured.batch_size,
+        "inputs": inputs,
+        "environment": {**measured.environment, "pytorch-ood": version("pytorch-ood")},
     }
-
-
-def _batch_size(bench: Bench) -> int:
-    """The batch size from the settings, else that of the audit being resumed, else measured on this machine."""
-    settings = bench.settings
-    begun = begun_header(settings.out)
-    if settings.batch_size is not None:
-        return settings.batch_size
-    if begun is not None:
-        return int(begun["batch_size"])
-    image = dequantize(bench.inputs.starts.images[:1]).to(bench.subject.device)
-    samples = min(rows_that_fit(MAX_BATCH_SIZE, bench.subject.encoder.input_size), len(bench.inputs.x_in.names))
-    return measure_batch_size(
-        bench.subject.features.fast, Autograd(), image, samples=samples, steps=EVALUATIONS_PER_STEP * settings.steps
-    )

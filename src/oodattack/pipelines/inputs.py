@@ -1,5 +1,6 @@
 """The inputs that each process of a run opens: the encoder, its fast copy, and the plan."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,12 +8,11 @@ import torch
 from torch import nn
 
 from oodattack.core.checks import check_health
-from oodattack.core.errors import InputError
 from oodattack.core.gradient import get_gradient
 from oodattack.core.pixels import dequantize
 from oodattack.encoders import Encoder, load_encoder, pick_device
-from oodattack.engines.memory import keep_freed_memory
-from oodattack.images import open_images
+from oodattack.engines import load_in_worker
+from oodattack.images import ImageSource, open_images
 from oodattack.pipelines.plan import Plan, make_plan
 from oodattack.settings.attack import AttackSettings
 from oodattack.speed import prepare
@@ -77,28 +77,24 @@ def open_inputs(settings: AttackSettings) -> Inputs:
         InputError: if something is missing or unreadable.
     """
     pick_device(settings.device)  # report an unusable device before opening images and encoder
-    images = open_images(settings.images, data_root=settings.data_root, download=settings.download)
+    images = _open_images(settings)
     encoder = load_encoder(settings.encoder, trust=settings.trust, device=settings.device)
     return Inputs(encoder, make_plan(settings, images, encoder.input_size))
 
 
-def open_in_worker(settings: AttackSettings, encoder_digest: str, threads: int) -> Inputs:
+def open_in_worker(settings: AttackSettings, header: Mapping[str, Any]) -> Inputs:
     """Open the same inputs in a process other than the one that planned the run.
 
     Args:
         settings: the settings of the run.
-        encoder_digest: digest of the encoder that the run was planned with.
-        threads: number of torch threads to use, because results with other numbers differ in the last digits.
+        header: the header of the run; see `oodattack.engines.load_in_worker`.
 
     Raises:
         InputError: if something is missing or unreadable, or the encoder is a different one.
     """
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    inputs = open_inputs(settings)
-    if inputs.encoder.digest() != encoder_digest:
-        raise InputError(
-            f"expected the same encoder {settings.encoder} in every process, got different weights in a worker; load"
-            " the weights from a file instead of using random ones"
-        )
-    return inputs
+    encoder = load_in_worker(settings.encoder, header, device=settings.device, trust=settings.trust)
+    return Inputs(encoder, make_plan(settings, _open_images(settings), encoder.input_size))
+
+
+def _open_images(settings: AttackSettings) -> ImageSource:
+    return open_images(settings.images, data_root=settings.data_root, download=settings.download)

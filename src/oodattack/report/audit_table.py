@@ -6,7 +6,7 @@ from typing import Any
 
 from oodattack.audit.measures import VERDICTS
 from oodattack.audit.store import Audit
-from oodattack.report.style import eps_label
+from oodattack.report.style import count_label, eps_label
 from oodattack.settings.audit import ATTACKS
 from oodattack.settings.ball import NORM_NAMES
 from oodattack.storage.files import write_text
@@ -67,13 +67,13 @@ def audit_markdown(results: Row) -> str:
     lines = [
         "# Audit",
         "",
-        f"{_subject(results['subject'])} {results['sets']['in']} x_in, {results['distinct_starts']} starts:"
-        f" {_cell(', '.join(settings['start']))}.",
+        f"{_subject(results['subject'])} {results['sets']['in']} x_in,"
+        f" {count_label(results['distinct_starts'], 'start')}: {_cell(', '.join(settings['start']))}.",
         "",
-        f"{NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps (then half as many on the 8-bit grid, at most"
-        f" 50; above 400 steps, an eighth), seed {settings['seed']}; oodattack"
+        f"{NORM_NAMES[settings['norm']]} ball, {count_label(settings['steps'], 'step')} (then half as many on the 8-bit"
+        f" grid, at most 50; above 400 steps, an eighth), seed {settings['seed']}; oodattack"
         f" {results['environment']['oodattack']}, torch {results['environment']['torch']},"
-        f" {results['environment']['device']}, {results['environment']['threads']} threads.",
+        f" {results['environment']['device']}, {count_label(results['environment']['threads'], 'thread')}.",
         "",
         *_main_table(results, natural, largest),
         "",
@@ -92,7 +92,7 @@ def _subject(subject: Row) -> str:
     """What was audited, in a few sentences."""
     facts = [
         _cell(subject["encoder"]),
-        *([] if subject["classes"] is None else [f"{subject['classes']} classes"]),
+        *([] if subject["classes"] is None else [count_label(subject["classes"], "class", "classes")]),
         f"{subject['latent_dim']}-dimensional z",
         *([f"layers {_cell(', '.join(subject['layers']))}"] if subject["layers"] else []),
         *(
@@ -104,7 +104,7 @@ def _subject(subject: Row) -> str:
     labels = "" if subject["labels"] is None else f"; classes of the training images: {subject['labels']}"
     return (
         f"{subject['kind'].capitalize()}: {', '.join(facts)}. Detectors fitted on"
-        f" {subject['train_images']} training images{labels}."
+        f" {count_label(subject['train_images'], 'training image')}{labels}."
     )
 
 
@@ -190,7 +190,7 @@ def _curve_table(results: Row, largest: float) -> list[str]:
     if budgets:
         steps = [*budgets, settings["steps"]]
         lines += [f"## AUROC under the latent attack at eps {eps_label(largest)}, against its budget", ""]
-        lines += _head(["detector", "0 (starts)", *(f"{n} steps" for n in steps)])
+        lines += _head(["detector", "0 (starts)", *(count_label(n, "step") for n in steps)])
         for row in results["detectors"]:
             found = {n: [m for m in at(row, largest, n) if m["kind"] == "latent"] for n in steps}
             cells = [f"{m[0]['auroc']:.3f}" if m else "–" for m in found.values()]

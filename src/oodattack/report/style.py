@@ -66,6 +66,15 @@ def eps_label(eps: float) -> str:
     return f"{eps:.4g}"
 
 
+def count_label(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, in the plural unless there is one; without ``plural``, the plural ends in -s.
+
+    >>> count_label(1, "start"), count_label(2, "start"), count_label(0, "class", "classes")
+    ('1 start', '2 starts', '0 classes')
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def percent_label(percent: float) -> str:
     """Format a percentage with three significant digits.
 

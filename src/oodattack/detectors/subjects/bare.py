@@ -55,7 +55,7 @@ class BareEncoder(Subject):
         return View(encoder, encoder.layer.split("+"), [Size([encoder.latent_dim])], name="features")
 
     def class_order(self, labels: Labels) -> Sequence[str] | None:
-        """Any order of the classes; None if all images are of a single class, which is no information."""
+        """Any order of the classes; None if all images have the same class: such labels carry no information."""
         order = labels.classes or sorted(set(labels.names))
         return order if len(set(labels.names)) > 1 else None
 

@@ -11,6 +11,7 @@ from oodattack.detectors.subjects.subject import Subject, present
 from oodattack.detectors.subjects.view import View
 from oodattack.encoders import Encoder
 from oodattack.encoders.layers import INPUT_OF, OUTPUT, find_head, record
+from oodattack.engines import compute_images
 from oodattack.images.labels import Labels
 
 
@@ -98,7 +99,7 @@ class Classifier(Subject):
     def guess(self, images: Tensor) -> Tensor:
         """The classes that the network predicts."""
         with torch.no_grad():
-            return self.logits(images).argmax(1).cpu()
+            return compute_images(lambda part: self.logits(part).argmax(1), images).cpu()
 
 
 def _linear(module: nn.Module) -> nn.Linear:

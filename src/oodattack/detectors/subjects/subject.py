@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from oodattack.detectors.base import Detector, Loader, NotApplicableError
 from oodattack.detectors.subjects.view import View
 from oodattack.encoders import Encoder
+from oodattack.engines import compute_images
 from oodattack.images.labels import Labels
 
 T = TypeVar("T")
@@ -95,21 +96,29 @@ class Subject(ABC):
         """The values of a view for all images of a loader, (N, ...), and their classes (N,), on the CPU.
 
         It takes one pass and does not keep the images. Without ``reduce``, the result is cached for as long as the
-        loader exists, for the next detector that reads the same view.
+        loader exists, for the next detector that reads the same view; loaders without weak references, such as lists,
+        are read each time.
 
         Args:
             view: what to read.
             loader: in-distribution data.
             reduce: applied to each batch of flat rows (B, K).
         """
-        kept = self._collected.setdefault(loader, {})
+        try:
+            kept = self._collected.setdefault(loader, {})
+        except TypeError:  # a loader such as a list has no weak references, and nothing is cached for it
+            kept = {}
         if reduce is None and view in kept:
             return kept[view]
+
+        def read(images: Tensor) -> Tensor:
+            rows = view.flat(images)
+            return (reduce(rows) if reduce else view.split(rows)[0]).cpu()
+
         values, labels = [], []
         with torch.no_grad():
             for images, y in loader:
-                rows = view.flat(images.to(self.device))
-                values.append((reduce(rows) if reduce else view.split(rows)[0]).cpu())
+                values.append(compute_images(read, images.to(self.device)))
                 labels.append(y.cpu())
         found = (torch.cat(values), torch.cat(labels))
         if reduce is None:

@@ -46,12 +46,19 @@ class View:
         if torch.is_grad_enabled() and images.requires_grad:
             z: Tensor = self.fast(images)
             return z
+        if images.is_inference() or torch.is_inference_mode_enabled():
+            # Such images do not count their changes, and such a result cannot be used where a gradient is needed.
+            return self._exactly(images)
         # Dozens of detectors score the same images one after the other, so the last result is kept.
         version = images._version  # incremented when a tensor is changed in place
         if self._last is None or self._last[0] is not images or self._last[1] != version:
-            with torch.no_grad():
-                self._last = (images, version, self.exact(images))
+            self._last = (images, version, self._exactly(images))
         return self._last[2]
+
+    @torch.no_grad()
+    def _exactly(self, images: Tensor) -> Tensor:
+        values: Tensor = self.exact(images)
+        return values
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Split rows (B, K) into the values of the layers."""
