@@ -1,9 +1,11 @@
 """Files that are written completely or not at all: races between writers, crashes, and reading back."""
 
+import errno
 import json
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from oodattack.core.errors import InputError
+from oodattack.core.errors import InputError, WriteError
 from oodattack.storage.directory import claim
 from oodattack.storage.files import create_whole, is_partial, write_whole
 from oodattack.storage.tables import create_table, read_record, read_table, with_record, write_table
@@ -98,6 +100,24 @@ def test_a_file_that_exists_is_not_overwritten_where_hard_links_are_missing(
     assert created == [True, False]
     assert (tmp_path / "a").read_bytes() == _content(1)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_system_that_cannot_sync_directories_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, codes = os.fsync, iter([errno.EINVAL, errno.ENOTSUP, errno.EIO])
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code := next(codes), os.strerror(code))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for name in "ab":
+        write_whole(tmp_path / name, lambda partial: _write(partial, b"whole"))
+        assert (tmp_path / name).read_bytes() == b"whole"
+    with pytest.raises(WriteError, match=os.strerror(errno.EIO)):
+        write_whole(tmp_path / "c", lambda partial: _write(partial, b"whole"))
 
 
 CRASH = """
