@@ -138,6 +138,19 @@ def test_options_override_the_file(kind: type[Settings], tmp_path: Path) -> None
 
 
 @EVERY_COMMAND
+def test_a_flag_in_the_file_can_be_switched_off(kind: type[Settings], tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    required = {field.name: "given" for field in fields(kind) if field.required}
+    booleans = [field for field in fields(kind) if field.kind is bool]
+    assert booleans
+    file.write_text(toml({**required, **{field.name: True for field in booleans}}))
+    off = [field.option.replace("--", "--no-") for field in booleans]
+    for arguments, expected in ([], True), (off, False):
+        settings = saved(parsed(kind, ["--config", str(file), *arguments]))
+        assert {settings[field.name] for field in booleans} == {expected}
+
+
+@EVERY_COMMAND
 def test_what_is_saved_is_json_and_gives_the_settings_back(kind: type[Settings]) -> None:
     infinite: dict[str, Any] = {"eps": math.inf} if "eps" in {field.name for field in fields(kind)} else {}
     settings = dataclasses.replace(example(kind), **infinite)
