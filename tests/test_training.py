@@ -358,7 +358,7 @@ def test_rounds_that_are_refused_leave_the_results_alone(
         return {path: path.read_bytes() for path in (tmp_path / "net").rglob("*") if path.is_file()}
 
     before = contents()
-    with pytest.raises(InputError, match=r"settings\.eps"):
+    with pytest.raises(InputError, match=r"settings\.eps: the series of rounds has 3\.0, this command has 1\.0"):
         train(few_rounds(pictures, tmp_path / "net", eps=1.0))
     assert contents() == before
     # Rounds of an earlier version have no format, and other values for the same settings.
@@ -460,7 +460,7 @@ def test_bad_folders_are_refused(pictures: tuple[Path, Path, Path], tmp_path: Pa
     (tmp_path / "net" / "model.safetensors").unlink()
     with pytest.raises(InputError, match="expected a finished training"):
         load_encoder(f"trained:{tmp_path / 'net'}")
-    with pytest.raises(InputError, match=r"settings\.epochs: the run has 1, this command has 2"):
+    with pytest.raises(InputError, match=r"settings\.epochs: the training has 1, this command has 2"):
         train(settings(pictures, tmp_path / "net", epochs=2))
     checkpoint = tmp_path / "net" / "checkpoint.pt"
     state = torch.load(checkpoint, weights_only=True)

@@ -63,7 +63,7 @@ def claim_rounds(settings: TrainSettings, test: Labelled) -> Iterator[None]:
         "settings": identity(settings, "rounds"),
         "inputs": {"test": test.source.digest()},
     }
-    with claim(settings.out / "rounds", NAME, header, is_begun=_has_rounds):
+    with claim(settings.out / "rounds", NAME, header, noun="series of rounds", is_begun=_has_rounds):
         yield
 
 

@@ -104,7 +104,7 @@ def train(
     rounds: AbstractContextManager[None] = nullcontext()
     if settings.rounds and test is not None:
         rounds = claim_rounds(settings, test)  # before training: a refusal must come early, and leave the results alone
-    with claim(settings.out, NAME, header, is_begun=lambda path: (path / CHECKPOINT).exists()), rounds:
+    with claim(settings.out, NAME, header, noun="training", is_begun=_has_epochs), rounds:
         with seeded(settings.seed, -1):
             model = build_network(settings.network, settings.method, len(images.classes))
         session = Session(
@@ -134,6 +134,10 @@ def train(
             results["rounds"] = run_rounds(settings, session, test, outliers, header, work, on_stage)
         write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
     return results
+
+
+def _has_epochs(path: Path) -> bool:
+    return (path / CHECKPOINT).exists()
 
 
 def _accelerator(device: str | None) -> Accelerator:

@@ -89,7 +89,7 @@ def start_run(path: Path, header: Mapping[str, Any]) -> Iterator[Run]:
     ...     run.shard_count, list(run.shard_rows(2)), run.done()
     (3, [8, 9], [])
     """
-    with claim(path, NAME, {"format": FORMAT, **header}, is_begun=_is_begun) as found:
+    with claim(path, NAME, {"format": FORMAT, **header}, noun="run", is_begun=_is_begun) as found:
         yield Run(Path(path), found)
 
 
