@@ -5,8 +5,8 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 BENCHMARK ?= --encoder embedded --start noise --eps 20 --steps 10,30,100 --out runs/benchmark
-# A process for each core, each with whole files of tests, as these share fixtures. Each loads torch, about 1 GB. In the
-# order of the files, for those that take long come early.
+# One process per core. Each loads torch (about 1 GB) and runs whole test files, because the tests of a file share
+# fixtures. Files keep their order, in which slow ones come early.
 PARALLEL ?= -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-emulated benchmark clean
@@ -20,8 +20,8 @@ test: $(VENV)/.dev
 	$(RUN)/mypy
 	$(RUN)/pytest $(PARALLEL)
 
-# As on other processors: torch, oneDNN and MKL with the kernels of older instruction sets; then with more threads (on few
-# cores MKL would keep torch from it).
+# Run the tests as on other processors: first with the kernels of older instruction sets in torch, oneDNN and MKL, then
+# with more threads (MKL_DYNAMIC=FALSE, because MKL would otherwise use no more threads than there are cores).
 test-emulated: $(VENV)/.dev
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(RUN)/pytest $(PARALLEL)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE $(RUN)/pytest $(PARALLEL)
@@ -31,7 +31,7 @@ test-emulated: $(VENV)/.dev
 benchmark: $(VENV)/.benchmark
 	$(RUN)/python -m benchmarks.compare $(BENCHMARK)
 
-# The stamps: an environment is made again when what it should hold has changed.
+# Each environment has a stamp file, and is rebuilt when its requirements change.
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet -c constraints.txt -e '.[demo]'

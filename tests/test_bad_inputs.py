@@ -370,6 +370,21 @@ def test_a_config_accepts_the_names_of_the_flags(tmp_path: Path, capsys: pytest.
     assert open_run(tmp_path / "b").header["settings"]["step_size"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("audit.json", "got that of an audit, {path}; open its report.md or results.json instead"),
+        ("train.json", "got that of a training, {path}; open its results.json instead"),
+    ],
+)
+def test_show_says_what_other_directories_are(
+    name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("{}")
+    done = oodattack(capsys, "show", tmp_path)
+    assert done == (2, "", f"error: expected the directory of a run, {message.format(path=tmp_path)}\n")
+
+
 def test_show_reports_a_missing_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(PNG)

@@ -339,6 +339,23 @@ def test_the_batch_size_is_measured_if_none_is_given(tmp_path: Path) -> None:
     assert run_attack(settings).header["batch_size"] in (1, 2)
 
 
+def test_a_header_without_shards_is_not_adopted(tmp_path: Path) -> None:
+    """It may be that of another encoder, for which nothing was computed."""
+    settings = AttackSettings(
+        encoder="python:tests.factories:tiny", images="torchvision:FakeData", start=("noise",), limit=3, steps=2,
+        device="cpu", out=tmp_path / "run",
+    )  # fmt: skip
+    run = run_attack(settings)
+    for number in run.done():
+        run.shard(number).unlink()
+    other = {**run.header, "batch_size": 7, "half": not run.header["half"]}
+    (run.path / "run.json").write_text(json.dumps(other))
+    again = run_attack(settings)
+    assert again.header["half"] == run.header["half"]
+    assert again.header["batch_size"] in (1, 2)
+    assert again.header == json.loads((run.path / "run.json").read_text())
+
+
 def test_a_run_keeps_its_precision(tmp_path: Path) -> None:
     """The precision that was faster when the run began may not be the faster one when it resumes."""
     torch.manual_seed(0)

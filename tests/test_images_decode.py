@@ -268,8 +268,8 @@ def test_fit_equals_resizing_the_shorter_side_and_centre_cropping(shape: tuple[i
     """Compared with torchvision on Pillow images, to within one level, since Pillow stores the box in float32."""
     image = noise(*shape)
     resize = v2.Resize(side, interpolation=v2.InterpolationMode.BICUBIC)
-    picture = v2.CenterCrop(side)(resize(Image.fromarray(image.permute(1, 2, 0).numpy())))
-    expected = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+    resized = v2.CenterCrop(side)(resize(Image.fromarray(image.permute(1, 2, 0).numpy())))
+    expected = torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1)
     difference = (fit(image, (side, side)).int() - expected.int()).abs()
     assert difference.max() <= 1
     assert difference.float().mean() < 0.05

@@ -130,9 +130,9 @@ def test_rows_without_an_image_fail_alone(tmp_path: Path) -> None:
 
 def test_files_written_by_datasets_are_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="the package 'datasets' is missing")
-    features = datasets.Features({"label": datasets.Value("int64"), "picture": datasets.Image()})
+    features = datasets.Features({"label": datasets.Value("int64"), "photo": datasets.Image()})
     images = [{"bytes": png(value), "path": None} for value in range(5)]
-    made = datasets.Dataset.from_dict({"label": list(range(5)), "picture": images}, features=features)
+    made = datasets.Dataset.from_dict({"label": list(range(5)), "photo": images}, features=features)
     made.to_parquet(str(tmp_path / "hub.parquet"), batch_size=2)
     assert values_of(open_images(tmp_path / "hub.parquet")) == [0, 1, 2, 3, 4]
 

@@ -1,4 +1,4 @@
-"""The house: which folder may import which (the contracts in pyproject.toml), and what the core may import."""
+"""Which folder may import which (the contracts in pyproject.toml), and what the core may import."""
 
 import sys
 from pathlib import Path

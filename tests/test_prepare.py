@@ -96,8 +96,8 @@ def test_known_models_give_the_same_latents_and_gradients(spec: str) -> None:
     x = torch.rand(2, 3, *encoder.input_size, generator=torch.Generator().manual_seed(5)).requires_grad_(True)
     z, fast = encoder(x), prepared(x)
     torch.testing.assert_close(fast, z, rtol=1e-4, atol=1e-4 * float(z.detach().abs().max()))
-    (slope,), (fast_slope,) = torch.autograd.grad(z.sum(), x), torch.autograd.grad(fast.sum(), x)
-    assert F.cosine_similarity(slope.flatten(), fast_slope.flatten(), dim=0) > 0.9999
+    (gradient,), (fast_gradient,) = torch.autograd.grad(z.sum(), x), torch.autograd.grad(fast.sum(), x)
+    assert F.cosine_similarity(gradient.flatten(), fast_gradient.flatten(), dim=0) > 0.9999
 
 
 def test_every_batch_norm_behind_a_convolution_is_folded() -> None:
@@ -156,8 +156,8 @@ def test_a_stem_equals_its_convolution(
     expected, got = convolution(x), Stem(convolution)(x)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     weight = torch.rand_like(expected)
-    (slope,), (expected_slope,) = (torch.autograd.grad(y, x, weight) for y in (got, expected))
-    torch.testing.assert_close(slope, expected_slope, rtol=1e-12, atol=1e-12)
+    (gradient,), (expected_gradient,) = (torch.autograd.grad(y, x, weight) for y in (got, expected))
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-12)
 
 
 def derivatives(f: nn.Module, x: Tensor, towards: Tensor, each: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,8 +167,8 @@ def derivatives(f: nn.Module, x: Tensor, towards: Tensor, each: Tensor) -> tuple
         y: Tensor = f(x)
         return y.square().sum()
 
-    (slope,) = torch.autograd.grad(loss(x), x, create_graph=True)
-    (second,) = torch.autograd.grad(slope.square().sum(), x)
+    (gradient,) = torch.autograd.grad(loss(x), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), x)
     return second, torch.func.jvp(f, (x,), (towards,))[1], torch.vmap(torch.func.grad(loss))(each)
 
 
@@ -184,8 +184,8 @@ def test_a_stem_is_twice_differentiable_and_works_in_mixed_precision() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = stem(x)
     assert y.dtype == torch.bfloat16
-    (slope,), (expected,) = (torch.autograd.grad(z.sum(), x) for z in (y, convolution(x)))
-    torch.testing.assert_close(slope, expected, rtol=0.05, atol=0.05)
+    (gradient,), (expected,) = (torch.autograd.grad(z.sum(), x) for z in (y, convolution(x)))
+    torch.testing.assert_close(gradient, expected, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("dilation", [1, 2])
@@ -206,9 +206,9 @@ def test_half_gradients_are_accurate_to_one_per_cent(
     expected, got = convolution(x), HalfGradient(convolution)(x)
     assert torch.equal(got, expected)
     weight = torch.rand_like(expected)
-    (slope,), (expected_slope,) = (torch.autograd.grad(y, x, weight) for y in (got, expected))
-    assert slope.dtype == torch.float32
-    assert 1e-5 * expected_slope.norm() < (slope - expected_slope).norm() < 0.01 * expected_slope.norm()
+    (gradient,), (expected_gradient,) = (torch.autograd.grad(y, x, weight) for y in (got, expected))
+    assert gradient.dtype == torch.float32
+    assert 1e-5 * expected_gradient.norm() < (gradient - expected_gradient).norm() < 0.01 * expected_gradient.norm()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # raised by torch.func itself
@@ -290,8 +290,8 @@ def test_explicit_padding_is_absorbed_into_the_convolution(
     assert type(twin) is nn.Conv2d
     torch.testing.assert_close(twin(x), expected, rtol=1e-12, atol=1e-12)
     weight = torch.rand_like(expected)
-    (slope,), (expected_slope,) = (torch.autograd.grad(y, x, weight) for y in (twin(x), expected))
-    torch.testing.assert_close(slope, expected_slope, rtol=1e-12, atol=1e-12)
+    (gradient,), (expected_gradient,) = (torch.autograd.grad(y, x, weight) for y in (twin(x), expected))
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.filterwarnings("error")

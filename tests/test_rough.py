@@ -41,12 +41,12 @@ def test_twins_of_known_models_are_close(spec: str) -> None:
     assert rough is not None
     assert {p.dtype for p in rough.encoder.model.state_dict().values() if p.is_floating_point()} == {torch.bfloat16}
     images = torch.rand(3, 3, *prepared.encoder.input_size, generator=torch.Generator().manual_seed(1))
-    (z, slope), (z_rough, slope_rough) = probe(prepared, images), probe(rough, images)
-    assert z_rough.dtype == slope_rough.dtype == torch.float32
-    assert slope_rough.is_contiguous()
+    (z, gradient), (z_rough, gradient_rough) = probe(prepared, images), probe(rough, images)
+    assert z_rough.dtype == gradient_rough.dtype == torch.float32
+    assert gradient_rough.is_contiguous()
     size = z.norm()
     assert 1e-4 * size < (z_rough - z).norm() < 0.1 * size  # not equal, since it computes in bfloat16
-    assert torch.cosine_similarity(slope.flatten(), slope_rough.flatten(), dim=0) > 0.6
+    assert torch.cosine_similarity(gradient.flatten(), gradient_rough.flatten(), dim=0) > 0.6
 
 
 def test_the_prepared_encoder_stays_in_float32() -> None:
@@ -194,8 +194,8 @@ def test_depthwise_equals_its_convolution(
     expected, got = convolution(x), Depthwise(convolution)(x)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     weight = torch.rand_like(expected)
-    (slope,), (expected_slope,) = (torch.autograd.grad(y, x, weight) for y in (got, expected))
-    torch.testing.assert_close(slope, expected_slope, rtol=1e-12, atol=1e-12)
+    (gradient,), (expected_gradient,) = (torch.autograd.grad(y, x, weight) for y in (got, expected))
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

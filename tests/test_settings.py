@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from oodattack.cli.app import app
 from oodattack.cli.options import with_settings
+from oodattack.core.attack import attack
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import get_gradient
 from oodattack.core.methods import get_method
@@ -135,6 +138,19 @@ def test_options_override_the_file(kind: type[Settings], tmp_path: Path) -> None
 
 
 @EVERY_COMMAND
+def test_a_flag_in_the_file_can_be_switched_off(kind: type[Settings], tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    required = {field.name: "given" for field in fields(kind) if field.required}
+    booleans = [field for field in fields(kind) if field.kind is bool]
+    assert booleans
+    file.write_text(toml({**required, **{field.name: True for field in booleans}}))
+    off = [field.option.replace("--", "--no-") for field in booleans]
+    for arguments, expected in ([], True), (off, False):
+        settings = saved(parsed(kind, ["--config", str(file), *arguments]))
+        assert {settings[field.name] for field in booleans} == {expected}
+
+
+@EVERY_COMMAND
 def test_what_is_saved_is_json_and_gives_the_settings_back(kind: type[Settings]) -> None:
     infinite: dict[str, Any] = {"eps": math.inf} if "eps" in {field.name for field in fields(kind)} else {}
     settings = dataclasses.replace(example(kind), **infinite)
@@ -157,13 +173,28 @@ def test_a_new_setting_is_one_field() -> None:
 
 def test_choices_are_those_of_the_core() -> None:
     choices = {field.name: field.choices for field in fields(AttackSettings)}
-    for name in choices["method"]:
-        get_method(name)
-    for name in choices["gradient"]:
-        get_gradient(name)
+    for setting, get in (("method", get_method), ("gradient", get_gradient)):
+        with pytest.raises(InputError) as error:
+            get("zzz")
+        known = re.findall("'([^']+)'", str(error.value))
+        assert known == [*choices[setting], "zzz"]  # the core's own names, and what it got
+        for name in choices[setting]:
+            get(name)
     assert choices["norm"] == tuple(NORMS) == tuple(NORM_NAMES)
     (attacks,) = [field.choices for field in fields(COMMANDS["audit"]) if field.name == "attacks"]
     assert attacks == ATTACKS
+
+
+def test_shared_texts_and_defaults_are_the_same_everywhere() -> None:
+    demo = typer.main.get_command(app).commands["demo"]  # type: ignore[attr-defined]
+    (help_of_demo,) = [parameter.help for parameter in demo.params if parameter.name == "steps"]
+    (field,) = [field for field in fields(AttackSettings) if field.name == "steps"]
+    assert help_of_demo == field.meaning
+    steps = [AttackSettings.steps, signature(attack).parameters["steps"].default, COMMANDS["audit"].steps]  # type: ignore[attr-defined]
+    usage = " ".join((Path(__file__).parents[1] / "docs" / "usage.md").read_text().split())
+    said = re.search(r"by default (\d+) in `oodattack attack`, (\d+) in `attack\(\)` and `oodattack audit`", usage)
+    assert said is not None
+    assert [int(said[1]), int(said[2]), int(said[2])] == steps
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Files that are written completely or not at all: races between writers, crashes, and reading back."""
 
+import errno
 import json
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from oodattack.core.errors import InputError
+from oodattack.core.errors import InputError, WriteError
 from oodattack.storage.directory import claim
 from oodattack.storage.files import create_whole, is_partial, write_whole
 from oodattack.storage.tables import create_table, read_record, read_table, with_record, write_table
@@ -72,7 +74,9 @@ def test_exactly_one_of_several_creators_wins_and_no_file_is_torn(tmp_path: Path
 def _claim(number: int, barrier: Any, queue: Any, folder: Path) -> None:
     barrier.wait(timeout=120)
     try:
-        with claim(folder / "run", "run.json", {"settings": {"seed": number}}, is_begun=never_begun) as header:
+        with claim(
+            folder / "run", "run.json", {"settings": {"seed": number}}, noun="run", is_begun=never_begun
+        ) as header:
             queue.put(header["settings"]["seed"])
             barrier.wait(timeout=120)  # hold the directory until every process has tried
     except InputError as error:
@@ -100,6 +104,24 @@ def test_a_file_that_exists_is_not_overwritten_where_hard_links_are_missing(
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_file_system_that_cannot_sync_directories_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, codes = os.fsync, iter([errno.EINVAL, errno.ENOTSUP, errno.EIO])
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code := next(codes), os.strerror(code))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for name in "ab":
+        write_whole(tmp_path / name, lambda partial: _write(partial, b"whole"))
+        assert (tmp_path / name).read_bytes() == b"whole"
+    with pytest.raises(WriteError, match=os.strerror(errno.EIO)):
+        write_whole(tmp_path / "c", lambda partial: _write(partial, b"whole"))
+
+
 CRASH = """
 import os, signal, sys
 from pathlib import Path
@@ -121,18 +143,18 @@ def test_a_crash_before_the_rename_leaves_nothing_readable(function: str, tmp_pa
     assert is_partial(left)
     assert pq.ParquetDataset(tmp_path).files == []  # other readers skip it, too
     # The next command that claims the directory ignores the file and deletes it.
-    with claim(tmp_path, "run.json", {}, is_begun=never_begun):
+    with claim(tmp_path, "run.json", {}, noun="run", is_begun=never_begun):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "run.json"]
 
 
 def test_only_our_own_temporary_files_are_deleted(tmp_path: Path) -> None:
     names = ["film.mp4.partial", ".hidden.partial", ".4711-0123456789abcdef.partial"]
-    with claim(tmp_path, "run.json", {}, is_begun=never_begun):
+    with claim(tmp_path, "run.json", {}, noun="run", is_begun=never_begun):
         (tmp_path / "shards").mkdir()
         for name in names:
             (tmp_path / "shards" / name).write_bytes(b"half")
-    with claim(tmp_path, "run.json", {}, is_begun=never_begun):
+    with claim(tmp_path, "run.json", {}, noun="run", is_begun=never_begun):
         pass
     assert {path.name for path in (tmp_path / "shards").iterdir()} == set(names[:2])
 
@@ -145,19 +167,19 @@ def test_a_header_is_replaced_only_while_nothing_depends_on_it(tmp_path: Path) -
         return json.loads((tmp_path / "run.json").read_text())
 
     for seed in (1, 2):
-        with claim(tmp_path, "run.json", header(seed), is_begun=never_begun) as found:
+        with claim(tmp_path, "run.json", header(seed), noun="run", is_begun=never_begun) as found:
             assert found == header(seed) == on_disk()
     written = (tmp_path / "run.json").stat()
-    with claim(tmp_path, "run.json", header(2), is_begun=never_begun):  # the same: not written again
+    with claim(tmp_path, "run.json", header(2), noun="run", is_begun=never_begun):  # the same: not written again
         assert (tmp_path / "run.json").stat().st_ino == written.st_ino
     with (
         pytest.warns(UserWarning, match="begun in another environment"),
-        claim(tmp_path, "run.json", header(2, torch="3"), is_begun=lambda _: True) as found,
+        claim(tmp_path, "run.json", header(2, torch="3"), noun="run", is_begun=lambda _: True) as found,
     ):
         assert found == header(2) == on_disk()
     with (
         pytest.raises(InputError, match=r"settings\.seed: the run has 2, this command has 3"),
-        claim(tmp_path, "run.json", header(3), is_begun=lambda _: True),
+        claim(tmp_path, "run.json", header(3), noun="run", is_begun=lambda _: True),
     ):
         pass
     assert on_disk() == header(2)
@@ -166,7 +188,7 @@ def test_a_header_is_replaced_only_while_nothing_depends_on_it(tmp_path: Path) -
 def test_environment_entries_that_an_older_version_did_not_record_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"environment": {"torch": "2"}}')
     header = {"environment": {"torch": "2", "device_model": "abacus"}}
-    with claim(tmp_path, "run.json", header, is_begun=lambda _: True) as found:
+    with claim(tmp_path, "run.json", header, noun="run", is_begun=lambda _: True) as found:
         assert found == {"environment": {"torch": "2"}}
 
 

@@ -1,7 +1,9 @@
 """Training: its losses, what it saves, and that an interruption changes nothing."""
 
 import json
+import pickle
 import struct
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,11 @@ from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import load_encoder
-from oodattack.engines import OnStage
+from oodattack.engines import Chunk, OnStage, Result, Work
 from oodattack.images import evenly, open_images
 from oodattack.networks import MEAN, STD, Bottleneck, CifarResNet, build_network
 from oodattack.networks.bottleneck import rate
-from oodattack.pipelines import rounds
+from oodattack.pipelines import round_attacks, rounds
 from oodattack.pipelines.attack import run_attack
 from oodattack.pipelines.audit import run_audit
 from oodattack.pipelines.train import Training, train
@@ -41,6 +43,7 @@ from oodattack.training.data import Labelled, Outliers
 from oodattack.training.losses import loss
 from oodattack.training.session import Session
 from tests.digits import SIDE, write_photographs
+from tests.test_engines import Backwards
 
 
 @pytest.fixture(scope="module")
@@ -247,8 +250,8 @@ class _Recorder:
         self.found: list[Found] = []
         self.measured: list[tuple[Tensor, Tensor, dict[str, Any], Measure]] = []
         patch.setattr(rounds, "STEPS", 5)
-        patch.setattr(rounds, "latent", self.latent)
-        patch.setattr(rounds, "direct", self.direct)
+        patch.setattr(round_attacks, "latent", self.latent)
+        patch.setattr(round_attacks, "direct", self.direct)
         patch.setattr(rounds, "measure", self.measure)
 
     def _record(self, samples: Samples, ball: Ball, found: Found) -> Found:
@@ -340,6 +343,75 @@ def test_rounds_attack_the_network_they_trained(
         train(more)
 
 
+def few_rounds(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> TrainSettings:
+    few: dict[str, Any] = {"test": str(pictures[1]), "rounds": 1, "round_epochs": 1, "round_images": 10, "eps": 3.0}
+    return settings(pictures, out, **{**few, **changes})
+
+
+def test_rounds_that_are_refused_leave_the_results_alone(
+    pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "STEPS", 1)
+    train(few_rounds(pictures, tmp_path / "net"))
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "net").rglob("*") if path.is_file()}
+
+    before = contents()
+    with pytest.raises(InputError, match=r"settings\.eps: the series of rounds has 3\.0, this command has 1\.0"):
+        train(few_rounds(pictures, tmp_path / "net", eps=1.0))
+    assert contents() == before
+    # Rounds of an earlier version have no format, and other values for the same settings.
+    header = json.loads((tmp_path / "net/rounds/rounds.json").read_text())
+    assert header.pop("format") == 2
+    header["settings"]["eps"] = "3.0"
+    (tmp_path / "net/rounds/rounds.json").write_text(json.dumps(header))
+    before = contents()
+    with pytest.raises(InputError, match=r"format 2 in .*, got format 1, which can be read but not resumed"):
+        train(few_rounds(pictures, tmp_path / "net"))
+    assert contents() == before
+
+
+def test_another_engine_gives_the_same_rounds(
+    pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes the chunks in reverse order, in workers that load the networks from the directory."""
+
+    class Elsewhere(Backwards):
+        def map(self, work: Work[Chunk, Result], *arguments: Any, **options: Any) -> Iterator[tuple[Chunk, Result]]:
+            return super().map(pickle.loads(pickle.dumps(work)), *arguments, **options)
+
+    monkeypatch.setattr(rounds, "STEPS", 2)
+    monkeypatch.setattr(rounds, "BATCH_SIZE", 4)
+    seen: list[tuple[str, int, int]] = []
+    local = train(
+        few_rounds(pictures, tmp_path / "local"),
+        on_progress=lambda now: seen.append((now.name, now.done, now.total)),
+    )
+    assert [done for name, done, total in seen if name == "round 1: attacking" and total == 10] == [0, 4, 8]
+    assert train(few_rounds(pictures, tmp_path / "other"), engine=Elsewhere()) == local
+    for state in ("000/state.pt", "001/state.pt"):
+        one, other = (torch.load(tmp_path / out / "rounds" / state, weights_only=True) for out in ("local", "other"))
+        assert torch.equal(one["fresh"], other["fresh"])
+
+
+def test_rounds_halve_batches_that_do_not_fit(
+    pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = CifarResNet.forward
+
+    def hungry(self: CifarResNet, x: Tensor) -> Tensor:
+        if len(x) > 4 and not self.training:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, x)
+
+    monkeypatch.setattr(rounds, "STEPS", 1)
+    monkeypatch.setattr(CifarResNet, "forward", hungry)
+    with pytest.warns(UserWarning, match="not enough memory for a batch of [68]: reduced to [34]"):
+        rows = train(few_rounds(pictures, tmp_path / "net", batch_size=4, round_images=8))["rounds"]
+    assert [row["round"] for row in rows] == [0, 1]
+
+
 def test_the_rate_detector_requires_a_bottleneck(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     train(settings(pictures, tmp_path / "net", method="bottleneck", epochs=1))
     encoder = load_encoder(f"trained:{tmp_path / 'net'}", device="cpu")
@@ -388,7 +460,7 @@ def test_bad_folders_are_refused(pictures: tuple[Path, Path, Path], tmp_path: Pa
     (tmp_path / "net" / "model.safetensors").unlink()
     with pytest.raises(InputError, match="expected a finished training"):
         load_encoder(f"trained:{tmp_path / 'net'}")
-    with pytest.raises(InputError, match=r"settings\.epochs: the run has 1, this command has 2"):
+    with pytest.raises(InputError, match=r"settings\.epochs: the training has 1, this command has 2"):
         train(settings(pictures, tmp_path / "net", epochs=2))
     checkpoint = tmp_path / "net" / "checkpoint.pt"
     state = torch.load(checkpoint, weights_only=True)

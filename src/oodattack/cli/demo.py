@@ -8,6 +8,7 @@ import typer
 from oodattack.cli.options import Json, Quiet
 from oodattack.cli.running import run_and_report
 from oodattack.settings.attack import AttackSettings
+from oodattack.settings.shared import STEPS
 
 EXPLANATION = """
 What the figures show
@@ -21,7 +22,7 @@ What the figures show
 
 def demo(
     out: Annotated[Path, typer.Option(help="output directory")] = Path("oodattack-demo"),
-    steps: Annotated[int, typer.Option(help="gradient evaluations per sample")] = 100,
+    steps: Annotated[int, typer.Option(help=STEPS.text)] = 100,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -55,10 +55,15 @@ def _parameter(field: Field) -> Parameter:
     remark = "(required)" if field.required else f"(default: {field.default_text})" if field.default_text else ""
     metavar = "<number>" if field.kind is float and not field.many else None  # not <str>, as which typer receives it
     text = f"{field.meaning} {remark}".strip()
-    option = typer.Option(field.option, help=text, metavar=metavar, show_default=False)
+    option = typer.Option(_flags(field), help=text, metavar=metavar, show_default=False)
     return Parameter(
         field.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[_type(field) | None, option]
     )
+
+
+def _flags(field: Field) -> str:
+    """The option; a flag also has its opposite, which overrides a --config file that sets it."""
+    return f"{field.option}/--no-{field.option.removeprefix('--')}" if field.kind is bool else field.option
 
 
 def _type(field: Field) -> Any:

@@ -90,7 +90,7 @@ def run_audit(
     witnesses = open_witnesses(settings)
     header = _header(bench, engine)
     batch_size = header["batch_size"]
-    with claim(settings.out, NAME, header, is_begun=is_begun), exact():
+    with claim(settings.out, NAME, header, noun="audit", is_begun=is_begun), exact():
         audit = Audit(settings.out)
         audit.write_samples(bench.inputs.x_in, bench.inputs.starts)
         bench = fit_detectors(bench, audit, engine, on_stage)

@@ -8,8 +8,10 @@ score itself.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,21 @@ import torch
 from pytorch_ood.detector import EnergyBased, MaxSoftmax
 from torch import Tensor
 
-from oodattack.attacks import Ball, Found, Samples, direct, follow, latent
+from oodattack.attacks import Ball
 from oodattack.audit.measures import measure
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize, quantize
-from oodattack.detectors import Classifier, make_detectors
-from oodattack.encoders import Encoder
-from oodattack.engines import OnStage, in_batches, sample_seed
+from oodattack.engines import Engine, OnStage, PerProcess, Step, in_batches
 from oodattack.images import ImageSource, evenly
-from oodattack.networks import MEAN, STD
+from oodattack.pipelines.round_attacks import (
+    BATCH_SIZE,
+    DirectAttack,
+    LatentAttack,
+    RoundAttack,
+    as_classifier,
+    attacked_detector,
+    open_network,
+)
 from oodattack.settings.saved import identity
 from oodattack.settings.train import TrainSettings
 from oodattack.storage.directory import claim
@@ -33,10 +41,30 @@ from oodattack.storage.files import write_text, write_torch, write_weights
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.session import Session, reading
 
+NAME = "rounds.json"
+FORMAT = 2  # earlier versions wrote no format, and numbers as strings
 STEPS = 100
-ATTACKED_SCORE = "EnergyBased"  # by the direct attack
-BATCH_SIZE = 64
 RATE_SHARE = 0.1  # learning rate of the rounds, relative to that of the first training
+
+
+@contextmanager
+def claim_rounds(settings: TrainSettings, test: Labelled) -> Iterator[None]:
+    """Lock the directory of the rounds for the duration of the block, and write its header or compare it.
+
+    Args:
+        settings: the settings of the training.
+        test: labelled images to measure with.
+
+    Raises:
+        InputError: if the directory contains rounds with other settings or of an earlier version, or is in use.
+    """
+    header = {
+        "format": FORMAT,
+        "settings": identity(settings, "rounds"),
+        "inputs": {"test": test.source.digest()},
+    }
+    with claim(settings.out / "rounds", NAME, header, noun="series of rounds", is_begun=_has_rounds):
+        yield
 
 
 def run_rounds(
@@ -45,9 +73,12 @@ def run_rounds(
     test: Labelled,
     outliers: Outliers,
     header: Mapping[str, Any],
+    engine: Engine,
     on_stage: OnStage,
 ) -> list[dict[str, Any]]:
     """Attack, continue the training and measure, for the number of rounds in the settings; finished rounds are kept.
+
+    The network is trained in this process; the engine attacks it. Call it within `claim_rounds`.
 
     Args:
         settings: the settings of the training.
@@ -56,6 +87,7 @@ def run_rounds(
         outliers: natural outliers, half of them held out. Attacked images are added to them.
         header: the header of the training, with the class names; it is copied beside each round's network, so that
             ``trained:DIR/rounds/NNN`` can load it.
+        engine: computes the attacks.
         on_stage: called with the progress.
 
     Returns:
@@ -64,33 +96,58 @@ def run_rounds(
         ``new``, ``longer``, ``larger`` and ``direct``.
 
     Raises:
-        InputError: if there are fewer than 2 outliers, or the directory contains rounds with other settings.
+        InputError: if there are fewer than 2 outliers, or a finished round cannot be read.
     """
-    header_of_rounds = {"settings": identity(settings, "rounds"), "inputs": {"test": test.source.digest()}}
-    with claim(settings.out / "rounds", "rounds.json", header_of_rounds, is_begun=_has_rounds):
-        rows: list[dict[str, Any]] = []
-        images = _images(settings, session.images.source, test, outliers)
-        old: Tensor | None = None
-        for number in range(settings.rounds + 1):
-            folder = settings.out / "rounds" / f"{number:03d}"
-            if (folder / "state.pt").exists():
-                with reading(folder / "state.pt"):
-                    state = torch.load(folder / "state.pt", map_location=session.accelerator.device, weights_only=True)
-                    session.model.load_state_dict(state["model"])
-                    outliers.found += [] if state["found"] is None else [state["found"].cpu()]
-            else:
-                state, session = _round(settings, session, images, outliers, old, number, on_stage)
-                state["row"]["accuracy"] = session.accuracy(test)
-                write_text(folder / "train.json", json.dumps(header, indent=2) + "\n")
-                write_weights(folder / "model.safetensors", state["model"])
-                write_torch(folder / "state.pt", state)
-            old = state["fresh"].cpu()
-            rows.append(state["row"])
+    rows: list[dict[str, Any]] = []
+    images = _images(settings, session.images.source, test, outliers)
+    old: Tensor | None = None
+    for number in range(settings.rounds + 1):
+        folder = _folder(settings, number)
+        if (folder / "state.pt").exists():
+            with reading(folder / "state.pt"):
+                state = torch.load(folder / "state.pt", map_location=session.accelerator.device, weights_only=True)
+                session.model.load_state_dict(state["model"])
+                outliers.found += [] if state["found"] is None else [state["found"].cpu()]
+        else:
+            found: Tensor | None = None
+            if number:
+                found = _attack_to_train(settings, session, images, number, engine, on_stage)
+                outliers.found.append(found)
+                session = _train_on(settings, session, outliers, number, on_stage)
+            # Before measuring, because the engine's workers load this network.
+            write_text(folder / "train.json", json.dumps(header, indent=2) + "\n")
+            write_weights(folder / "model.safetensors", session.model.state_dict())
+            row, fresh = _measure(settings, session, images, old, number, engine, on_stage)
+            row["accuracy"] = session.accuracy(test)
+            state = {"row": row, "found": found, "fresh": fresh, "model": session.model.state_dict()}
+            write_torch(folder / "state.pt", state)
+        old = state["fresh"].cpu()
+        rows.append(state["row"])
     return rows
 
 
+def _folder(settings: TrainSettings, number: int) -> Path:
+    return settings.out / "rounds" / f"{number:03d}"
+
+
 def _has_rounds(path: Path) -> bool:
-    return any(path.glob("*/state.pt"))
+    """Whether a directory contains finished rounds.
+
+    Raises:
+        InputError: if an earlier version wrote them.
+    """
+    if not any(path.glob("*/state.pt")):
+        return False
+    try:
+        found = json.loads((path / NAME).read_text()).get("format", 1)
+    except (OSError, ValueError, AttributeError):
+        return True  # `claim` reports it
+    if found != FORMAT:
+        raise InputError(
+            f"expected rounds of format {FORMAT} in {path}, got format {found}, which can be read but not resumed;"
+            " choose another --out"
+        )
+    return True
 
 
 @dataclass(frozen=True)
@@ -130,27 +187,30 @@ def _images(settings: TrainSettings, source: ImageSource, test: Labelled, outlie
     return _Images(train, x_test, get(some(outliers.trained)), get(held_out), [str(i) for i in held_out])
 
 
-def _round(
+def _attack_to_train(
+    settings: TrainSettings, session: Session, images: _Images, number: int, engine: Engine, on_stage: OnStage
+) -> Tensor:
+    """Images (N, 3, H, W) uint8 near outliers that have the latents of training images; other ones in each round."""
+    order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(number))[: len(images.x_test)]
+    x_in = torch.stack([quantize(images.train[i][0]) for i in order.tolist()])
+    attacker = _Attacker(
+        settings, session, _folder(settings, number - 1), f"round {number}: attacking", engine, on_stage
+    )
+    return attacker.latent(x_in, images.starts, settings.eps, STEPS)[0]
+
+
+def _measure(
     settings: TrainSettings,
     session: Session,
     images: _Images,
-    outliers: Outliers,
     old: Tensor | None,
     number: int,
+    engine: Engine,
     on_stage: OnStage,
-) -> tuple[dict[str, Any], Session]:
-    """Attack and continue the training, except in round 0; then measure."""
-    eps, count = settings.eps, len(images.x_test)
-    found: Tensor | None = None
-    if number:
-        # Each round draws its own training images.
-        order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(number))[:count]
-        x_in = torch.stack([quantize(images.train[i][0]) for i in order.tolist()])
-        attacker = _Attacker(settings, session, f"round {number}: attacking", on_stage)
-        found = attacker.latent(x_in, images.starts, eps, STEPS)[0]
-        outliers.found.append(found)
-        session = _train_on(settings, session, outliers, number, on_stage)
-    attacker = _Attacker(settings, session, f"round {number}: measuring", on_stage)
+) -> tuple[dict[str, Any], Tensor]:
+    """Attack the test images and compare scores: the row of the round, and the images (N, 3, H, W) uint8 of ``new``."""
+    eps = settings.eps
+    attacker = _Attacker(settings, session, _folder(settings, number), f"round {number}: measuring", engine, on_stage)
     attacks = {"new": (eps, STEPS), "longer": (eps, 4 * STEPS), "larger": (2 * eps, STEPS)}
     fresh = {name: attacker.latent(images.x_test, images.held_out, *ball) for name, ball in attacks.items()}
     sets = {} if old is None else {"old": old}
@@ -161,7 +221,7 @@ def _round(
         "mape": {name: float(mape.nanquantile(0.5)) for name, (_, mape) in fresh.items()},
         **_compare(session, images, sets, settings.seed),
     }
-    return {"row": row, "found": found, "fresh": sets["new"], "model": session.model.state_dict()}, session
+    return row, sets["new"]
 
 
 def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, number: int, on_stage: OnStage) -> Session:
@@ -182,24 +242,20 @@ def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, num
 
 
 class _Attacker:
-    """The attacks on the current network."""
+    """The attacks on the current network, whose weights are also in a folder, for other processes."""
 
-    def __init__(self, settings: TrainSettings, session: Session, name: str, on_stage: OnStage) -> None:
-        self.settings, self.name, self.on_stage = settings, name, on_stage
-        self.device = session.accelerator.device
-        encoder = Encoder(
-            session.accelerator.unwrap_model(session.model),
-            name=name,
-            input_size=(settings.size, settings.size),
-            mean=MEAN,
-            std=STD,
-        ).eval()
-        self.classifier = Classifier(encoder)
+    def __init__(
+        self, settings: TrainSettings, session: Session, folder: Path, name: str, engine: Engine, on_stage: OnStage
+    ) -> None:
+        self.settings, self.name, self.engine, self.on_stage = settings, name, engine, on_stage
+        here = as_classifier(session.accelerator.unwrap_model(session.model), settings.size, name)
+        load = partial(open_network, folder, settings.size, here.device, torch.get_num_threads())
+        self.network = PerProcess(load, here=here)
 
     def latent(self, x_in: Tensor, starts: Tensor, eps: float, steps: int) -> tuple[Tensor, Tensor]:
         """Find images (N, 3, H, W) uint8 near the starts with the latents of x_in; also returns their MAPE (N,)."""
         ball = Ball(eps, 2, steps)
-        return self._attack(x_in, starts, lambda samples, _rows: latent(self.classifier.features, samples, ball))
+        return self._map(LatentAttack(self.network, self.name, self.settings.seed, x_in, starts, ball))
 
     def direct(self, x_in: Tensor, starts: Tensor, initial: Tensor) -> Tensor:
         """Find images (N, 3, H, W) uint8 near the starts whose score is no higher than that of x_in.
@@ -209,31 +265,30 @@ class _Attacker:
             starts: (N, 3, H, W) uint8.
             initial: (N, 3, H, W) uint8, the images that the latent attack found in the same ball.
         """
-        detector = make_detectors(self.classifier, [ATTACKED_SCORE])[0][ATTACKED_SCORE]
-        batches = [dequantize(images).to(self.device) for images in torch.split(x_in, BATCH_SIZE)]
-        inside = torch.cat([detector.score(images).cpu() for images in batches])
-        few = torch.cat([dequantize(images[:2]).to(self.device) for images in (x_in, starts)])
-        followed, ball = follow(detector, few, inside), Ball(self.settings.eps, 2, STEPS)
+        classifier = self.network.get()
+        detector = attacked_detector(classifier)
+        inside = _in_batches(x_in, lambda images: detector.score(images.to(classifier.device)).cpu())
+        ball = Ball(self.settings.eps, 2, STEPS)
+        work = DirectAttack(self.network, self.name, self.settings.seed, x_in, starts, ball, initial, inside)
+        return self._map(work)[0]
 
-        def lower(samples: Samples, rows: slice) -> Found:
-            return direct(followed, detector, samples, ball, dequantize(initial[rows]).to(self.device))
+    def _map(self, work: RoundAttack) -> tuple[Tensor, Tensor]:
+        """Attack all rows, in chunks that do not depend on the engine: the images (N, 3, H, W) uint8, and MAPE (N,)."""
+        rows = range(len(work.x_in))
+        chunks = [rows[start : start + BATCH_SIZE] for start in rows[::BATCH_SIZE]]
 
-        return self._attack(x_in, starts, lower)[0]
+        def on_step(chunk: range, step: Step) -> None:
+            self.on_stage(self.name, chunk.start + step.rows_done, len(rows))
 
-    def _attack(
-        self, x_in: Tensor, starts: Tensor, function: Callable[[Samples, slice], Found]
-    ) -> tuple[Tensor, Tensor]:
-        """Attack all rows in batches that fit into memory: the images (N, 3, H, W) uint8 and their MAPE (N,)."""
+        found = dict(self.engine.map(work, chunks, on_step=on_step))
+        images, mape = zip(*(found[chunk] for chunk in chunks), strict=True)
+        return torch.cat(images), torch.cat(mape)
 
-        def compute(rows: range) -> Found:
-            self.on_stage(self.name, rows.start, len(x_in))
-            some = slice(rows.start, rows.stop)
-            inside, start = (dequantize(images[some]).to(self.device) for images in (x_in, starts))
-            seeds = [sample_seed(self.settings.seed, self.name, row) for row in rows]
-            return function(Samples(inside, start, seeds), some)
 
-        found = [batch for _, batch in in_batches(range(len(x_in)), BATCH_SIZE, compute)]
-        return torch.cat([batch.images for batch in found]), torch.cat([batch.mape for batch in found])
+def _in_batches(images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a function of images (B, 3, H, W) in [0, 1] to (N, 3, H, W) uint8, in batches that fit into memory."""
+    parts = in_batches(range(len(images)), BATCH_SIZE, lambda rows: compute(dequantize(images[rows.start : rows.stop])))
+    return torch.cat([part for _, part in parts])
 
 
 @torch.no_grad()
@@ -241,8 +296,7 @@ def _compare(session: Session, images: _Images, sets: Mapping[str, Tensor], seed
     """By score: the measures of the held-out outliers, each counted once, and of the sets attacked from them."""
 
     def logits(images: Tensor) -> Tensor:
-        parts = torch.split(dequantize(images), BATCH_SIZE)
-        return torch.cat([session.model(session.normalise(x.to(session.accelerator.device))).cpu() for x in parts])
+        return _in_batches(images, lambda x: session.model(session.normalise(x.to(session.accelerator.device))).cpu())
 
     inside, natural = logits(images.x_test), logits(images.held_out[: len(set(images.groups))])
     outside = {name: logits(found) for name, found in sets.items()}

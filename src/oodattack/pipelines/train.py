@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,10 @@ from accelerate import Accelerator
 
 from oodattack.core.errors import InputError
 from oodattack.encoders import pick_device
-from oodattack.engines.machine import environment
+from oodattack.engines import Engine, LocalEngine, environment
 from oodattack.images import open_images
 from oodattack.networks import build_network
-from oodattack.pipelines.rounds import run_rounds
+from oodattack.pipelines.rounds import claim_rounds, run_rounds
 from oodattack.settings.saved import identity
 from oodattack.settings.train import TrainSettings
 from oodattack.storage.directory import claim
@@ -41,7 +42,12 @@ class Training:
     total: int
 
 
-def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | None = None) -> dict[str, Any]:
+def train(
+    settings: TrainSettings,
+    *,
+    engine: Engine | None = None,
+    on_progress: Callable[[Training], None] | None = None,
+) -> dict[str, Any]:
     """Train a network and write a directory that ``trained:DIR`` can load; an existing training is resumed.
 
     The state is saved after every epoch, and an interrupted training ends with the same weights as an uninterrupted
@@ -49,13 +55,14 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
 
     Args:
         settings: the settings of the training.
+        engine: computes the attacks of the rounds; by default in this process, which does the training itself.
         on_progress: called after every step.
 
     Returns:
         The contents of ``results.json``: ``loss`` of each epoch, ``test_accuracy``, and ``rounds``.
 
     Raises:
-        InputError: for invalid input, or if the loss becomes non-finite; finished epochs are kept.
+        InputError: for invalid input, or if the loss becomes non-finite; finished epochs and results are kept.
         KeyboardInterrupt: after Ctrl-C; finished epochs are kept.
 
     >>> import tempfile, torch
@@ -94,7 +101,10 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
         "held_out": hold_out,
         "environment": environment(accelerator.device),
     }
-    with claim(settings.out, NAME, header, is_begun=lambda path: (path / CHECKPOINT).exists()):
+    rounds: AbstractContextManager[None] = nullcontext()
+    if settings.rounds and test is not None:
+        rounds = claim_rounds(settings, test)  # before training: a refusal must come early, and leave the results alone
+    with claim(settings.out, NAME, header, noun="training", is_begun=_has_epochs), rounds:
         with seeded(settings.seed, -1):
             model = build_network(settings.network, settings.method, len(images.classes))
         session = Session(
@@ -118,12 +128,16 @@ def train(settings: TrainSettings, *, on_progress: Callable[[Training], None] | 
             on_stage("testing", 0, 1)
             results["test_accuracy"] = session.accuracy(test)
         write_weights(settings.out / WEIGHTS, session.model.state_dict())
-        write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
         if settings.rounds:
             assert test is not None and outliers is not None  # noqa: S101, PT018 -- checked by the settings
-            results["rounds"] = run_rounds(settings, session, test, outliers, header, on_stage)
-            write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
+            work = engine or LocalEngine()
+            results["rounds"] = run_rounds(settings, session, test, outliers, header, work, on_stage)
+        write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
     return results
+
+
+def _has_epochs(path: Path) -> bool:
+    return (path / CHECKPOINT).exists()
 
 
 def _accelerator(device: str | None) -> Accelerator:

@@ -48,7 +48,7 @@ def open_run(path: Path) -> Run:
 
 
 def find_run(path: Path) -> Run | None:
-    """The run to resume in a directory, or None if the directory contains none.
+    """The run to resume in a directory, or None if no shard exists, so that nothing depends on its header.
 
     Raises:
         InputError: if the run there is damaged or of a format that can only be read.
@@ -65,7 +65,7 @@ def find_run(path: Path) -> Run | None:
             f"expected a run of format {FORMAT} to resume, got format {version} in {path}, which can only be read;"
             " choose another --out"
         )
-    return run
+    return run if _has_shards(Path(path)) else None
 
 
 @contextmanager
@@ -89,13 +89,17 @@ def start_run(path: Path, header: Mapping[str, Any]) -> Iterator[Run]:
     ...     run.shard_count, list(run.shard_rows(2)), run.done()
     (3, [8, 9], [])
     """
-    with claim(path, NAME, {"format": FORMAT, **header}, is_begun=_has_shards) as found:
+    with claim(path, NAME, {"format": FORMAT, **header}, noun="run", is_begun=_is_begun) as found:
         yield Run(Path(path), found)
 
 
-def _has_shards(path: Path) -> bool:
+def _is_begun(path: Path) -> bool:
     # A run of an unknown format is reported as such, not as one with other settings.
-    return any(path.glob("shards/*.parquet")) and find_run(path) is not None
+    return _has_shards(path) and find_run(path) is not None
+
+
+def _has_shards(path: Path) -> bool:
+    return any(path.glob("shards/*.parquet"))
 
 
 def _check(header: Mapping[str, Any]) -> None:

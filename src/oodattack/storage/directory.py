@@ -19,7 +19,7 @@ _SHA_256 = r"\b[0-9a-f]{64}\b"
 
 @contextmanager
 def claim(
-    path: Path, name: str, header: Mapping[str, Any], *, is_begun: Callable[[Path], bool]
+    path: Path, name: str, header: Mapping[str, Any], *, noun: str, is_begun: Callable[[Path], bool]
 ) -> Iterator[Mapping[str, Any]]:
     """Lock a directory, and write its header or compare it with the existing one.
 
@@ -28,6 +28,7 @@ def claim(
         name: file name of the header.
         header: JSON values. ``settings``, ``inputs`` and all other entries must equal those of an existing header,
             except for ``environment``: if that differs, a warning is issued.
+        noun: what the directory contains, for messages: "run", "audit".
         is_begun: whether the directory contains results. Until it does, a new header replaces the existing one.
 
     Yields:
@@ -39,7 +40,7 @@ def claim(
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with claim(Path(folder), "a.json", {"rows": 3}, is_begun=lambda _: False) as header:
+    ...     with claim(Path(folder), "a.json", {"rows": 3}, noun="run", is_begun=lambda _: False) as header:
     ...         header
     {'rows': 3}
     """
@@ -49,11 +50,11 @@ def claim(
         others = sorted(p.name for p in path.iterdir() if p.name not in (_LOCK, name) and not is_partial(p))
         if others and not file.exists():
             raise InputError(
-                f"expected a new or empty directory, or a run, got {path} with {others[0]} and no {name};"
-                " choose another --out"
+                f"expected a new or empty directory, or that of an earlier {noun}, got {path} with {others[0]} and no"
+                f" {name}; choose another --out"
             )
         remove_partials(path)
-        yield _settle(file, header, replaceable=not is_begun(path))
+        yield _settle(file, header, noun, replaceable=not is_begun(path))
 
 
 @contextmanager
@@ -76,7 +77,7 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _settle(file: Path, header: Mapping[str, Any], *, replaceable: bool) -> Mapping[str, Any]:
+def _settle(file: Path, header: Mapping[str, Any], noun: str, *, replaceable: bool) -> Mapping[str, Any]:
     """Create the header, or adopt the one that exists, or replace it while nothing depends on it."""
     text = json.dumps(header, indent=2) + "\n"
     if create_text(file, text):
@@ -93,26 +94,26 @@ def _settle(file: Path, header: Mapping[str, Any], *, replaceable: bool) -> Mapp
     ours = decisive(json.loads(text))
     differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
     if differing:
-        what = "; ".join(_difference(key, theirs.get(key), ours.get(key)) for key in differing)
+        what = "; ".join(_difference(key, noun, theirs.get(key), ours.get(key)) for key in differing)
         raise InputError(
-            f"{file.parent} contains a run with other settings ({what}); choose another --out or the run's settings"
+            f"the {noun} in {file.parent} has other settings ({what}); choose another --out or give the same settings"
         )
-    _warn_of_another_machine(file.parent, existing.get("environment", {}), header.get("environment", {}))
+    _warn_of_another_machine(file.parent, noun, existing.get("environment", {}), header.get("environment", {}))
     return existing
 
 
-def _difference(key: str, theirs: Any, ours: Any) -> str:
+def _difference(key: str, noun: str, theirs: Any, ours: Any) -> str:
     if re.search(_SHA_256, f"{theirs} {ours}"):  # digests mean nothing to a reader
-        return f"{key}: changed since the run began"
-    return f"{key}: the run has {theirs!r}, this command has {ours!r}"
+        return f"{key}: changed since the {noun} began"
+    return f"{key}: the {noun} has {theirs!r}, this command has {ours!r}"
 
 
-def _warn_of_another_machine(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _warn_of_another_machine(path: Path, noun: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = [f"{key} {then[key]!r}, now {now[key]!r}" for key in now if key in then and then[key] != now[key]]
     if changed:
         warnings.warn(
-            f"{path} was begun in another environment ({'; '.join(changed)}): its rows may differ in the last digits"
-            " from those of an uninterrupted run",
+            f"{path} was begun in another environment ({'; '.join(changed)}): its results may differ in the last"
+            f" digits from those of an uninterrupted {noun}",
             stacklevel=2,
         )
 

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, even when several processes write the same one."""
 
+import errno
 import os
 import re
 import secrets
@@ -147,11 +148,14 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Make a new name survive a power cut, on systems that can open a directory."""
+    """Make a new name survive a power cut, on systems that can sync a directory."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync files only
+            raise
     finally:
         os.close(descriptor)
