@@ -1,13 +1,14 @@
-"""Attacks on detectors, one file each: latent, informed and direct.
+"""Attacks on detectors, one file each: latent, informed, direct and aimed.
 
 Each is a function from a batch of samples and a ball to the images it found, and attacks a detector or a subject from
 `oodattack.detectors`. Audits and rounds of training use them.
 """
 
+from oodattack.attacks.aimed import aimed
 from oodattack.attacks.batch import Ball, Found, Samples
 from oodattack.attacks.direct import direct
 from oodattack.attacks.follow import Followed, follow
 from oodattack.attacks.informed import informed
 from oodattack.attacks.latent import latent
 
-__all__ = ["Ball", "Followed", "Found", "Samples", "direct", "follow", "informed", "latent"]
+__all__ = ["Ball", "Followed", "Found", "Samples", "aimed", "direct", "follow", "informed", "latent"]

@@ -59,8 +59,7 @@ class Found:
 
     Attributes:
         images: (B, 3, H, W) uint8.
-        mape: (B,) MAPE of the values that were matched, a fraction; for a direct attack, how far the rank of the score
-            remained above its target, relative to the target.
+        mape: (B,) MAPE of the values that were matched, a fraction; NaN for attacks that match none.
         distance: (B,) from the start, in the norm of the ball.
         gradient_evaluations: (B,) forward and backward passes.
         forward_evaluations: (B,) further forward passes.
@@ -73,7 +72,15 @@ class Found:
     forward_evaluations: Tensor
 
 
-def match(f: Function, samples: Samples, ball: Ball, *, parts: Sequence[int] | None = None, tolerance: float) -> Found:
+def match(
+    f: Function,
+    samples: Samples,
+    ball: Ball,
+    *,
+    parts: Sequence[int] | None = None,
+    tolerance: float,
+    restarts: int = 1,
+) -> Found:
     """Find images near the starts for which f has the same value as for x_in.
 
     Args:
@@ -82,19 +89,20 @@ def match(f: Function, samples: Samples, ball: Ball, *, parts: Sequence[int] | N
         ball: the ball and the number of steps.
         parts: lengths of the parts of f that differ in scale; None for a single part.
         tolerance: MAPE (a fraction) at which a sample is finished.
+        restarts: number of tries, see `oodattack.attack`.
     """
     with torch.no_grad():
         target = f(samples.x_in)
-    return run(f, samples, target, ball, parts=parts, tolerance=tolerance)
+    return run(f, samples, target, ball, parts=parts, tolerance=tolerance, restarts=restarts)
 
 
-def run(f: Function, samples: Samples, target: Tensor, ball: Ball, **options: Any) -> Found:
-    """Attack f with a target, (B, K) or (B,); the images found are on the 8-bit grid.
+def run(f: Function, samples: Samples, target: Tensor | None, ball: Ball, **options: Any) -> Found:
+    """Attack f with a target, (B, K) or (B,), or without one; the images found are on the 8-bit grid.
 
     Args:
         f: the function under attack.
         samples: the batch.
-        target: the values of f to reach.
+        target: the values of f to reach; None lowers a score (B,) as far as possible.
         ball: the ball and the number of steps.
         options: further arguments of `oodattack.attack`.
     """

@@ -7,7 +7,7 @@ from oodattack.attacks.batch import Ball, Found, Function, Samples, match
 CLOSE_ENOUGH = 1e-4  # MAPE at which a sample is finished: a tenth of what the paper calls small
 
 
-def informed(reads: Function, parts: Sequence[int] | None, samples: Samples, ball: Ball) -> Found:
+def informed(reads: Function, parts: Sequence[int] | None, samples: Samples, ball: Ball, restarts: int = 1) -> Found:
     """Find images near the starts from which a detector reads the same values as from x_in.
 
     Args:
@@ -15,6 +15,7 @@ def informed(reads: Function, parts: Sequence[int] | None, samples: Samples, bal
         parts: lengths of the parts of these values that differ in scale; see `Detector.parts`.
         samples: the batch.
         ball: the ball and the number of steps.
+        restarts: number of tries, see `oodattack.attack`.
 
     >>> import torch
     >>> batch = Samples(torch.full((1, 3, 2, 2), 0.4), torch.full((1, 3, 2, 2), 0.6), [0])
@@ -22,4 +23,4 @@ def informed(reads: Function, parts: Sequence[int] | None, samples: Samples, bal
     >>> found.images.dtype, bool(found.mape < 0.05)
     (torch.uint8, True)
     """
-    return match(reads, samples, ball, parts=parts, tolerance=CLOSE_ENOUGH)
+    return match(reads, samples, ball, parts=parts, tolerance=CLOSE_ENOUGH, restarts=restarts)

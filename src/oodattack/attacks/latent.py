@@ -3,13 +3,14 @@
 from oodattack.attacks.batch import Ball, Found, Function, Samples, match
 
 
-def latent(features: Function, samples: Samples, ball: Ball) -> Found:
+def latent(features: Function, samples: Samples, ball: Ball, restarts: int = 1) -> Found:
     """Find images near the starts whose features match those of x_in.
 
     Args:
         features: images (B, 3, H, W) to features z (B, K).
         samples: the batch.
         ball: the ball and the number of steps.
+        restarts: number of tries, see `oodattack.attack`.
 
     >>> import torch
     >>> batch = Samples(torch.full((1, 3, 2, 2), 0.4), torch.full((1, 3, 2, 2), 0.6), [0])
@@ -17,4 +18,4 @@ def latent(features: Function, samples: Samples, ball: Ball) -> Found:
     >>> found.images.dtype, bool(found.mape < 0.05)
     (torch.uint8, True)
     """
-    return match(features, samples, ball, tolerance=0)
+    return match(features, samples, ball, tolerance=0, restarts=restarts)

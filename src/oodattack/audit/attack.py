@@ -10,6 +10,7 @@ from torch import Tensor
 from oodattack.attacks import Ball, Followed, Found, Samples, follow
 from oodattack.audit.bench import Bench, open_fitted_bench
 from oodattack.audit.errors import one_line
+from oodattack.audit.inputs import TARGETS
 from oodattack.audit.kinds import KINDS, BatchAttack, Context
 from oodattack.audit.plan import Attack, Shard, shard_rows
 from oodattack.audit.store import Audit, Scores
@@ -17,6 +18,8 @@ from oodattack.core.errors import WriteError
 from oodattack.core.pixels import dequantize
 from oodattack.engines import Engine, OnStage, PerProcess, Report, Step, exact, in_batches, machine, sample_seed
 from oodattack.settings.ball import NORMS
+
+TRIED = 4  # images from each set at which the gradient of a score is tried
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,13 @@ class AttackShard:
     Attributes:
         bench: a bench with fitted detectors.
         audit: the audit to which shards are written.
-        inside: scores (N,) of x_in, by detector.
+        x_in: scores (N,) of x_in, by detector.
         batch_size: maximum number of samples attacked at once.
     """
 
     bench: PerProcess[Bench]
     audit: Audit
-    inside: Mapping[str, Tensor]
+    x_in: Mapping[str, Tensor]
     batch_size: int
 
     def __call__(self, shard: Shard, report: Report) -> str | None:
@@ -56,7 +59,8 @@ class AttackShard:
 
     def _attack(self, bench: Bench, shard: Shard, rows: range, function: BatchAttack, report: Report) -> Found:
         report(Step(rows.start - shard.rows.start, len(rows), 0.0))
-        x_in, starts, device = bench.inputs.x_in, bench.inputs.starts, bench.subject.device
+        x_in, device = bench.inputs.targets, bench.subject.device
+        starts = bench.inputs.starts(shard.attack.starts)
         seeds = [sample_seed(bench.settings.seed, x_in.names[row], starts.names[row]) for row in rows]
         samples = Samples(x_in.rows(rows, device), starts.rows(rows, device), seeds)
         ball = Ball(shard.attack.eps, NORMS[bench.settings.norm], shard.attack.steps)
@@ -71,23 +75,28 @@ class AttackShard:
         return dequantize(images[first : first + len(rows)]).to(device)
 
     def _context(self, bench: Bench) -> Context:
-        return Context(bench.subject, bench.detectors, lambda name: follow_score(bench, name, self.inside[name]))
+        follow = partial(follow_score, bench)
+        return Context(
+            bench.subject, bench.detectors, lambda name: follow(name, self.x_in[name]), bench.settings.restarts
+        )
 
 
-def follow_score(bench: Bench, name: str, inside: Tensor) -> Followed:
+def follow_score(bench: Bench, name: str, x_in: Tensor) -> Followed:
     """Choose how to follow the score of a detector (`oodattack.attacks.follow`).
 
     Args:
         bench: a bench with fitted detectors.
         name: name of the detector.
-        inside: its scores of x_in, (N,).
+        x_in: its scores of x_in, (N,).
 
     Raises:
         InputError: if the score cannot be followed.
     """
-    device = bench.subject.device
-    few = torch.cat([next(images.batches(2, device)) for images in (bench.inputs.x_in, bench.inputs.starts)])
-    return follow(bench.detectors[name], few, inside)
+    if name not in bench.followed:
+        sets = (bench.inputs.targets, *bench.inputs.sets.values())
+        tried = torch.cat([next(images.batches(TRIED, bench.subject.device)) for images in sets])
+        bench.followed[name] = follow(bench.detectors[name], tried, x_in)
+    return bench.followed[name]
 
 
 def follow_scores(bench: Bench, scores: Scores) -> tuple[dict[str, str], dict[str, str]]:
@@ -95,7 +104,7 @@ def follow_scores(bench: Bench, scores: Scores) -> tuple[dict[str, str], dict[st
     followed, reasons = {}, {}
     for name in bench.detectors:
         try:
-            followed[name] = follow_score(bench, name, scores[name, "in"]).how
+            followed[name] = follow_score(bench, name, scores[name, TARGETS]).how
         except Exception as error:  # noqa: BLE001 -- the failure of one detector must not affect the others
             reasons[name] = one_line(error)
     return followed, reasons
@@ -129,11 +138,11 @@ def run_attacks(
     Raises:
         WriteError: if a shard cannot be written.
     """
-    count = len(bench.inputs.x_in.names)
+    count = len(bench.inputs.targets.names)
     finished, failures = audit.shards(), dict[str, str]()
-    inside = {name: scores[name, "in"] for name in bench.detectors}
+    x_in = {name: scores[name, TARGETS] for name in bench.detectors}
     here = PerProcess(partial(open_fitted_bench, bench.settings, audit, tuple(bench.detectors)), here=bench)
-    work = AttackShard(here, audit, inside, batch_size)
+    work = AttackShard(here, audit, x_in, batch_size)
 
     def missing(attacks: Sequence[Attack]) -> Iterator[Shard]:
         for attack in attacks:
@@ -146,12 +155,21 @@ def run_attacks(
         on_stage(_label(shard.attack), shard.rows.start + step.rows_done, count)
 
     # Attacks that start from the images of another attack run after it.
-    for wave in ([a for a in attacks if a.initial is None], [a for a in attacks if a.initial is not None]):
+    for depth in sorted({attack.depth for attack in attacks}):
+        wave = [attack for attack in attacks if attack.depth == depth and not _lacks(attack, failures)]
         for shard, failure in engine.map(work, missing(wave), on_step=on_step):
             if failure is not None:
                 failures.setdefault(shard.attack.key, failure)
     return failures
 
 
+def _lacks(attack: Attack, failures: dict[str, str]) -> bool:
+    """Whether an attack that it builds on failed; it then fails for the same reason."""
+    if attack.initial is not None and attack.initial.key in failures:
+        failures[attack.key] = failures[attack.initial.key]
+        return True
+    return False
+
+
 def _label(attack: Attack) -> str:
-    return f"attacking: {attack.kind} {attack.target}, eps {attack.eps:g}, {attack.steps} steps"
+    return f"attacking: {attack.kind} {attack.target} from {attack.starts}, eps {attack.eps:g}, {attack.steps} steps"

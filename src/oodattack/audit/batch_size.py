@@ -39,7 +39,7 @@ class MeasureBatchSize:
 
 
 def _measure(bench: Bench) -> int:
-    image = dequantize(bench.inputs.starts.images[:1]).to(bench.subject.device)
-    samples = min(rows_that_fit(MAX_BATCH_SIZE, bench.subject.encoder.input_size), len(bench.inputs.x_in.names))
+    image = dequantize(bench.inputs.targets.images[:1]).to(bench.subject.device)
+    samples = min(rows_that_fit(MAX_BATCH_SIZE, bench.subject.encoder.input_size), len(bench.inputs.targets.names))
     steps = EVALUATIONS_PER_STEP * bench.settings.steps
     return measure_batch_size(bench.subject.features.fast, Autograd(), image, samples=samples, steps=steps)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from oodattack.attacks import Followed
 from oodattack.audit.errors import one_line
 from oodattack.audit.inputs import Inputs, read_inputs
 from oodattack.audit.store import Audit
@@ -39,6 +40,7 @@ class Bench:
         detectors: detectors by name.
         absent: detectors that are not audited, with the reason.
         inputs: the images.
+        followed: scores in the form that the direct attack descends, by detector, once they are needed.
     """
 
     settings: AuditSettings
@@ -46,6 +48,7 @@ class Bench:
     detectors: Mapping[str, Detector]
     absent: Sequence[Absent]
     inputs: Inputs
+    followed: dict[str, Followed] = field(default_factory=dict)
 
     def without(self, failed: Mapping[str, str]) -> "Bench":
         """The bench without some detectors, which become absent for the given reasons.

@@ -9,7 +9,7 @@ from torch import Tensor
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Subject
-from oodattack.images import ImageSource, StartSource, decode, evenly, fit
+from oodattack.images import ImageSource, decode, evenly, fit
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,15 @@ class ImageSet:
     images: Tensor
     names: tuple[str, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def cycled(self, count: int) -> "ImageSet":
+        """``count`` images: these in turn, again from the first after the last.
+
+        >>> ImageSet("a", torch.zeros(2, 3, 1, 1, dtype=torch.uint8), ("x", "y")).cycled(3).names
+        ('x', 'y', 'x')
+        """
+        places = [i % len(self.names) for i in range(count)]
+        return ImageSet(self.name, self.images[places], tuple(self.names[i] for i in places))
 
     def rows(self, rows: range, device: torch.device) -> Tensor:
         """The images of some rows, (B, 3, H, W) in [0, 1]."""
@@ -96,30 +105,30 @@ def class_numbers(names: Sequence[str] | None, order: Sequence[str] | None) -> l
     return [order.index(name) for name in names]
 
 
-def read_set(source: ImageSource, name: str, limit: int, size: tuple[int, int]) -> ImageSet:
-    """Read at most ``limit`` images of a source, evenly spaced; those that cannot be decoded are recorded as skipped.
+def read_set(source: ImageSource, name: str, chosen: Sequence[int], size: tuple[int, int]) -> ImageSet:
+    """Read some images of a source; those that cannot be decoded are recorded as skipped.
+
+    Args:
+        source: the images.
+        name: the name of the set.
+        chosen: indices of the images to read.
+        size: (h, w) to which they are resized.
 
     Raises:
         InputError: if none can be decoded.
     """
     images, names = [], []
     skipped: dict[str, str] = {}
-    for index in evenly(len(source), limit):
+    for index in chosen:
         try:
             images.append(fit(source.read(index), size))
             names.append(source.names[index])
         except InputError as error:
             skipped[source.names[index]] = str(error)
     if not images:
-        first = next(iter(skipped.values()))
+        first = next(iter(skipped.values()), "it is empty")
         raise InputError(f"expected images in {source.spec}, got none that can be decoded; the first: {first}")
     return ImageSet(name, torch.stack(images), tuple(names), skipped)
-
-
-def read_starts(sources: Sequence[StartSource], count: int) -> ImageSet:
-    """Read the start of each of ``count`` samples: the sources take turns, and so do the images of each source."""
-    found = [sources[i % len(sources)].get(i // len(sources)) for i in range(count)]
-    return ImageSet("starts", torch.stack([image for _, image in found]), tuple(name for name, _ in found))
 
 
 def from_pngs(name: str, pngs: Sequence[bytes], names: Sequence[str]) -> ImageSet:

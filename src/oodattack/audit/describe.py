@@ -32,9 +32,9 @@ def describe(bench: Bench) -> dict[str, Any]:
 
 
 def _accuracies(bench: Bench) -> tuple[float | None, float | None]:
-    """Fractions of the training images and of x_in that are classified correctly; None if classes are unknown."""
-    subject, train, x_in = bench.subject, bench.inputs.train, bench.inputs.x_in
-    test_labels = class_numbers(bench.inputs.x_in_classes, train.order)
+    """Fractions of the training and the held-out images that are classified correctly; None if classes are unknown."""
+    subject, train, inside = bench.subject, bench.inputs.train, bench.inputs.inside
+    test_labels = class_numbers(bench.inputs.inside_classes, train.order)
     on_train = on_test = None
     if train.labelled:
         logits, labels = subject.collect(subject.logits, train)
@@ -43,7 +43,7 @@ def _accuracies(bench: Bench) -> tuple[float | None, float | None]:
         size = rows_that_fit(MAX_BATCH_SIZE, subject.encoder.input_size)
         predicted = [
             compute_images(lambda part: subject.logits(part).argmax(1), x).cpu()
-            for x in x_in.batches(size, subject.device)
+            for x in inside.batches(size, subject.device)
         ]
         on_test = _share(torch.cat(predicted), torch.tensor(test_labels))
     return on_train, on_test

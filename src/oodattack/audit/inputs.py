@@ -1,16 +1,23 @@
 """The images that an audit's settings name."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from oodattack.audit.data import ImageSet, TrainImages, read_set, read_starts
+import torch
+
+from oodattack.audit.data import ImageSet, TrainImages, read_set
 from oodattack.core.errors import InputError
 from oodattack.detectors import Subject
-from oodattack.images import open_images, open_starts
+from oodattack.images import open_images, open_starts, shuffled
+from oodattack.images.generated import generate
+from oodattack.images.starts import ManyStarts
 from oodattack.settings.audit import AuditSettings
+
+IN, TARGETS = "in", "targets"  # names of the two sets of in-distribution images
 
 
 @dataclass(frozen=True)
@@ -19,24 +26,28 @@ class Inputs:
 
     Attributes:
         train: in-distribution images to fit on.
-        x_in: in-distribution images that are never fitted on.
-        x_in_classes: names of the classes of x_in; None if unknown.
-        starts: one start for each x_in.
-        natural: sets of natural OOD images.
+        inside: in-distribution images that are neither fitted on nor attacked; they set the thresholds.
+        inside_classes: names of their classes; None if unknown.
+        targets: x_in, the in-distribution images that attacked images imitate; one per row of an attack.
+        sets: sets of OOD images, by name; attacks start from each.
         digests: digests of the images, by setting.
     """
 
     train: TrainImages
-    x_in: ImageSet
-    x_in_classes: tuple[str, ...] | None
-    starts: ImageSet
-    natural: Sequence[ImageSet]
+    inside: ImageSet
+    inside_classes: tuple[str, ...] | None
+    targets: ImageSet
+    sets: Mapping[str, ImageSet]
     digests: Mapping[str, Any]
 
     @property
     def clean(self) -> dict[str, ImageSet]:
-        """Every set that is scored without an attack, by name: "in" (x_in), "starts", and the natural sets."""
-        return {"in": self.x_in, "starts": self.starts, **{images.name: images for images in self.natural}}
+        """Every set that is scored without an attack, by name: "in" (held out), "targets" (x_in), and those of OOD."""
+        return {IN: self.inside, TARGETS: self.targets, **self.sets}
+
+    def starts(self, name: str) -> ImageSet:
+        """The start of each row of the attacks on a set: its images in turn."""
+        return self.sets[name].cycled(len(self.targets.names))
 
     def skipped(self) -> dict[str, Mapping[str, str]]:
         """Images that could not be decoded, with the reason, by set; sets without such images are omitted."""
@@ -45,7 +56,7 @@ class Inputs:
 
 
 def read_inputs(settings: AuditSettings, subject: Subject, batch_size: int) -> Inputs:
-    """Open and read the images that the settings name.
+    """Open and read the images that the settings name; which of them are used depends on the seed.
 
     Args:
         settings: the settings of the audit.
@@ -58,35 +69,53 @@ def read_inputs(settings: AuditSettings, subject: Subject, batch_size: int) -> I
     size = subject.encoder.input_size
     open_set = partial(open_images, data_root=settings.data_root, download=settings.download)
     train, test = open_set(settings.train), open_set(settings.test)
-    starts = [
-        open_starts(spec, size=size, seed=settings.seed, data_root=settings.data_root, download=settings.download)
-        for spec in settings.start
-    ]
-    x_in = read_set(test, "in", settings.limit, size)
-    if len(x_in.names) < 2:
-        raise InputError(f"expected at least 2 images in {settings.test}, got {len(x_in.names)}")
+    if len(test) < 4:
+        raise InputError(f"expected at least 4 images in {settings.test}, half of them held out, got {len(test)}")
+    order = shuffled(len(test), settings.seed)
+    count = min(settings.limit, len(test) // 2)
+    targets = read_set(test, TARGETS, order[:count], size)
+    inside = read_set(test, IN, order[count : count + settings.held_out], size)
     places = {name: index for index, name in enumerate(test.names)}
-    labels = test.labels([places[name] for name in x_in.names])
-    names = _short_names(settings.ood)
+    labels = test.labels([places[name] for name in inside.names])
+    specs = [*settings.start, *settings.ood]
     return Inputs(
         train=TrainImages(train, subject, settings.fit_limit, batch_size),
-        x_in=x_in,
-        x_in_classes=None if labels is None else labels.names,
-        starts=read_starts(starts, len(x_in.names)),
-        natural=[
-            read_set(open_set(spec), name, settings.ood_limit, size)
-            for spec, name in zip(settings.ood, names, strict=True)
-        ],
-        digests={
-            "train": train.digest(),
-            "test": test.digest(),
-            "start": [source.digest() for source in starts],
-        },
+        inside=inside,
+        inside_classes=None if labels is None else labels.names,
+        targets=targets,
+        sets={name: _read_starts(settings, spec, name, size) for spec, name in zip(specs, _names(specs), strict=True)},
+        digests={"train": train.digest(), "test": test.digest()},
     )
 
 
-def _short_names(specs: Sequence[str]) -> list[str]:
-    """Names for tables: the last part of each path, or the whole path if two are equal; never that of another set."""
-    short = [Path(spec).name or spec for spec in specs]
-    names = [name if short.count(name) == 1 else spec for name, spec in zip(short, specs, strict=True)]
-    return [f"{name} (natural)" if name in ("train", "in", "starts") else name for name in names]
+def _read_starts(settings: AuditSettings, spec: str, name: str, size: tuple[int, int]) -> ImageSet:
+    """A set of starts: at most ``ood_limit`` images of a collection, or as many generated ones that differ."""
+    opened = open_starts(spec, size=size, seed=settings.seed, data_root=settings.data_root, download=settings.download)
+    if isinstance(opened, ManyStarts):
+        order = shuffled(len(opened.source), settings.seed)
+        return read_set(opened.source, name, order[: settings.ood_limit], size)
+    label, image = opened.get(0)
+    images = [image]
+    for number in range(1, settings.ood_limit):
+        another = generate(spec, size, settings.seed + number)
+        if another is None or torch.equal(another, image):
+            break  # a file, or a picture without random draws
+        images.append(another)
+    names = [label] + [f"{label} {number}" for number in range(1, len(images))]
+    return ImageSet(name, torch.stack(images), tuple(names))
+
+
+def _names(specs: Sequence[str]) -> list[str]:
+    """Names of sets for tables and folders: the last part of each path, with a number if another set has it already.
+
+    >>> _names(["scans/a", "noise:gaussian", "ood/mnist", "more/mnist", "in"])
+    ['a', 'noise-gaussian', 'mnist', 'mnist-2', 'in-2']
+    """
+    found = [IN, TARGETS, "train"]
+    for spec in specs:
+        path = Path(spec)
+        name = path.stem if path.suffix and path.is_file() else path.name
+        short = re.sub(r"[^\w.+-]+", "-", name or spec).strip("-.") or "set"
+        same = sum(re.fullmatch(re.escape(short) + r"(-\d+)?", other) is not None for other in found)
+        found.append(f"{short}-{same + 1}" if same else short)
+    return found[3:]

@@ -1,105 +1,162 @@
-"""How well scores separate out-of-distribution from in-distribution images, with intervals, and the verdict."""
+"""How well scores separate out-of-distribution from in-distribution images, with intervals."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from pytorch_ood.metrics import functional as metrics
+from scipy.stats import t as student
 from torch import Tensor
 
 from oodattack.core.errors import InputError
 
 ACCEPTED = 0.95  # fraction of in-distribution images that pass at the threshold
 RESAMPLES = 1000
-MIN_GROUPS = 10  # with fewer groups, the bootstrap draws pairs
-BROKEN_AUROC = 0.55
-BENT_SHARE = 0.9  # fraction of the AUROC before the attack
+MIN_CLUSTERS = 5  # with fewer different starts, an interval says nothing
+QUANTILES = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A fraction from 0 to 1, with its 95 % interval; NaN for a fraction of nothing.
+
+    Attributes:
+        value: the fraction.
+        low: lower end of the interval.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Figures of one detector on one set of OOD images; all but the threshold and the count are from 0 to 1.
+    """Figures of one detector on one set of OOD images; all but the threshold and the counts are from 0 to 1.
 
     Attributes:
         auroc: probability that an OOD image scores higher than an in-distribution one; ties count half.
-        auroc_low: lower end of its 95 % bootstrap interval.
-        auroc_high: upper end.
+        two_sided: the same for a detector that flags scores by their distance from the median of in-distribution
+            scores, in ranks: abnormally low scores look as suspicious as high ones. 0.5 is chance.
         fpr95_in_positive: FPR at 95 % TPR with in-distribution as the positive class: the fraction of OOD images that
             pass at the threshold that accepts 95 % of the in-distribution images.
-        fpr95_low: lower end of its 95 % bootstrap interval; the threshold is resampled with the images.
-        fpr95_high: upper end.
+        rejected_pass: the same among the images whose starts were rejected.
+        fpr95_out_positive: FPR at 95 % TPR with OOD as the positive class, as in OpenOOD: the fraction of
+            in-distribution images that are flagged at the threshold that flags 95 % of the OOD images.
         aupr_in: area under the precision-recall curve with in-distribution as the positive class, by the trapezoidal
             rule, as in pytorch-ood; if many scores are equal, it exceeds average precision.
         aupr_out: the same with OOD as the positive class.
-        threshold: the threshold of FPR95: the lowest score that 95 % of the in-distribution images do not exceed.
+        threshold: the threshold of the pass rates: the lowest score that 95 % of the in-distribution images do not
+            exceed.
         count: number of OOD images.
+        rejected: number of OOD images whose starts were rejected.
+        clusters: number of different starts among the OOD images.
     """
 
-    auroc: float
-    auroc_low: float
-    auroc_high: float
-    fpr95_in_positive: float
-    fpr95_low: float
-    fpr95_high: float
+    auroc: Share
+    two_sided: Share
+    fpr95_in_positive: Share
+    rejected_pass: Share
+    fpr95_out_positive: float
     aupr_in: float
     aupr_out: float
     threshold: float
     count: int
+    rejected: int
+    clusters: int
 
 
-def measure(
-    inside: Tensor, outside: Tensor, *, paired: bool = False, groups: Sequence[str] | None = None, seed: int = 0
-) -> Measure:
-    """Compare in-distribution with OOD scores; higher is more OOD.
+class Judge:
+    """Compares OOD scores with those of in-distribution images; higher is more OOD.
 
-    The figures are those of pytorch-ood, rank based in float64: they are invariant under monotone maps of the scores.
+    All figures are rank based in float64: they are invariant under monotone maps of the scores. Intervals are 95 %
+    percentile intervals of a bootstrap that draws in-distribution images, and starts with all images attacked from
+    them, because those are not independent. As a bootstrap of few clusters gives intervals that are too narrow, they
+    are widened by Student's t for the number of clusters (by a factor of 1.1 for 20 and of 1.6 for 5); with fewer than
+    `MIN_CLUSTERS` they range from 0 to 1. Intervals of pass rates of 0 and 1 are at least those of Clopper and Pearson.
 
     Args:
         inside: (N,) scores of in-distribution images.
-        outside: (M,) scores of OOD images.
-        paired: whether image ``outside[i]`` was attacked to look like image ``inside[i]``: the bootstrap then draws
-            pairs.
-        groups: name of the start of each pair. If there are at least ten different starts, and some occur repeatedly,
-            the bootstrap draws all pairs of a start together.
         seed: seed of the bootstrap.
 
     Raises:
-        InputError: if there are no scores, NaN among them, or unequal numbers of paired scores.
+        InputError: if there are no scores, or NaN among them.
 
-    >>> m = measure(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 3.0]))
-    >>> m.auroc, m.fpr95_in_positive, m.threshold
-    (1.0, 0.0, 1.0)
+    >>> m = Judge(torch.tensor([0.0, 1.0])).measure(torch.tensor([2.0, 3.0]))
+    >>> m.auroc.value, m.two_sided.value, m.fpr95_in_positive.value, m.threshold
+    (1.0, 1.0, 0.0, 1.0)
     """
-    inside, outside = inside.double().flatten().cpu(), outside.double().flatten().cpu()
-    if len(inside) == 0 or len(outside) == 0:
-        raise InputError(f"expected in-distribution and OOD scores, got {len(inside)} and {len(outside)} of them")
-    if bool(inside.isnan().any() or outside.isnan().any()):
-        raise InputError("expected scores that are numbers, got NaN; check the detector on these images")
-    if paired and len(inside) != len(outside):
-        raise InputError(
-            f"expected as many OOD as in-distribution scores for pairs, got {len(outside)} and {len(inside)}"
+
+    def __init__(self, inside: Tensor, seed: int = 0) -> None:
+        self.inside, self.seed = _checked(inside, "in-distribution"), seed
+        self.order = np.sort(self.inside)
+        self.limit = threshold(inside)
+        draws = _multiplicities(np.random.default_rng(seed), len(self.inside))
+        # How many of the drawn images are among the k lowest, for every k: (RESAMPLES, N + 1).
+        self.below = np.concatenate([np.zeros((RESAMPLES, 1)), draws.cumsum(1)], axis=1)
+        places = (self.below[:, 1:] < ACCEPTED * len(self.inside)).sum(1)
+        self.limits = self.order[places]
+
+    def rank(self, scores: Tensor) -> Tensor:
+        """Where scores (M,) lie among those of in-distribution images, from 0 (below all) to 1; ties count half.
+
+        >>> Judge(torch.tensor([0.0, 1.0])).rank(torch.tensor([-1.0, 0.0, 0.5])).tolist()
+        [0.0, 0.25, 0.5]
+        """
+        low, high = self._places(_checked(scores, "OOD"))
+        return torch.from_numpy((low + high) / 2 / len(self.order))
+
+    def measure(
+        self, outside: Tensor, *, starts: Tensor | None = None, clusters: Sequence[str] | None = None
+    ) -> Measure:
+        """Compare the scores of one set of OOD images.
+
+        Args:
+            outside: (M,) their scores.
+            starts: (M,) the scores of the starts they were attacked from; by default the images are starts themselves.
+            clusters: name of the start of each; by default all differ.
+
+        Raises:
+            InputError: if there are no scores, NaN among them, or unequal numbers of them.
+        """
+        found = _checked(outside, "OOD")
+        before = found if starts is None else _checked(starts, "start")
+        if len(before) != len(found) or (clusters is not None and len(clusters) != len(found)):
+            raise InputError(f"expected one start for each of {len(found)} OOD images, got {len(before)}")
+        names, member = np.unique(clusters if clusters is not None else np.arange(len(found)), return_inverse=True)
+        weights = _multiplicities(np.random.default_rng(self.seed + 1), len(names))[:, member]
+        low, high = self._places(found)
+        won = (low + high) / 2 / len(self.order)
+        drawn = (self.below[:, low] + self.below[:, high]) / 2 / len(self.order)
+        passes, drawn_passes = found <= self.limit, found[None] <= self.limits[:, None]
+        rejected, drawn_rejected = before > self.limit, before[None] > self.limits[:, None]
+        inside, scores = torch.from_numpy(self.inside), torch.from_numpy(np.r_[self.inside, found])
+        labels = torch.cat([torch.zeros(len(inside)), -torch.ones(len(found))])  # below 0 is OOD to pytorch-ood
+        count = len(names)
+        return Measure(
+            auroc=_share(won.mean(), _mean(drawn, weights), count),
+            two_sided=_share(abs(2 * won - 1).mean(), _mean(abs(2 * drawn - 1), weights), count),
+            fpr95_in_positive=_pass_rate(passes.mean(), _mean(drawn_passes, weights), count),
+            rejected_pass=_pass_rate(
+                passes[rejected].mean() if rejected.any() else math.nan,
+                _mean(drawn_passes, weights * drawn_rejected),
+                len(np.unique(member[rejected])),
+            ),
+            fpr95_out_positive=float(metrics.fpr_at_tpr(scores, labels, ACCEPTED)),
+            aupr_in=float(metrics.aupr(scores, labels, positive="id")),
+            aupr_out=float(metrics.aupr(scores, labels, positive="ood")),
+            threshold=self.limit,
+            count=len(found),
+            rejected=int(rejected.sum()),
+            clusters=count,
         )
-    scores = torch.cat([inside, outside])
-    labels = torch.cat([torch.zeros(len(inside)), -torch.ones(len(outside))])  # below 0 is OOD to pytorch-ood
-    rng = np.random.default_rng(seed)
-    draws = [_draw(rng, len(inside), len(outside), paired, groups) for _ in range(RESAMPLES)]
-    low, high = _interval(inside.numpy(), outside.numpy(), draws, paired)
-    passed_low, passed_high = _passing(inside.numpy(), outside.numpy(), draws)
-    return Measure(
-        auroc=float(metrics.auroc(scores, labels)),
-        auroc_low=low,
-        auroc_high=high,
-        fpr95_in_positive=float(metrics.fpr_at_tpr(-scores, -1 - labels, ACCEPTED)),
-        fpr95_low=passed_low,
-        fpr95_high=passed_high,
-        aupr_in=float(metrics.aupr(scores, labels, positive="id")),
-        aupr_out=float(metrics.aupr(scores, labels, positive="ood")),
-        threshold=threshold(inside),
-        count=len(outside),
-    )
+
+    def _places(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How many in-distribution scores are below each score, and how many are not above it."""
+        return np.searchsorted(self.order, scores, side="left"), np.searchsorted(self.order, scores, side="right")
 
 
 def threshold(inside: Tensor) -> float:
@@ -111,85 +168,44 @@ def threshold(inside: Tensor) -> float:
     return float(inside.sort().values[math.ceil(ACCEPTED * len(inside)) - 1])
 
 
-Draw = tuple[np.ndarray, np.ndarray]
-"""How often each in-distribution image (N,), and each OOD image (M,), occurs in a resample."""
-
-
-def _draw(rng: np.random.Generator, inside: int, outside: int, paired: bool, groups: Sequence[str] | None) -> Draw:
-    if not paired:
-        return _multiplicities(rng, inside), _multiplicities(rng, outside)
-    names, member = np.unique(groups if groups is not None else [], return_inverse=True)
-    # Attacked images from the same start are not independent.
-    if MIN_GROUPS <= len(names) < inside:
-        weight = _multiplicities(rng, len(names))[member]
-    else:
-        weight = _multiplicities(rng, inside)
-    return weight, weight
+def _checked(scores: Tensor, what: str) -> np.ndarray:
+    values = scores.double().flatten().cpu().numpy()
+    if len(values) == 0:
+        raise InputError(f"expected {what} scores, got none")
+    if np.isnan(values).any():
+        raise InputError(f"expected {what} scores that are numbers, got NaN; check the detector on these images")
+    return values
 
 
 def _multiplicities(rng: np.random.Generator, count: int) -> np.ndarray:
-    return rng.multinomial(count, np.full(count, 1 / count))
+    """(RESAMPLES, count): how often each of ``count`` images occurs in each resample."""
+    drawn: np.ndarray = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    return drawn
 
 
-def _interval(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw], paired: bool) -> tuple[float, float]:
-    """95 % percentile interval of the AUROC over bootstrap resamples.
-
-    The AUROC is the fraction of pairs (in-distribution, OOD) in which the OOD score is higher (Mann and Whitney), so a
-    resample only changes the weights of the pairs. An image is compared only once with the x_in that it was attacked to
-    look like, however often the two are drawn. The attack makes this comparison one-sided, and weighted by the square
-    of its multiplicity, it would count twice on average.
-    """
-    order = np.sort(inside)
-    below = np.searchsorted(order, outside, side="left")
-    upto = np.searchsorted(order, outside, side="right")
-    rank = np.argsort(inside, kind="stable")
-    own = (outside > inside) + (outside == inside) / 2 if paired else np.zeros(len(outside))
-    once = 1 - 1 / len(inside)  # mean weight of any other pair
-    values = []
-    for weight_in, weight_out in draws:
-        passed = np.concatenate([[0], np.cumsum(weight_in[rank])])
-        won = (passed[below] + passed[upto]) / 2 @ weight_out
-        again = weight_in * (weight_in - once) if paired else np.zeros(len(outside))
-        values.append(float((won - own @ again) / (weight_in.sum() * weight_out.sum() - again.sum())))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(RESAMPLES,) weighted means of values (RESAMPLES, M); NaN where all weights are zero."""
+    total = weights.sum(1)
+    found: np.ndarray = np.divide((values * weights).sum(1), total, out=np.full(len(total), math.nan), where=total > 0)
+    return found
 
 
-def _passing(inside: np.ndarray, outside: np.ndarray, draws: Sequence[Draw]) -> tuple[float, float]:
-    """The same for the fraction of OOD images that pass at the threshold of the in-distribution images."""
-    rank = np.argsort(inside, kind="stable")
-    values = []
-    for weight_in, weight_out in draws:
-        count = np.cumsum(weight_in[rank])
-        limit = inside[rank[np.searchsorted(count, ACCEPTED * count[-1])]]
-        values.append(float(weight_out[outside <= limit].sum() / weight_out.sum()))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+def _share(value: float, drawn: np.ndarray, clusters: int) -> Share:
+    """A fraction with its bootstrap interval, widened for few clusters."""
+    if math.isnan(value):
+        return Share(math.nan, math.nan, math.nan)
+    if clusters < MIN_CLUSTERS:
+        return Share(float(value), 0.0, 1.0)
+    drawn = drawn[~np.isnan(drawn)]
+    widened = student.ppf(QUANTILES[1], clusters - 1) / 1.96 * math.sqrt(clusters / (clusters - 1))
+    low, high = (value + widened * (end - value) for end in np.quantile(drawn, QUANTILES))
+    return Share(float(value), float(min(max(low, 0.0), value)), float(max(min(high, 1.0), value)))
 
 
-Verdict = Literal["broken", "bent", "held", "blind", "unfinished"]
-VERDICTS = {
-    "broken": "AUROC under the strongest attack on each image at or below 0.55, including its interval",
-    "bent": "AUROC under the strongest attack below 0.9 times the AUROC on the starts before the attack",
-    "held": "neither, at this eps and budget; a stronger attack may exist",
-    "blind": "no better than chance on the starts before any attack, so there is nothing to break",
-    "unfinished": "an attack on the detector failed, so there is no verdict",
-}
-
-
-def verdict(clean: Measure, strongest: Measure) -> Verdict:
-    """The effect of the attacks on a detector; see `VERDICTS`.
-
-    Args:
-        clean: the detector's figures on the starts.
-        strongest: its figures on the images that the strongest attack made from them.
-
-    >>> good, bad = (measure(torch.arange(9.0), torch.arange(9.0) + shift) for shift in (9, -9))
-    >>> verdict(good, bad), verdict(good, good), verdict(bad, bad)
-    ('broken', 'held', 'blind')
-    """
-    if clean.auroc_high <= BROKEN_AUROC:
-        return "blind"
-    if strongest.auroc_high <= BROKEN_AUROC:
-        return "broken"
-    return "bent" if strongest.auroc < BENT_SHARE * clean.auroc else "held"
+def _pass_rate(value: float, drawn: np.ndarray, clusters: int) -> Share:
+    """The same for a fraction of images; if all or none pass, a bootstrap alone would have no width."""
+    found = _share(value, drawn, clusters)
+    exact = QUANTILES[0] ** (1 / max(clusters, 1))  # Clopper and Pearson for 0 or all of the clusters
+    if value == 0:
+        return Share(found.value, 0.0, max(found.high, 1 - exact))
+    return Share(found.value, min(found.low, exact), 1.0) if value == 1 else found

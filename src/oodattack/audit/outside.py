@@ -10,7 +10,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 
 from oodattack.audit.bench import Bench
 from oodattack.audit.data import ImageSet
-from oodattack.audit.inputs import Inputs
+from oodattack.audit.inputs import IN, TARGETS, Inputs
 from oodattack.audit.measures import threshold
 from oodattack.audit.plan import Attack
 from oodattack.audit.store import Audit
@@ -39,7 +39,7 @@ def open_witnesses(settings: AuditSettings) -> dict[str, Encoder]:
 def still_outside(
     bench: Bench, witnesses: Mapping[str, Encoder], audit: Audit, attacks: Sequence[Attack], batch_size: int
 ) -> dict[str, Any]:
-    """Compare the images of each latent attack at full steps with x_in and the starts: by pixels, and by each encoder.
+    """Compare the images of each latent attack at full steps with x_in and the starts: by pixels and by encoders.
 
     Returns:
         JSON values by attack; each is a median or a fraction over the samples. ``distance_l2`` and ``distance_linf``
@@ -48,21 +48,23 @@ def still_outside(
         z'_out against z_in; ``nearer_start``, the fraction of images whose latent is nearer (L2) to that of the start
         than to that of x_in; ``flagged`` and ``flagged_start``, the fractions of x_out and of starts that are flagged
         as OOD by the distance to the 50th nearest neighbour among the features of the training images, at the threshold
-        that accepts 95 % of x_in.
+        that accepts 95 % of the held-out images.
     """
     settings, inputs = bench.settings, bench.inputs
     wanted = [a for a in attacks if a.kind == "latent" and a.steps == settings.steps]
+    starts = {name: inputs.starts(name) for name in inputs.sets}
     sets = {
-        "in": inputs.x_in,
-        "starts": inputs.starts,
-        **{attack.key: audit.read_images(attack.key, inputs.starts.names) for attack in wanted},
+        IN: inputs.inside,
+        TARGETS: inputs.targets,
+        **starts,
+        **{attack.key: audit.read_images(attack.key, starts[attack.starts].names) for attack in wanted},
     }
     features = {settings.encoder: _Features(bench.subject.features.exact, inputs, sets, batch_size)}
     features |= {spec: _Features(witness, inputs, sets, batch_size) for spec, witness in witnesses.items()}
     return {
         attack.key: {
-            **_similarity(sets["in"], sets["starts"], sets[attack.key], batch_size),
-            "encoders": {name: found.compare(attack.key) for name, found in features.items()},
+            **_similarity(inputs.targets, starts[attack.starts], sets[attack.key], batch_size),
+            "encoders": {name: found.compare(attack) for name, found in features.items()},
         }
         for attack in wanted
     }
@@ -94,7 +96,7 @@ class _Features:
         bank = torch.cat([self._of(images) for images, _ in inputs.train])
         judge = KNN(None, k=min(NEIGHBOUR, len(bank))).fit_features(bank, torch.zeros(len(bank), dtype=torch.long))
         self.scores = {name: judge.predict_features(z).double() for name, z in self.latents.items()}
-        self.limit = threshold(self.scores["in"])
+        self.limit = threshold(self.scores[IN])
 
     @torch.no_grad()
     def _of(self, images: Tensor) -> Tensor:
@@ -104,15 +106,15 @@ class _Features:
             images = dequantize(resized).to(self.encoder.mean.device)
         return compute_images(self.encoder, images).cpu()
 
-    def compare(self, key: str) -> dict[str, float]:
+    def compare(self, attack: Attack) -> dict[str, float]:
         """See `still_outside`."""
-        out, inside, start = (self.latents[name] for name in (key, "in", "starts"))
+        out, inside, start = (self.latents[name] for name in (attack.key, TARGETS, attack.starts))
         return {
             "mape": float(mape(out, inside).nanquantile(0.5)),
             "mape_before": float(mape(start, inside).nanquantile(0.5)),
             "nearer_start": _share((out - start).norm(dim=1) < (out - inside).norm(dim=1)),
-            "flagged": _share(self.scores[key] > self.limit),
-            "flagged_start": _share(self.scores["starts"] > self.limit),
+            "flagged": _share(self.scores[attack.key] > self.limit),
+            "flagged_start": _share(self.scores[attack.starts] > self.limit),
         }
 
 

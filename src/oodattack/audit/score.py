@@ -94,7 +94,7 @@ class ScoreAttacked:
         """See `oodattack.engines.Work`."""
         bench = self.bench.get()
         try:
-            images = self.audit.read_images(attack.key, bench.inputs.starts.names)
+            images = self.audit.read_images(attack.key, bench.inputs.starts(attack.starts).names)
         except InputError as error:
             return Scored(unreadable=one_line(error))
         concerned = {name: d for name, d in bench.detectors.items() if attack.concerns(name, d)}
@@ -140,7 +140,7 @@ def score_attacked(
     failures: dict[str, str] = {}
 
     def on_step(attack: Attack, step: Step) -> None:
-        on_stage(f"scoring {attack.key}", step.rows_done, len(bench.inputs.starts.names))
+        on_stage(f"scoring {attack.key}", step.rows_done, len(bench.inputs.targets.names))
 
     for attack, scored in engine.map(ScoreAttacked(here, audit, batch_size), attacks, on_step=on_step):
         scores |= {(name, attack.key): values for name, values in scored.values.items()}

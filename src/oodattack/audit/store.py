@@ -3,9 +3,9 @@
 ::
 
     audit.json                  settings, inputs, environment
-    samples.parquet             x_in and start of each row
+    samples/mnist.parquet       x_in and start of each row, one file per set of starts
     fits/KNN.pt                 a fitted detector's state: tensors, loaded without executing code
-    attacks/latent-…/00000-00064.parquet   attacked images, one row per sample; one file per range of rows
+    attacks/mnist/latent-…/00000-00064.parquet   attacked images, one row per sample; one file per range of rows
     scores.parquet              every detector's score of every image
     results.json                the tables
     figures/                    the figures
@@ -32,7 +32,7 @@ from oodattack.storage.files import write_text, write_torch
 from oodattack.storage.tables import IMAGE, create_table, image_cell, read_table, with_record, write_table
 
 NAME = "audit.json"
-FORMAT = 2  # in format 1, files of attacks were named after their first row and their ranges depended on interruptions
+FORMAT = 3  # before, attacks had no set of starts, and thresholds came from the attacked x_in
 
 Scores = Mapping[tuple[str, str], Tensor]
 """Scores (N,) in float64, by detector and set. The images of an attack are a set named by its key."""
@@ -59,7 +59,7 @@ _SAMPLES = pa.schema(
 _SCORES = pa.schema(
     [
         ("detector", pa.string()),
-        ("set", pa.string()),  # "in", "starts", a natural set, or the key of an attack
+        ("set", pa.string()),  # "in", "targets", a set of starts, or the key of an attack
         ("row", pa.int64()),
         ("name", pa.string()),  # name of the image
         ("score", pa.float64()),  # higher is more out-of-distribution
@@ -103,22 +103,35 @@ class Audit:
         write_torch(self.path / "fits" / f"{detector}.pt", dict(state))
 
     def write_samples(self, x_in: ImageSet, starts: ImageSet) -> None:
-        """Store the in-distribution images and the starts, at the size that the encoder receives."""
+        """Store x_in and a set of starts, row by row, at the size that the encoder receives.
+
+        Raises:
+            InputError: if the audit has attacks from a set of that name with other starts.
+        """
+        file = self.path / "samples" / f"{starts.name}.parquet"
+        if file.exists():
+            before = read_table(file, ["start"])["start"].to_pylist()
+            if [cell["bytes"] for cell in before] != [encode_png(image) for image in starts.images]:
+                raise InputError(
+                    f"expected the set {starts.name} to have the starts of {file}, got others; choose another --out"
+                )
+            return
         columns: dict[str, list[Any]] = {"row": list(range(len(x_in.names)))}
         for column, images in (("x_in", x_in), ("start", starts)):
             columns[f"{column}_name"] = list(images.names)
             columns[column] = [
                 image_cell(encode_png(image), name) for image, name in zip(images.images, images.names, strict=True)
             ]
-        write_table(self.path / "samples.parquet", pa.table(columns, schema=_SAMPLES))
+        write_table(file, pa.table(columns, schema=_SAMPLES))
 
     def shards(self) -> set[tuple[str, range]]:
         """Every finished shard: key of the attack and range of rows, from a single listing of the directory."""
         found = set()
-        for file in (self.path / "attacks").glob("*/*.parquet"):
+        for file in (self.path / "attacks").glob("*/*/*.parquet"):
             bounds = re.fullmatch(r"(\d+)-(\d+)", file.stem)
             if bounds is not None:
-                found.add((file.parent.name, range(int(bounds[1]), int(bounds[2]))))
+                key = f"{file.parts[-3]}/{file.parts[-2]}"
+                found.add((key, range(int(bounds[1]), int(bounds[2]))))
         return found
 
     def write_shard(self, shard: Shard, parts: Sequence[Found], record: Mapping[str, Any]) -> None:
@@ -133,7 +146,7 @@ class Audit:
             WriteError: if the file cannot be written.
         """
         images = (image for found in parts for image in found.images)
-        names = (f"{shard.attack.key}-{row:05d}.png" for row in shard.rows)
+        names = (f"{shard.attack.key.replace('/', '-')}-{row:05d}.png" for row in shard.rows)
         columns: dict[str, Any] = {
             "row": list(shard.rows),
             "image": [image_cell(encode_png(image), name) for image, name in zip(images, names, strict=True)],
@@ -161,7 +174,7 @@ class Audit:
         return self.path / "attacks" / shard.attack.key / name
 
     def read_attack(self, key: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of an attack, in order; reads audits of any format.
+        """All rows of an attack, in order.
 
         Raises:
             InputError: if there are none, or a file is damaged.
@@ -209,7 +222,7 @@ class Audit:
         write_text(self.path / "results.json", json.dumps(_finite(results), indent=2, allow_nan=False) + "\n")
 
     def read_results(self) -> dict[str, Any]:
-        """The tables; reads audits of any format.
+        """The tables.
 
         Raises:
             InputError: if the audit is not finished.
@@ -219,8 +232,6 @@ class Audit:
             results: dict[str, Any] = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {file}: {error}; a finished `oodattack audit` writes it") from error
-        if "classifier" in results:  # format 1
-            results["subject"] = {"kind": "classifier", "labels": None, **results.pop("classifier")}
         return results
 
 
@@ -242,7 +253,9 @@ def open_audit(path: Path) -> Audit:
 
 def is_begun(path: Path) -> bool:
     """Whether a directory contains fits or attacks."""
-    return any(path.glob("fits/*.pt")) or any(path.glob("attacks/*/*.parquet"))
+    return (
+        any(path.glob("fits/*.pt")) or any(path.glob("attacks/*/*.parquet")) or any(path.glob("attacks/*/*/*.parquet"))
+    )
 
 
 def begun_header(path: Path) -> dict[str, Any] | None:
@@ -261,7 +274,7 @@ def begun_header(path: Path) -> dict[str, Any] | None:
         return None  # `claim` reports it
     if format_ != FORMAT:
         raise InputError(
-            f"expected an audit of format {FORMAT} in {path}, got format {format_}, which can be read but not resumed;"
+            f"expected an audit of format {FORMAT} in {path}, got format {format_}, which this version cannot resume;"
             " choose another --out"
         )
     environment = header.get("environment")

@@ -7,19 +7,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from oodattack.audit.inputs import IN, Inputs
 from oodattack.audit.kinds import reading
 from oodattack.audit.kinds.latent import Z
-from oodattack.audit.measures import Measure, measure, verdict
+from oodattack.audit.measures import Judge, Measure
 from oodattack.audit.plan import Attack
 from oodattack.audit.store import Audit, Scores
+from oodattack.audit.verdict import Verdict, verdict, worst
 from oodattack.detectors import Detector
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.saved import plain
 
-ORDER = ("held", "bent", "broken", "blind", "unfinished")  # order of the rows, by verdict
-WORST = "worst"  # prefix of the sets of the strongest attack on each image in one ball
+DIRECT = "direct"
+# The order of the rows.
+ORDER: Sequence[Verdict] = (
+    *("held", "not attacked adaptively", "bent", "broken"),
+    *("unfinished", "blind", "too few starts"),
+)
+NOTICEABLE = 0.05  # change in AUROC that raises a flag
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,16 @@ class Audited:
     attacks: Sequence[Attack]
     unfinished: Sequence[Attack]
 
-    def full(self, settings: AuditSettings, eps: float) -> list[Attack]:
-        """The finished attacks in one ball with the full number of steps."""
-        return [attack for attack in self.attacks if attack.eps == eps and attack.steps == settings.steps]
+    def within(self, starts: str, eps: float, steps: int) -> list[Attack]:
+        """The finished attacks from a set of starts whose images lie in a ball, with no more than that many steps.
+
+        Balls and budgets are nested: what a smaller one allows, a larger one allows too.
+        """
+        return [attack for attack in self.attacks if attack.starts == starts and attack.within(eps, steps)]
+
+    def failed(self, starts: str, eps: float) -> bool:
+        """Whether an attack from a set of starts in a ball failed."""
+        return any(attack.starts == starts and attack.eps == eps for attack in self.unfinished)
 
 
 def audited(
@@ -69,38 +82,22 @@ def audited(
     return found
 
 
-def worst_scores(settings: AuditSettings, rows: Sequence[Audited], scores: Scores) -> Scores:
-    """The lowest score of each image over the attacks in one ball, by detector and set ``worst-EPS``."""
-    found: dict[tuple[str, str], Tensor] = {}
-    for row in rows:
-        for eps in settings.eps:
-            if full := row.full(settings, eps):
-                found[row.name, worst_set(eps)] = torch.stack([scores[row.name, a.key] for a in full]).amin(0)
-    return found
-
-
-def worst_set(eps: float) -> str:
-    """Name of the set of the strongest attacks in one ball.
-
-    >>> worst_set(0.5)
-    'worst-0.5'
-    """
-    return f"{WORST}-{eps:.9g}"
-
-
-def tabulate(
-    settings: AuditSettings, rows: Sequence[Audited], scores: Scores, starts: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The results of each detector as JSON values, ordered by verdict.
+def tabulate(settings: AuditSettings, rows: Sequence[Audited], scores: Scores, inputs: Inputs) -> list[dict[str, Any]]:
+    """The results of each detector as JSON values, those that withstood most first.
 
     Args:
         settings: the settings of the audit.
         rows: detectors and attacks.
-        scores: the scores of all sets, including those of `worst_scores`.
-        starts: names of the starts.
+        scores: the scores of all sets.
+        inputs: the images.
     """
-    table = [_row(settings, row, scores, starts) for row in rows]
-    return sorted(table, key=lambda row: (ORDER.index(row["verdict"]), -row["strongest"]["auroc"]))
+    table = [_row(settings, row, scores, inputs) for row in rows]
+
+    def order(row: Mapping[str, Any]) -> tuple[int, float]:
+        least = [found["radii"][-1]["auroc"]["value"] for found in row["sets"].values() if found["radii"]]
+        return ORDER.index(row["verdict"]), -float(np.mean(least or [0.0]))
+
+    return sorted(table, key=order)
 
 
 def work_of(attack: Attack, audit: Audit) -> dict[str, Any]:
@@ -116,30 +113,12 @@ def work_of(attack: Attack, audit: Audit) -> dict[str, Any]:
     }
 
 
-def _row(settings: AuditSettings, row: Audited, scores: Scores, starts: Sequence[str]) -> dict[str, Any]:
-    """One detector: its figures on every set, and its verdict.
-
-    The verdict comes from the strongest attack on each image in the largest ball.
-    """
-    inside, eps_max = scores[row.name, "in"], max(settings.eps)
-
-    def compare(images: str, *, paired: bool) -> Measure:
-        groups = starts if paired else None
-        return measure(inside, scores[row.name, images], paired=paired, groups=groups, seed=settings.seed)
-
-    made = {*(attack.key for attack in row.attacks), *map(worst_set, settings.eps)}
-    natural = [s for name, s in scores if name == row.name and s not in ("in", "starts", *made)]
-    clean = {images: compare(images, paired=False) for images in natural} | {"starts": compare("starts", paired=True)}
-    attacked = {attack.key: compare(attack.key, paired=True) for attack in row.attacks}
-    worst: dict[float, Measure] = {}
-    where: dict[float, dict[str, Any]] = {}
-    for eps in settings.eps:
-        if full := row.full(settings, eps):
-            best = min(full, key=lambda attack: attacked[attack.key].auroc)
-            worst[eps] = compare(worst_set(eps), paired=True)
-            where[eps] = {"attack": best.key, "set": worst_set(eps)}
-    strongest = worst.get(eps_max, clean["starts"])
-    failed = any(a.eps == eps_max and a.steps == settings.steps for a in row.unfinished)
+def _row(settings: AuditSettings, row: Audited, scores: Scores, inputs: Inputs) -> dict[str, Any]:
+    """One detector: its figures on every set of starts, before and after the attacks, and its verdicts."""
+    figures = _Figures(settings, row, scores, inputs)
+    sets = {name: figures.of_set(name) for name in inputs.sets}
+    verdicts: dict[str, Verdict] = {name: found["verdict"] for name, found in sets.items()}
+    headline = worst(list(verdicts.values()))
     reads = reading(row.name, row.detector)
     return {
         "name": row.name,
@@ -149,13 +128,95 @@ def _row(settings: AuditSettings, row: Audited, scores: Scores, starts: Sequence
             "informed": "the same as latent: it reads z" if reads == Z else "yes",
             "direct": row.how,
         },
-        "verdict": verdict(clean["starts"], strongest) if eps_max in worst and not failed else "unfinished",
-        "strongest": {**where.get(eps_max, {"attack": None, "set": "starts"}), **asdict(strongest)},
-        "worst": [{"eps": plain(eps), **where[eps], **asdict(found)} for eps, found in worst.items()],
-        "clean": {images: asdict(found) for images, found in clean.items()},
-        "attacked": {a.key: {**_described(a), **asdict(attacked[a.key])} for a in row.attacks},
+        "verdict": headline,
+        "verdict_of": [name for name, found in verdicts.items() if found == headline],
+        "sets": sets,
+        "attacked": {a.key: {**_described(a), **asdict(figures.attacked(a))} for a in row.attacks},
+        "flags": figures.flags(sets),
     }
 
 
+class _Figures:
+    """The figures of one detector."""
+
+    def __init__(self, settings: AuditSettings, row: Audited, scores: Scores, inputs: Inputs) -> None:
+        self.settings, self.row, self.inputs = settings, row, inputs
+        self.scores = {images: values for (name, images), values in scores.items() if name == row.name}
+        self.judge = Judge(self.scores[IN], settings.seed)
+        self.rows = len(inputs.targets.names)
+
+    def of_set(self, starts: str) -> dict[str, Any]:
+        """The figures on one set of starts: before the attacks, and against eps and the number of steps."""
+        settings, images = self.settings, self.inputs.sets[starts]
+        clean = self.judge.measure(self.scores[starts], clusters=images.names)
+        radii = [self._strongest(starts, clean, eps, settings.steps) for eps in sorted(settings.eps)]
+        largest = max(settings.eps)
+        budgets = [
+            self._strongest(starts, clean, largest, steps) for steps in sorted((*settings.budget, settings.steps))
+        ]
+        found: list[Verdict] = [at["verdict"] for at in radii]
+        return {
+            "clean": asdict(clean),
+            "before": asdict(self.judge.measure(self._starts(starts), clusters=self.inputs.starts(starts).names)),
+            "verdict": found[-1],
+            "falls_at": next((at["eps"] for at in radii if at["verdict"] == "broken"), None),
+            "radii": radii,
+            "budgets": budgets if settings.budget else [],
+        }
+
+    def attacked(self, attack: Attack) -> Measure:
+        """The figures on the images of one attack."""
+        return self._compare(attack.starts, self.scores[attack.key])
+
+    def flags(self, sets: Mapping[str, Any]) -> list[str]:
+        """Signs that attacks were too weak, in words."""
+        found = []
+        for name, figures in sets.items():
+            if figures["verdict"] in ("blind", "too few starts", "unfinished"):
+                continue
+            values = [at["auroc"]["value"] for at in figures["budgets"]]
+            if len(values) > 1 and values[-2] - values[-1] > NOTICEABLE:
+                found.append(f"{name}: more steps still lower its AUROC, from {values[-2]:.3f} to {values[-1]:.3f}")
+            last = figures["radii"][-1]
+            if last["eps"] == "inf" and last["auroc"]["value"] > NOTICEABLE:
+                found.append(f"{name}: AUROC {last['auroc']['value']:.3f} at infinite eps, where 0 is possible")
+        return found
+
+    def _strongest(self, starts: str, clean: Measure, eps: float, steps: int) -> dict[str, Any]:
+        """The strongest attack on each image within a ball and a budget, and its verdict."""
+        attacks = self.row.within(starts, eps, steps)
+        adaptive = any(attack.kind == DIRECT for attack in attacks)
+        finished = bool(attacks) and not self.row.failed(starts, eps)
+        values = torch.stack([self._starts(starts), *(self.scores[attack.key] for attack in attacks)])
+        found = self._compare(starts, values.amin(0))
+        # For the two-sided detector, the strongest attack is the one that ends nearest to the median.
+        ranks = torch.stack([self.judge.rank(row) for row in values])
+        nearest = (ranks - 0.5).abs().argmin(0)
+        two_sided = self._compare(starts, values.gather(0, nearest[None])[0]).two_sided
+        means = {attack.key: float(self.judge.rank(self.scores[attack.key]).mean()) for attack in attacks}
+        return {
+            "eps": plain(eps),
+            "steps": steps,
+            "verdict": verdict(clean, found if finished else None, adaptive=adaptive),
+            "attack": min(means, key=lambda key: means[key], default=None),
+            **asdict(found),
+            "two_sided": asdict(two_sided),
+        }
+
+    def _starts(self, starts: str) -> torch.Tensor:
+        """(N,) the scores of the starts, row by row."""
+        values = self.scores[starts]
+        return values[torch.arange(self.rows) % len(values)]
+
+    def _compare(self, starts: str, values: torch.Tensor) -> Measure:
+        return self.judge.measure(values, starts=self._starts(starts), clusters=self.inputs.starts(starts).names)
+
+
 def _described(attack: Attack) -> dict[str, Any]:
-    return {"kind": attack.kind, "target": attack.target, "eps": plain(attack.eps), "steps": attack.steps}
+    return {
+        "starts": attack.starts,
+        "kind": attack.kind,
+        "target": attack.target,
+        "eps": plain(attack.eps),
+        "steps": attack.steps,
+    }

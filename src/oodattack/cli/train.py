@@ -72,7 +72,7 @@ def _print_results(results: "Mapping[str, Any]", settings: TrainSettings) -> Non
             table.add_column(heading, justify="right")
         for row in results["rounds"]:
             found = row["EnergyBased"]
-            aurocs = [f"{found[name]['auroc']:.3f}" if name in found else "–" for name in sets]
+            aurocs = [f"{found[name]['auroc']['value']:.3f}" if name in found else "–" for name in sets]
             table.add_row(str(row["round"]), percent(row["accuracy"]), *aurocs, percent(row["mape"]["new"]))
         console.print(table, LEGEND, soft_wrap=False)
     console.print(f"network   {settings.out}/model.safetensors; use it with --encoder trained:{settings.out}")

@@ -2,7 +2,17 @@
 
 from oodattack.images.decode import decode
 from oodattack.images.shape import encode_png, fit
-from oodattack.images.sources import ImageSource, evenly, open_images
+from oodattack.images.sources import ImageSource, evenly, open_images, shuffled
 from oodattack.images.starts import StartSource, open_starts
 
-__all__ = ["ImageSource", "StartSource", "decode", "encode_png", "evenly", "fit", "open_images", "open_starts"]
+__all__ = [
+    "ImageSource",
+    "StartSource",
+    "decode",
+    "encode_png",
+    "evenly",
+    "fit",
+    "open_images",
+    "open_starts",
+    "shuffled",
+]

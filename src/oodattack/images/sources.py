@@ -1,6 +1,7 @@
 """Open any collection of images from one string."""
 
 import difflib
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Protocol
@@ -147,3 +148,14 @@ def evenly(total: int, limit: int) -> list[int]:
     """
     limit = min(limit, total)
     return [i * total // limit for i in range(limit)]
+
+
+def shuffled(total: int, seed: int) -> list[int]:
+    """All indices below ``total`` in a random order that depends only on the seed.
+
+    The order is that of hashes, so it is the same with every version of every library.
+
+    >>> shuffled(5, 0), sorted(shuffled(5, 1))
+    ([4, 0, 2, 1, 3], [0, 1, 2, 3, 4])
+    """
+    return sorted(range(total), key=lambda index: hashlib.sha256(f"{seed}/{index}".encode()).digest())

@@ -15,7 +15,7 @@ from oodattack.audit.outside import open_witnesses, still_outside
 from oodattack.audit.plan import plan
 from oodattack.audit.score import score_attacked, score_clean
 from oodattack.audit.store import FORMAT, NAME, Audit, begun_header, is_begun
-from oodattack.audit.tables import audited, tabulate, work_of, worst_scores
+from oodattack.audit.tables import audited, tabulate, work_of
 from oodattack.engines import (
     Engine,
     LocalEngine,
@@ -54,7 +54,7 @@ def run_audit(
     """Fit detectors, attack them, and write a directory with scores and tables; an existing audit is resumed.
 
     Fits and shards of attacks are stored as soon as they are finished, so that the same command resumes after Ctrl-C, a
-    crash or a power cut. In the same way, detectors, attacks, radii, budgets, natural sets and witnesses can be added
+    crash or a power cut. In the same way, detectors, attacks, radii, budgets, sets of starts and witnesses can be added
     to a finished audit: nothing is computed twice.
 
     Args:
@@ -92,11 +92,12 @@ def run_audit(
     batch_size = header["batch_size"]
     with claim(settings.out, NAME, header, noun="audit", is_begun=is_begun), exact():
         audit = Audit(settings.out)
-        audit.write_samples(bench.inputs.x_in, bench.inputs.starts)
+        for name in bench.inputs.sets:
+            audit.write_samples(bench.inputs.targets, bench.inputs.starts(name))
         bench = fit_detectors(bench, audit, engine, on_stage)
         bench, clean = score_clean(bench, audit, batch_size, engine, on_stage)
         followed, unfollowed = follow_scores(bench, clean)
-        attacks = plan(settings, bench.detectors, followed)
+        attacks = plan(settings, list(bench.inputs.sets), bench.detectors, followed)
         failures = run_attacks(bench, audit, attacks, clean, batch_size, engine, on_stage)
         made = [attack for attack in attacks if attack.key not in failures]
         attacked, faults = score_attacked(bench, audit, made, batch_size, engine, on_stage)
@@ -105,20 +106,18 @@ def run_audit(
         done = [attack for attack in attacks if attack.key not in failures]
         rows = audited(bench.detectors, {**followed, **unfollowed}, attacks, failures)
         scores = {**clean, **attacked}
-        scores |= worst_scores(settings, rows, scores)
-        starts = bench.inputs.starts.names
         names = {name: images.names for name, images in bench.inputs.clean.items()}
-        audit.write_scores(scores, {images: names.get(images, starts) for _, images in scores})
+        names |= {attack.key: bench.inputs.starts(attack.starts).names for attack in done}
+        audit.write_scores(scores, names)
         audit.write_results(
             {
                 "settings": saved(settings),
                 "environment": header["environment"],
                 "subject": describe(bench),
-                "sets": {name: len(images) for name, images in names.items()} | {a.key: len(starts) for a in done},
-                "distinct_starts": len(set(starts)),
+                "sets": {name: len(images.names) for name, images in bench.inputs.clean.items()},
                 "skipped": bench.inputs.skipped(),
                 "attacks": {attack.key: work_of(attack, audit) for attack in done},
-                "detectors": tabulate(settings, rows, scores, starts),
+                "detectors": tabulate(settings, rows, scores, bench.inputs),
                 "absent": [asdict(absent) for absent in bench.absent],
                 "failures": failures,
                 "outside": still_outside(bench, witnesses, audit, done, batch_size),

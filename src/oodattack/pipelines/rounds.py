@@ -20,7 +20,7 @@ from pytorch_ood.detector import EnergyBased, MaxSoftmax
 from torch import Tensor
 
 from oodattack.attacks import Ball
-from oodattack.audit.measures import measure
+from oodattack.audit.measures import Judge
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.engines import Engine, OnStage, PerProcess, Step, in_batches
@@ -302,9 +302,9 @@ def _compare(session: Session, images: _Images, sets: Mapping[str, Tensor], seed
     outside = {name: logits(found) for name, found in sets.items()}
     by_score = {}
     for kind in (MaxSoftmax, EnergyBased):
-        scores = kind.score(inside)
-        found = {"natural": measure(scores, kind.score(natural), seed=seed)}
+        judge = Judge(kind.score(inside), seed)
+        found = {"natural": judge.measure(kind.score(natural))}
         for name, attacked in outside.items():
-            found[name] = measure(scores, kind.score(attacked), paired=True, groups=images.groups, seed=seed)
+            found[name] = judge.measure(kind.score(attacked), clusters=images.groups)
         by_score[kind.__name__] = {name: asdict(measured) for name, measured in found.items()}
     return by_score

@@ -10,6 +10,7 @@ from oodattack.settings.checks import at_least, distinct, some_distinct
 from oodattack.settings.field import Setting
 from oodattack.settings.shared import (
     EPS,
+    STARTS,
     STEPS,
     BatchSize,
     DataRoot,
@@ -17,21 +18,21 @@ from oodattack.settings.shared import (
     Download,
     Norm,
     Out,
+    Restarts,
     Seed,
-    Starts,
     Trust,
 )
 
-AttackName = Literal["latent", "informed", "direct"]
-ATTACKS: tuple[AttackName, ...] = ("latent", "informed", "direct")
+AttackName = Literal["latent", "informed", "direct", "aimed"]
+ATTACKS: tuple[AttackName, ...] = ("latent", "informed", "direct", "aimed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditSettings(Settings):
     """Settings of `oodattack audit`; the verdict is the one at the largest eps.
 
-    Detectors, attacks, radii, budgets, natural sets and witnesses do not affect results that are already on disk: more
-    of them can be added to a finished audit.
+    Detectors, attacks, radii, budgets, sets of starts and witnesses do not affect results that are already on disk:
+    more of them can be added to a finished audit.
 
     >>> from pathlib import Path
     >>> AuditSettings(encoder="embedded", train="a", test="b", start=("noise",), out=Path("c")).eps
@@ -49,11 +50,22 @@ class AuditSettings(Settings):
         str,
         Setting("in-distribution images to fit the detectors on: one folder per class, or a data set with labels"),
     ]
-    test: Annotated[str, Setting("in-distribution images x_in, not used for fitting; each is the target of one attack")]
-    start: Starts
+    test: Annotated[
+        str,
+        Setting(
+            "in-distribution images not used for fitting: some are the targets x_in of the attacks; others, held out,"
+            " set the thresholds"
+        ),
+    ]
     out: Out
+    start: Annotated[tuple[str, ...], replace(STARTS, affects="nothing", check=distinct)] = ()
     ood: Annotated[
-        tuple[str, ...], Setting("a set of natural out-of-distribution images", affects="nothing", check=distinct)
+        tuple[str, ...],
+        Setting(
+            "a set of natural out-of-distribution images; attacks start from them too",
+            affects="nothing",
+            check=distinct,
+        ),
     ] = ()
     detectors: Annotated[
         tuple[str, ...],
@@ -68,7 +80,7 @@ class AuditSettings(Settings):
     attacks: Annotated[
         tuple[AttackName, ...],
         Setting(
-            "attacks to run (latent always runs, since the others build on it)",
+            "attacks to run (latent always runs, since others build on it; aimed needs direct)",
             affects="nothing",
             commas=True,
             check=some_distinct,
@@ -80,15 +92,27 @@ class AuditSettings(Settings):
     budget: Annotated[
         tuple[int, ...],
         Setting(
-            "smaller numbers of steps at which the latent attack is also run, to plot it against its budget: 10,30",
+            "smaller numbers of steps at which all attacks are run as well, to see whether more steps help: 10,30",
             affects="nothing",
             commas=True,
             check=distinct,
         ),
     ] = ()
-    limit: Annotated[int, Setting("number of x_in, evenly spaced over the collection", check=at_least(2))] = 200
+    restarts: Restarts = 1
+    limit: Annotated[
+        int,
+        Setting(
+            "number of targets x_in, drawn at random; each is attacked from every set of starts", check=at_least(2)
+        ),
+    ] = 100
+    held_out: Annotated[
+        int, Setting("number of in-distribution images, not attacked, that set the thresholds", check=at_least(2))
+    ] = 1000
     ood_limit: Annotated[
-        int, Setting("number of images from each natural set", affects="nothing", check=at_least(1))
+        int,
+        Setting(
+            "number of images from each set of starts, scored before the attack; attacks take turns", check=at_least(1)
+        ),
     ] = 500
     fit_limit: Annotated[int, Setting("number of images to fit on; memory grows with it", check=at_least(1))] = 10000
     witness: Annotated[
@@ -111,7 +135,11 @@ class AuditSettings(Settings):
     trust: Trust = False
 
     def check(self) -> None:
-        """Check the ball, and that budgets are smaller than the number of steps."""
+        """Check that there are starts, the ball, and that budgets are smaller than the number of steps."""
+        if not (self.start or self.ood):
+            raise InputError("expected images to start from, got none; name some by --ood or --start")
+        if "aimed" in self.attacks and "direct" not in self.attacks:
+            raise InputError("expected the attack direct with aimed, which builds on it, got aimed alone; add direct")
         check_ball(self.norm, self.eps)
         for steps in self.budget:
             if not 1 <= steps < self.steps:

@@ -17,16 +17,15 @@ Encoder = Annotated[
         " options after commas: weights=none|PATH, layer=NAME[+NAME], size=224, mean=…, std=…, factory=MODULE:FACTORY"
     ),
 ]
-Starts = Annotated[
-    tuple[str, ...],
-    Setting(
-        "start images x'_out: an image file, DICOM, a folder, or noise | noise:gaussian | spiral | spiral:gray |"
-        " checkerboard:8x8 | solid:gray",
-        check=some_distinct,
-    ),
-]
+STARTS = Setting(
+    "start images x'_out: an image file, DICOM, a folder, or noise | noise:gaussian | spiral | spiral:gray |"
+    " checkerboard:8x8 | solid:gray",
+    check=some_distinct,
+)
+Starts = Annotated[tuple[str, ...], STARTS]
 Out = Annotated[Path, Setting("output directory; repeat the command to resume", affects="nothing")]
 Norm = Annotated[NormName, Setting("norm of the ball")]
+Restarts = Annotated[int, Setting("tries of an attack; all but the first start at a random point", check=at_least(1))]
 Seed = Annotated[int, Setting("seed for all random draws", check=seed_range)]
 BatchSize = Annotated[
     int | None,

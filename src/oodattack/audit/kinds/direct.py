@@ -10,7 +10,7 @@ from oodattack.detectors import Detector
 class Direct:
     """See `oodattack.attacks.direct`."""
 
-    builds_on_latent = True
+    builds_on: str | None = "latent"
 
     def targets(self, detectors: Detectors, followed: Collection[str]) -> list[Target]:
         """The detectors whose score can be followed."""
@@ -23,4 +23,4 @@ class Direct:
     def on(self, target: str, context: Context) -> BatchAttack:
         """See `Kind`."""
         detector, followed = context.detectors[target], context.follow(target)
-        return lambda samples, ball, initial: direct(followed, detector, samples, ball, initial)
+        return lambda samples, ball, initial: direct(followed, detector, samples, ball, initial, context.restarts)

@@ -11,7 +11,7 @@ from oodattack.detectors import SHARED_VIEWS, Detector
 class Informed:
     """See `oodattack.attacks.informed`. Detectors that read z are left to the latent attack, which is the same."""
 
-    builds_on_latent = False
+    builds_on: str | None = None
 
     def targets(self, detectors: Detectors, followed: Collection[str]) -> list[Target]:  # noqa: ARG002
         """Every reading except z."""
@@ -30,7 +30,7 @@ class Informed:
         """See `Kind`."""
         detector = _first_reader(target, context.detectors)
         f = context.subject.shared().get(target, detector.reads)
-        return lambda samples, ball, _initial: informed(f, detector.parts, samples, ball)
+        return lambda samples, ball, _initial: informed(f, detector.parts, samples, ball, context.restarts)
 
 
 def _first_reader(what: str, detectors: Detectors) -> Detector:

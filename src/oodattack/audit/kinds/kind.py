@@ -35,21 +35,24 @@ class Context:
         subject: the subject.
         detectors: fitted detectors by name.
         follow: given the name of a detector, returns its score in the form that the direct attack descends.
+        restarts: number of tries of each attack.
     """
 
     subject: Subject
     detectors: Detectors
     follow: Callable[[str], Followed]
+    restarts: int = 1
 
 
 class Kind(Protocol):
     """A kind of attack.
 
     Attributes:
-        builds_on_latent: whether it also starts from the images that the latent attack found in the same ball.
+        builds_on: name of the kind of attack whose images, found in the same ball, it also uses; None if there is none.
+            Latent attacks target z, attacks of other kinds the same as this one.
     """
 
-    builds_on_latent: bool
+    builds_on: str | None
 
     def targets(self, detectors: Detectors, followed: Collection[str]) -> list[Target]:
         """The targets of attacks on these detectors; ``followed`` names those whose score can be followed."""

@@ -12,7 +12,7 @@ Z = "features"
 class Latent:
     """See `oodattack.attacks.latent`."""
 
-    builds_on_latent = False
+    builds_on: str | None = None
 
     def targets(self, detectors: Detectors, followed: Collection[str]) -> list[Target]:  # noqa: ARG002
         """The features z."""
@@ -25,4 +25,4 @@ class Latent:
     def on(self, target: str, context: Context) -> BatchAttack:  # noqa: ARG002
         """See `Kind`."""
         features = context.subject.features
-        return lambda samples, ball, _initial: latent(features, samples, ball)
+        return lambda samples, ball, _initial: latent(features, samples, ball, context.restarts)

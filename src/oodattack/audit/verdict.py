@@ -1,0 +1,61 @@
+"""What the attacks did to a detector, in one word."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from oodattack.audit.measures import MIN_CLUSTERS, Measure
+
+BROKEN_AUROC = 0.55
+BENT_SHARE = 0.9  # fraction of the AUROC before the attack
+
+Verdict = Literal["broken", "bent", "unfinished", "not attacked adaptively", "held", "blind", "too few starts"]
+VERDICTS: dict[Verdict, str] = {
+    "broken": "it worked before the attack, and its AUROC under the strongest attack on each image is at or below"
+    " 0.55, including the interval",
+    "bent": "AUROC under the strongest attack below 0.9 times the AUROC before the attack",
+    "unfinished": "an attack on the detector failed, so there is no verdict",
+    "not attacked adaptively": "neither, but the direct attack could not run on its score, so this says little",
+    "held": "neither, at this eps and budget; a stronger attack may exist",
+    "blind": "AUROC before the attack not above 0.55, including the interval: there is nothing to break",
+    "too few starts": f"fewer than {MIN_CLUSTERS} different starts, from which nothing follows for others",
+}
+"""Every verdict with its meaning, the worst first; the last two say nothing about attacks."""
+
+
+def verdict(clean: Measure, strongest: Measure | None, *, adaptive: bool) -> Verdict:
+    """The effect of the attacks from one set of starts in one ball; see `VERDICTS`.
+
+    Args:
+        clean: the detector's figures on the set before the attack.
+        strongest: its figures on the images that the strongest attack made from them; None if one failed.
+        adaptive: whether the direct attack was among the attacks.
+
+    >>> import torch
+    >>> from oodattack.audit.measures import Judge
+    >>> judge = Judge(torch.arange(9.0))
+    >>> high, low = (judge.measure(torch.arange(9.0) + shift) for shift in (9, -9))
+    >>> verdict(high, low, adaptive=True), verdict(high, high, adaptive=True), verdict(low, low, adaptive=True)
+    ('broken', 'held', 'blind')
+    >>> verdict(high, high, adaptive=False)
+    'not attacked adaptively'
+    """
+    if strongest is None:
+        return "unfinished"
+    if min(clean.clusters, strongest.clusters) < MIN_CLUSTERS:
+        return "too few starts"
+    if clean.auroc.low <= BROKEN_AUROC:
+        return "blind"
+    if strongest.auroc.high <= BROKEN_AUROC:
+        return "broken"
+    if strongest.auroc.value < BENT_SHARE * clean.auroc.value:
+        return "bent"
+    return "held" if adaptive else "not attacked adaptively"
+
+
+def worst(found: Sequence[Verdict]) -> Verdict:
+    """The verdict over several sets of starts: the worst of those that say something about attacks, if there are any.
+
+    >>> worst(["held", "blind", "bent"]), worst(["blind"])
+    ('bent', 'blind')
+    """
+    return min(found, key=list(VERDICTS).index)
