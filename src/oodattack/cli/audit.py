@@ -33,15 +33,17 @@ EXAMPLES = r"""[bold]Examples[/bold]
 
   oodattack audit --config audit.toml --detector mymodule:MyDetector"""
 LEGEND = """\
-AUROC of attacked starts against x_in (0.5: the detector cannot tell them
-apart), at the largest eps. start: before the attack; nat.: mean over the --ood
-sets; lat., inf. (=: same as lat., as the detector reads z), dir.: the latent,
-the informed and the direct attack; 95 %: bootstrap interval for the strongest
-attack on each image; pass: share of those images that pass at the threshold
-that accepts 95 % of x_in.
-held: at this eps and budget; a stronger attack may exist; bent: below 0.9
-times the AUROC before the attack; broken: at or below 0.55, interval included;
-blind: no better than chance on the starts before any attack.
+For each detector, the set of starts on which it did worst, of those on which
+it worked before the attack. AUROC against held-out in-distribution images
+(0.5: chance; 0: attacked images look more in-distribution than all others),
+before and under the strongest attack on each image within the largest eps;
+95 %: its interval; pass: share of images that pass at the threshold that
+accepts 95 % of in-distribution images, before and after; falls: the smallest
+eps at which the detector is broken.
+
+broken: AUROC at or below 0.55, interval included; bent: below 0.9 times that
+before; held: neither, at this eps and budget: a stronger attack may exist;
+blind: AUROC before the attack not above 0.55, interval included.
 """
 
 
@@ -76,9 +78,12 @@ def _print_results(results: Mapping[str, Any], settings: AuditSettings, written:
     console = output_console()
     console.print(_table(results), LEGEND, soft_wrap=False)
     subject = results["subject"]
-    for name, accuracy in (("training", subject["train_accuracy"]), ("test", subject["test_accuracy"])):
+    for name, accuracy in (("training", subject["train_accuracy"]), ("held-out", subject["test_accuracy"])):
         if accuracy is not None:
             console.print(f"accuracy  {percent(accuracy)} of the {name} images")
+    for row in results["detectors"]:
+        for flag in row["flags"]:
+            console.print(printable(f"too weak? {row['name']}, {flag}"))
     for key, found in results["outside"].items():
         nearer = "; ".join(
             f"{percent(judged['nearer_start'])} nearer to the start, {percent(judged['flagged'])} flagged by {name}"
@@ -98,32 +103,39 @@ def _print_results(results: Mapping[str, Any], settings: AuditSettings, written:
 
 
 def _table(results: Mapping[str, Any]) -> Table:
-    """A table that fits into 80 columns; detectors that held come first."""
-    from oodattack.report.audit_table import at, made
+    """A table that fits into 80 columns; detectors that withstood most come first."""
+    from oodattack.report.audit_table import falls
 
     settings = results["settings"]
-    kinds, largest = made(settings), max(map(float, settings["eps"]))
+    largest = max(map(float, settings["eps"]))
     table = Table(
-        title=f"{NORM_NAMES[settings['norm']]} ball, eps {largest:.4g},"
-        f" {settings['steps']} steps, {results['sets']['in']} x_in",
+        title=f"{NORM_NAMES[settings['norm']]} ball, eps {largest:.4g}, {settings['steps']} steps,"
+        f" {results['sets']['targets']} attacks from each of {len(results['detectors'][0]['sets'])} sets",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for heading in ["detector", "verdict", "start", "nat.", *(f"{kind[:3]}." for kind in kinds), "95 %", "pass"]:
-        table.add_column(heading, justify="left" if heading in ("detector", "verdict") else "right", no_wrap=True)
+    for heading in ("detector", "verdict", "worst from", "before", "after", "95 %", "pass", "falls"):
+        table.add_column(
+            heading,
+            justify="left" if heading in ("detector", "verdict", "worst from") else "right",
+            no_wrap=heading != "verdict",
+            overflow="ellipsis",
+            max_width=12 if heading == "worst from" else None,
+        )
     for row in results["detectors"]:
-        worst, clean = row["strongest"], row["clean"]
-        same = {"informed": "="} if row["reads"] == "z" else {}
-        found = {m["kind"]: f"{m['auroc']:.2f}" for m in at(row, largest, settings["steps"])}
-        natural = [measure["auroc"] for name, measure in clean.items() if name != "starts"]
+        name = min(row["verdict_of"], key=lambda name: row["sets"][name]["radii"][-1]["auroc"]["value"])
+        found = row["sets"][name]
+        before, after = found["before"], found["radii"][-1]
+        passed = "→".join(f"{100 * at['fpr95_in_positive']['value']:.0f}" for at in (before, after))
         table.add_row(
             printable(row["name"]),
             row["verdict"],
-            f"{clean['starts']['auroc']:.2f}",
-            f"{sum(natural) / len(natural):.2f}" if natural else "–",
-            *(found.get(kind, same.get(kind, "–")) for kind in kinds),
-            f"{worst['auroc_low']:.2f}–{worst['auroc_high']:.2f}",
-            f"{100 * worst['fpr95_in_positive']:.0f} %",
+            printable(name),
+            f"{before['auroc']['value']:.2f}",
+            f"{after['auroc']['value']:.2f}",
+            f"{after['auroc']['low']:.2f}–{after['auroc']['high']:.2f}",
+            f"{passed} %",
+            "–" if found["falls_at"] is None else falls(found),
         )
     return table

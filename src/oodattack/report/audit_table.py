@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from oodattack.audit.measures import VERDICTS
 from oodattack.audit.store import Audit
+from oodattack.audit.verdict import VERDICTS
 from oodattack.report.style import count_label, eps_label
-from oodattack.settings.audit import ATTACKS
 from oodattack.settings.ball import NORM_NAMES
 from oodattack.storage.files import write_text
 
@@ -28,7 +27,7 @@ def write_audit(audit: Audit) -> Path:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     audit = run_audit(AuditSettings(
     ...         encoder="python:tests.factories:tiny", train=images, test=images, start=("noise",), limit=2,
-    ...         fit_limit=4, detectors=("MaxLogit",), attacks=("latent",), steps=2, out=Path(folder)))
+    ...         held_out=9, fit_limit=4, detectors=("MaxLogit",), attacks=("latent",), steps=2, out=Path(folder)))
     ...     write_audit(audit).read_text()[:7]
     '# Audit'
     """
@@ -37,17 +36,8 @@ def write_audit(audit: Audit) -> Path:
     return path
 
 
-def made(settings: Row) -> list[str]:
-    """The kinds of attacks that an audit runs.
-
-    >>> made({"attacks": ["direct"]})
-    ['latent', 'direct']
-    """
-    return [kind for kind in ATTACKS if kind == "latent" or kind in settings["attacks"]]
-
-
 def audit_markdown(results: Row) -> str:
-    """The results of an audit as Markdown: every detector and every attack, with intervals.
+    """The results of an audit as Markdown: every detector, every set of starts and every attack, with intervals.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -57,30 +47,31 @@ def audit_markdown(results: Row) -> str:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     audit = run_audit(AuditSettings(
     ...         encoder="python:tests.factories:tiny", train=images, test=images, start=("noise",), limit=2,
-    ...         fit_limit=4, detectors=("MaxLogit",), attacks=("latent",), steps=2, out=Path(folder)))
-    ...     audit_markdown(audit.read_results()).count("| MaxLogit |")
-    2
+    ...         held_out=9, fit_limit=4, detectors=("MaxLogit",), attacks=("latent",), steps=2, out=Path(folder)))
+    ...     "## From noise" in audit_markdown(audit.read_results())
+    True
     """
-    settings = results["settings"]
-    largest = max(map(float, settings["eps"]))
-    natural = [name for name in results["detectors"][0]["clean"] if name != "starts"]
+    settings, sets = results["settings"], results["sets"]
+    environment = results["environment"]
+    steps = count_label(settings["steps"], "step")
     lines = [
         "# Audit",
         "",
-        f"{_subject(results['subject'])} {results['sets']['in']} x_in,"
-        f" {count_label(results['distinct_starts'], 'start')}: {_cell(', '.join(settings['start']))}.",
+        f"{_subject(results['subject'])} Thresholds from {sets['in']} held-out in-distribution images. From each set,"
+        f" {sets['targets']} attacks, each with another in-distribution image as x_in.",
         "",
-        f"{NORM_NAMES[settings['norm']]} ball, {count_label(settings['steps'], 'step')} (then half as many on the 8-bit"
-        f" grid, at most 50; above 400 steps, an eighth), seed {settings['seed']}; oodattack"
-        f" {results['environment']['oodattack']}, torch {results['environment']['torch']},"
-        f" {results['environment']['device']}, {count_label(results['environment']['threads'], 'thread')}.",
+        f"{NORM_NAMES[settings['norm']]} ball, {steps} per try (then half as many on the 8-bit grid, at most 50;"
+        f" above 400 steps, an eighth), {count_label(settings['restarts'], 'try', 'tries')} per attack, seed"
+        f" {settings['seed']}; oodattack {environment['oodattack']}, torch {environment['torch']},"
+        f" {environment['device']}, {count_label(environment['threads'], 'thread')}.",
         "",
-        *_main_table(results, natural, largest),
+        *_verdict_table(results),
         "",
         *(f"- {name}: {meaning}." for name, meaning in VERDICTS.items()),
         "",
-        *_measures_table(results, largest),
-        *_curve_table(results, largest),
+        *_flags(results),
+        *(line for name in results["detectors"][0]["sets"] for line in _set_tables(results, name)),
+        *_measures_table(results),
         *_attack_table(results),
         *_outside_table(results),
         *_left_out(results),
@@ -97,7 +88,7 @@ def _subject(subject: Row) -> str:
         *([f"layers {_cell(', '.join(subject['layers']))}"] if subject["layers"] else []),
         *(
             f"accuracy on the {what} images {100 * value:.1f} %"
-            for what, value in (("training", subject["train_accuracy"]), ("test", subject["test_accuracy"]))
+            for what, value in (("training", subject["train_accuracy"]), ("held-out", subject["test_accuracy"]))
             if value is not None
         ),
     ]
@@ -108,112 +99,134 @@ def _subject(subject: Row) -> str:
     )
 
 
-def _main_table(results: Row, natural: Sequence[str], eps: float) -> list[str]:
-    settings = results["settings"]
-    kinds = made(settings)
-    heading = [
-        "detector",
-        "reads",
-        *natural,
-        "starts",
-        *kinds,
-        "strongest (95 % interval)",
-        "pass (95 % interval)",
-        "verdict",
-    ]
+def _verdict_table(results: Row) -> list[str]:
+    names = list(results["detectors"][0]["sets"])
     lines = [
-        f"## AUROC at eps {eps_label(eps)}",
+        "## At which radius does which detector fall, from which starts?",
         "",
-        "Natural OOD sets and the starts, then the attacked starts; 0.5 is chance. *strongest*: the strongest of the"
-        " attacks on each image; *pass*: share of these images that pass at the threshold that accepts 95 % of x_in.",
+        "For each set of starts, the smallest eps at which the detector is broken; if it is not, its verdict at the"
+        f" largest, {eps_label(_largest(results))}. The verdict on the detector is the worst over the sets.",
         "",
-        *_head(heading),
+        *_head(["detector", "reads", "verdict", *names]),
     ]
     for row in results["detectors"]:
-        found = {m["kind"]: m for m in at(row, eps, settings["steps"])}
-        same = {"informed": "= latent"} if row["reads"] == "z" else {}
-        worst = row["strongest"]
+        cells = [falls(found) for found in row["sets"].values()]
+        lines.append(_line([_cell(row["name"]), _cell(row["reads"]), f"**{row['verdict']}**", *map(_cell, cells)]))
+    return lines
+
+
+def falls(found: Row) -> str:
+    """Where a detector falls on a set of starts: an eps, or its verdict at the largest.
+
+    >>> falls({"falls_at": 0.5, "verdict": "broken"}), falls({"falls_at": None, "verdict": "held"})
+    ('0.5', 'held')
+    """
+    return found["verdict"] if found["falls_at"] is None else eps_label(float(found["falls_at"]))
+
+
+def _set_tables(results: Row, name: str) -> list[str]:
+    """What the attacks from one set of starts did: AUROC and pass rates against eps."""
+    first = results["detectors"][0]["sets"][name]
+    radii = [eps_label(float(at["eps"])) for at in first["radii"]]
+    images = count_label(first["clean"]["clusters"], "image")
+    lines = [
+        f"## From {_cell(name)}",
+        "",
+        f"AUROC before (all {images} of the set) and under the strongest attack on each image within each eps, with"
+        " 95 % intervals; 0.5 is chance, 0 means that attacked images look more in-distribution than all others."
+        " *two-sided*: at the largest eps, of a detector that flags abnormally low scores as well, under the attack"
+        " that is strongest against it.",
+        "",
+        *_head(["detector", "before", *radii, "two-sided"]),
+    ]
+    for row in results["detectors"]:
+        found = row["sets"][name]
+        values = [_share(at["auroc"]) for at in found["radii"]]
+        last = _share(found["radii"][-1]["two_sided"])
+        lines.append(_line([_cell(row["name"]), _share(found["clean"]["auroc"]), *values, last]))
+    lines += [
+        "",
+        "Share of the starts that pass at the threshold that accepts 95 % of held-out images (*before*); of those"
+        " attacks whose start was *rejected*, the share that pass within each eps:",
+        "",
+        *_head(["detector", "before", "rejected", *radii, "verdict"]),
+    ]
+    for row in results["detectors"]:
+        found = row["sets"][name]
+        last = found["radii"][-1]
         lines.append(
             _line(
                 [
                     _cell(row["name"]),
-                    _cell(row["reads"]),
-                    *(f"{row['clean'][name]['auroc']:.3f}" for name in (*natural, "starts")),
-                    *(f"{found[k]['auroc']:.3f}" if k in found else same.get(k, "–") for k in kinds),
-                    f"{worst['auroc']:.3f} ({worst['auroc_low']:.3f}–{worst['auroc_high']:.3f})",
-                    f"{100 * worst['fpr95_in_positive']:.0f} %"
-                    f" ({100 * worst['fpr95_low']:.0f}–{100 * worst['fpr95_high']:.0f})",
-                    f"**{row['verdict']}**" if row["verdict"] == "held" else row["verdict"],
+                    _percent(found["clean"]["fpr95_in_positive"]),
+                    f"{last['rejected']} of {last['count']}",
+                    *(_percent(at["rejected_pass"]) for at in found["radii"]),
+                    found["verdict"],
                 ]
             )
         )
+    lines.append("")
+    if first["budgets"]:
+        lines += [f"AUROC at eps {radii[-1]}, against the number of steps:", ""]
+        lines += _head(["detector", "before", *(str(at["steps"]) for at in first["budgets"])])
+        for row in results["detectors"]:
+            found = row["sets"][name]
+            values = [f"{at['auroc']['value']:.3f}" for at in found["budgets"]]
+            lines.append(_line([_cell(row["name"]), f"{found['clean']['auroc']['value']:.3f}", *values]))
+        lines.append("")
     return lines
 
 
-def _measures_table(results: Row, eps: float) -> list[str]:
-    """FPR95 and AUPR, for the starts and under the strongest attack."""
+def _flags(results: Row) -> list[str]:
+    found = [f"- {_cell(row['name'])}, {_cell(flag)}." for row in results["detectors"] for flag in row["flags"]]
+    return ["Signs that an attack was too weak:", "", *found, ""] if found else []
+
+
+def _measures_table(results: Row) -> list[str]:
+    """FPR95 and AUPR of the starts, and under the strongest attack."""
     lines = [
         "## More measures",
         "",
-        f"For the starts before the attack, and under the strongest attack at eps {eps_label(eps)}. FPR95: share of OOD"
-        " images accepted at 95 % TPR, with in-distribution as the positive class. AUPR-in and AUPR-out: with"
+        f"Before the attack and under the strongest one at eps {eps_label(_largest(results))}. FPR95-in: share of OOD"
+        " images accepted at 95 % TPR, with in-distribution as the positive class; FPR95-out: share of in-distribution"
+        " images flagged at 95 % TPR, with OOD as the positive class (as in OpenOOD). AUPR-in and AUPR-out: with"
         " in-distribution and with OOD as the positive class.",
         "",
         *_head(
             [
-                *("detector", "FPR95, before", "after", "AUPR-in, before", "after", "AUPR-out, before", "after"),
-                *("direct attack by",),
+                *("detector", "starts", "FPR95-in, before", "after", "FPR95-out, before", "after"),
+                *("AUPR-in, before", "after", "AUPR-out, before", "after"),
             ]
         ),
     ]
     for row in results["detectors"]:
-        before, after = row["clean"]["starts"], row["strongest"]
-        cells = [f"{m[name]:.3f}" for name in ("fpr95_in_positive", "aupr_in", "aupr_out") for m in (before, after)]
-        lines.append(_line([_cell(row["name"]), *cells, _cell(row["applicable"]["direct"])]))
+        for name, found in row["sets"].items():
+            pairs = [
+                (at["fpr95_in_positive"]["value"], at["fpr95_out_positive"], at["aupr_in"], at["aupr_out"])
+                for at in (found["clean"], found["radii"][-1])
+            ]
+            cells = [f"{value:.3f}" for both in zip(*pairs, strict=True) for value in both]
+            lines.append(_line([_cell(row["name"]), _cell(name), *cells]))
+    lines += ["", "How the direct attack follows each score:", ""]
+    lines += [f"- {_cell(row['name'])}: {_cell(row['applicable']['direct'])}." for row in results["detectors"]]
     return [*lines, ""]
-
-
-def _curve_table(results: Row, largest: float) -> list[str]:
-    """AUROC under the strongest attack against eps, and under the latent one against its budget."""
-    settings = results["settings"]
-    radii, budgets = sorted(map(float, settings["eps"])), sorted(map(int, settings["budget"]))
-    lines: list[str] = []
-    if len(radii) > 1:
-        lines += ["## AUROC under the strongest attack, against eps", ""]
-        lines += _head(["detector", "0 (starts)", *map(eps_label, radii)])
-        for row in results["detectors"]:
-            least = {float(found["eps"]): found["auroc"] for found in row["worst"]}
-            values = [least.get(eps) for eps in radii]
-            cells = [f"{row['clean']['starts']['auroc']:.3f}", *("–" if v is None else f"{v:.3f}" for v in values)]
-            lines.append(_line([_cell(row["name"]), *cells]))
-        lines.append("")
-    if budgets:
-        steps = [*budgets, settings["steps"]]
-        lines += [f"## AUROC under the latent attack at eps {eps_label(largest)}, against its budget", ""]
-        lines += _head(["detector", "0 (starts)", *(count_label(n, "step") for n in steps)])
-        for row in results["detectors"]:
-            found = {n: [m for m in at(row, largest, n) if m["kind"] == "latent"] for n in steps}
-            cells = [f"{m[0]['auroc']:.3f}" if m else "–" for m in found.values()]
-            lines.append(_line([_cell(row["name"]), f"{row['clean']['starts']['auroc']:.3f}", *cells]))
-        lines.append("")
-    return lines
 
 
 def _attack_table(results: Row) -> list[str]:
     lines = [
         "## The attacks",
         "",
-        "MAPE of what was matched (direct: how far the rank of the score remained above its target, relative to the"
-        " target) and distance: medians over the images. Evaluations and passes: means.",
+        "MAPE of what was matched and distance: medians over the images. Evaluations and passes: means.",
         "",
-        *_head(["attack", "on", "eps", "steps", "MAPE", "distance", "gradient evaluations", "forward passes"]),
+        *_head(["from", "attack", "on", "eps", "steps", "MAPE", "distance", "gradient evaluations", "forward passes"]),
     ]
     for attack in results["attacks"].values():
         mape = "–" if attack["mape"] is None else f"{100 * attack['mape']:.3g} %"
+        target = "z" if attack["target"] == "features" else attack["target"]
         lines.append(
             _line(
                 [
-                    *(attack["kind"], _cell("z" if attack["target"] == "features" else attack["target"])),
+                    *(_cell(attack["starts"]), attack["kind"], _cell(target)),
                     *(eps_label(float(attack["eps"])), str(attack["steps"]), mape),
                     *(f"{attack['distance']:.3g}", f"{attack['gradient_evaluations']:.0f}"),
                     f"{attack['forward_evaluations']:.0f}",
@@ -232,11 +245,11 @@ def _outside_table(results: Row) -> list[str]:
         "For the images of the latent attack. MAPE: of z_out (and of the start's latent) against z_in in each encoder;"
         " the first encoder was attacked, the others were not. *nearer*: share of images nearer to the start than to"
         " x_in in that encoder's latent space; *flagged*: share flagged as OOD by the distance to the 50th nearest"
-        " neighbour there, at a threshold that flags 5 % of x_in.",
+        " neighbour there, at a threshold that flags 5 % of the held-out images.",
         "",
         *_head(
             [
-                *("eps", "L2 to start", "Linf", "SSIM to start", "SSIM to x_in", "encoder"),
+                *("from", "eps", "L2 to start", "Linf", "SSIM to start", "SSIM to x_in", "encoder"),
                 *("MAPE", "MAPE of the start", "nearer", "flagged", "starts flagged"),
             ]
         ),
@@ -246,11 +259,12 @@ def _outside_table(results: Row) -> list[str]:
             "–" if found[name] is None else f"{found[name]:.3g}"
             for name in ("distance_l2", "distance_linf", "ssim_start", "ssim_in")
         ]
+        attack = results["attacks"][key]
         for name, judged in found["encoders"].items():
             shares = [f"{100 * judged[n]:.0f} %" for n in ("nearer_start", "flagged", "flagged_start")]
             mapes = ["–" if judged[n] is None else f"{100 * judged[n]:.3g} %" for n in ("mape", "mape_before")]
-            eps = eps_label(float(results["attacks"][key]["eps"]))
-            lines.append(_line([eps, *pixels, _cell(name), *mapes, *shares]))
+            eps = eps_label(float(attack["eps"]))
+            lines.append(_line([_cell(attack["starts"]), eps, *pixels, _cell(name), *mapes, *shares]))
     return [*lines, ""]
 
 
@@ -270,13 +284,22 @@ def _left_out(results: Row) -> list[str]:
     return lines
 
 
-def at(row: Row, eps: float, steps: int) -> list[Row]:
-    """A detector's figures for the attacks in one ball with that number of steps.
+def _largest(results: Row) -> float:
+    return max(map(float, results["settings"]["eps"]))
 
-    >>> at({"attacked": {"a": {"eps": "inf", "steps": 3}}}, float("inf"), 3)
-    [{'eps': 'inf', 'steps': 3}]
-    """
-    return [m for m in row["attacked"].values() if float(m["eps"]) == eps and m["steps"] == steps]
+
+def _share(share: Row) -> str:
+    """A fraction and its interval, such as 0.913 (0.88–0.94)."""
+    if share["value"] is None:
+        return "–"
+    return f"{share['value']:.3f} ({share['low']:.2f}–{share['high']:.2f})"
+
+
+def _percent(share: Row) -> str:
+    """The same in per cent."""
+    if share["value"] is None:
+        return "–"
+    return f"{100 * share['value']:.0f} % ({100 * share['low']:.0f}–{100 * share['high']:.0f})"
 
 
 def _head(cells: Sequence[str]) -> list[str]:
