@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from oodattack.attacks.batch import Ball, Found, Samples
-from oodattack.attacks.ranks import Ranks
 from oodattack.core.ball import distance
 from oodattack.core.pixels import quantize
 from oodattack.detectors import Detector
+from oodattack.detectors.ranks import Ranks
 
 
 @torch.no_grad()

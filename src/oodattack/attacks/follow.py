@@ -7,10 +7,10 @@ from torch import Tensor
 
 from oodattack.attacks.batch import Function
 from oodattack.attacks.differences import Differences
-from oodattack.attacks.ranks import Ranks
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import Autograd, Gradient, Spsa
 from oodattack.detectors import Detector
+from oodattack.detectors.ranks import Ranks
 
 
 @dataclass(frozen=True)

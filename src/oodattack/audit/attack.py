@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from oodattack.attacks import Ball, Followed, Found, Samples, follow
-from oodattack.audit.bench import Bench, open_fitted_bench
+from oodattack.audit.bench import Bench
+from oodattack.audit.ensemble import open_audited_bench
 from oodattack.audit.errors import one_line
 from oodattack.audit.inputs import TARGETS
 from oodattack.audit.kinds import KINDS, BatchAttack, Context
@@ -141,7 +142,7 @@ def run_attacks(
     count = len(bench.inputs.targets.names)
     finished, failures = audit.shards(), dict[str, str]()
     x_in = {name: scores[name, TARGETS] for name in bench.detectors}
-    here = PerProcess(partial(open_fitted_bench, bench.settings, audit, tuple(bench.detectors)), here=bench)
+    here = PerProcess(partial(open_audited_bench, bench.settings, audit, tuple(bench.detectors)), here=bench)
     work = AttackShard(here, audit, x_in, batch_size)
 
     def missing(attacks: Sequence[Attack]) -> Iterator[Shard]:

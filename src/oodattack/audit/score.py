@@ -9,6 +9,7 @@ from torch import Tensor
 
 from oodattack.audit.bench import Bench, open_fitted_bench
 from oodattack.audit.data import ImageSet
+from oodattack.audit.ensemble import open_audited_bench
 from oodattack.audit.errors import one_line
 from oodattack.audit.plan import Attack
 from oodattack.audit.store import Audit, Scores
@@ -135,7 +136,7 @@ def score_attacked(
         The scores by detector and attack, and the reasons of failures: by the key of an attack whose images cannot be
         read, or by ``KEY by DETECTOR``.
     """
-    here = PerProcess(partial(open_fitted_bench, bench.settings, audit, tuple(bench.detectors)), here=bench)
+    here = PerProcess(partial(open_audited_bench, bench.settings, audit, tuple(bench.detectors)), here=bench)
     scores: dict[tuple[str, str], Tensor] = {}
     failures: dict[str, str] = {}
 

@@ -185,7 +185,7 @@ class _Figures:
     def _strongest(self, starts: str, clean: Measure, eps: float, steps: int) -> dict[str, Any]:
         """The strongest attack on each image within a ball and a budget, and its verdict."""
         attacks = self.row.within(starts, eps, steps)
-        adaptive = any(attack.kind == DIRECT for attack in attacks)
+        adaptive = any(attack.kind == DIRECT and attack.target == self.row.name for attack in attacks)
         finished = bool(attacks) and not self.row.failed(starts, eps)
         values = torch.stack([self._starts(starts), *(self.scores[attack.key] for attack in attacks)])
         found = self._compare(starts, values.amin(0))

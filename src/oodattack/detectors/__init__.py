@@ -2,6 +2,7 @@
 
 from oodattack.detectors.base import Detector, Loader, NotApplicableError
 from oodattack.detectors.catalogue import Absent, make_detectors
+from oodattack.detectors.ensemble import ENSEMBLE, Ensemble
 from oodattack.detectors.own import Own, own_detector, own_name
 from oodattack.detectors.subjects import (
     SHARED_VIEWS,
@@ -14,11 +15,13 @@ from oodattack.detectors.subjects import (
 )
 
 __all__ = [
+    "ENSEMBLE",
     "SHARED_VIEWS",
     "Absent",
     "BareEncoder",
     "Classifier",
     "Detector",
+    "Ensemble",
     "ImageModel",
     "Loader",
     "ModelOfImages",

@@ -10,12 +10,14 @@ from oodattack.audit.attack import follow_scores, run_attacks
 from oodattack.audit.batch_size import MeasureBatchSize
 from oodattack.audit.bench import Bench, open_bench, open_in_worker
 from oodattack.audit.describe import describe
+from oodattack.audit.ensemble import accepted_by_all, add_ensemble, scored_by_all
 from oodattack.audit.fit import fit_detectors
 from oodattack.audit.outside import open_witnesses, still_outside
-from oodattack.audit.plan import plan
+from oodattack.audit.plan import Attack, plan
 from oodattack.audit.score import score_attacked, score_clean
-from oodattack.audit.store import FORMAT, NAME, Audit, begun_header, is_begun
+from oodattack.audit.store import FORMAT, NAME, Audit, Scores, begun_header, is_begun
 from oodattack.audit.tables import audited, tabulate, work_of
+from oodattack.detectors import ENSEMBLE, Ensemble
 from oodattack.engines import (
     Engine,
     LocalEngine,
@@ -96,6 +98,7 @@ def run_audit(
             audit.write_samples(bench.inputs.targets, bench.inputs.starts(name))
         bench = fit_detectors(bench, audit, engine, on_stage)
         bench, clean = score_clean(bench, audit, batch_size, engine, on_stage)
+        bench, clean = add_ensemble(bench, audit, clean)
         followed, unfollowed = follow_scores(bench, clean)
         attacks = plan(settings, list(bench.inputs.sets), bench.detectors, followed)
         failures = run_attacks(bench, audit, attacks, clean, batch_size, engine, on_stage)
@@ -118,6 +121,7 @@ def run_audit(
                 "skipped": bench.inputs.skipped(),
                 "attacks": {attack.key: work_of(attack, audit) for attack in done},
                 "detectors": tabulate(settings, rows, scores, bench.inputs),
+                "jointly": _jointly(bench, done, scores),
                 "absent": [asdict(absent) for absent in bench.absent],
                 "failures": failures,
                 "outside": still_outside(bench, witnesses, audit, done, batch_size),
@@ -125,6 +129,15 @@ def run_audit(
         )
         on_stage("measuring", 1, 1)
     return audit
+
+
+def _jointly(bench: Bench, done: list[Attack], scores: Scores) -> dict[str, Any] | None:
+    """The images that all members of the ensemble accept, if there is one."""
+    ensemble = bench.detectors.get(ENSEMBLE)
+    if not isinstance(ensemble, Ensemble):
+        return None
+    members = list(ensemble.members)
+    return accepted_by_all(bench.settings, members, scored_by_all(members, done, scores), scores, bench.inputs)
 
 
 def _header(bench: Bench, engine: Engine) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def audit_markdown(results: Row) -> str:
         *(f"- {name}: {meaning}." for name, meaning in VERDICTS.items()),
         "",
         *_flags(results),
+        *_joint_table(results),
         *(line for name in results["detectors"][0]["sets"] for line in _set_tables(results, name)),
         *_measures_table(results),
         *_attack_table(results),
@@ -175,6 +176,28 @@ def _set_tables(results: Row, name: str) -> list[str]:
             lines.append(_line([_cell(row["name"]), f"{found['clean']['auroc']['value']:.3f}", *values]))
         lines.append("")
     return lines
+
+
+def _joint_table(results: Row) -> list[str]:
+    found = results["jointly"]
+    if found is None:
+        return []
+    radii = [eps_label(float(at["eps"])) for at in next(iter(found["sets"].values()))["radii"]]
+    lines = [
+        "## One image for all detectors",
+        "",
+        f"Images that {count_label(len(found['members']), 'detector')} accept at once, each at its own threshold:"
+        f" {_cell(', '.join(found['members']))}. They accept {100 * found['in_distribution']:.0f} % of the held-out"
+        " images. *before*: share of the set; then, of the attacks whose start one of them *rejects*, the share that"
+        " found such an image within each eps. The row *jointly* of the other tables scores images by the largest rank,"
+        " with a threshold of its own that accepts 95 %.",
+        "",
+        *_head(["from", "before", "rejected", *radii]),
+    ]
+    for name, at in found["sets"].items():
+        cells = [_percent(at["before"]), f"{at['rejected']} of {at['count']}", *map(_percent, at["radii"])]
+        lines.append(_line([_cell(name), *cells]))
+    return [*lines, ""]
 
 
 def _flags(results: Row) -> list[str]:

@@ -77,6 +77,15 @@ class AuditSettings(Settings):
         ),
     ] = ("all",)
     detector: Annotated[tuple[str, ...], Setting("your own detector, as MODULE:FACTORY", affects="nothing")] = ()
+    jointly: Annotated[
+        tuple[str, ...],
+        Setting(
+            "detectors to attack as one that rejects an image if any of them does: all | names",
+            affects="nothing",
+            commas=True,
+            check=distinct,
+        ),
+    ] = ()
     attacks: Annotated[
         tuple[AttackName, ...],
         Setting(

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from oodattack.attacks import direct
 from oodattack.audit.kinds.kind import BatchAttack, Context, Detectors, Target
-from oodattack.detectors import Detector
+from oodattack.detectors import ENSEMBLE, Detector
 
 
 class Direct:
@@ -17,8 +17,8 @@ class Direct:
         return [Target(name, detector.source) for name, detector in detectors.items() if name in followed]
 
     def concerns(self, target: str, name: str, detector: Detector) -> bool:  # noqa: ARG002
-        """Only the target itself."""
-        return name == target
+        """The target itself; an attack on the ensemble concerns every detector."""
+        return target in (name, ENSEMBLE)
 
     def on(self, target: str, context: Context) -> BatchAttack:
         """See `Kind`."""

@@ -1,6 +1,8 @@
 """Intermediate values of a network as a differentiable function of images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import prod
 
 import torch
@@ -8,6 +10,22 @@ from torch import Tensor
 
 from oodattack.encoders import Encoder
 from oodattack.speed import prepare
+
+_passes: ContextVar[dict[tuple["View", int], Tensor] | None] = ContextVar("_passes", default=None)
+
+
+@contextmanager
+def shared_passes() -> Iterator[None]:
+    """While active, each view computes the values of the same images only once if a gradient is needed.
+
+    For several detectors on the same images, whose sum or maximum is differentiated once. Images must not change
+    meanwhile.
+    """
+    token = _passes.set({})
+    try:
+        yield
+    finally:
+        _passes.reset(token)
 
 
 class View:
@@ -44,8 +62,13 @@ class View:
     def flat(self, images: Tensor) -> Tensor:
         """All values in one row per image: (B, K)."""
         if torch.is_grad_enabled() and images.requires_grad:
-            z: Tensor = self.fast(images)
-            return z
+            passes = _passes.get()
+            if passes is None:
+                z: Tensor = self.fast(images)
+                return z
+            if (self, id(images)) not in passes:
+                passes[self, id(images)] = self.fast(images)
+            return passes[self, id(images)]
         if images.is_inference() or torch.is_inference_mode_enabled():
             # Such images do not count their changes, and such a result cannot be used where a gradient is needed.
             return self._exactly(images)

@@ -1,15 +1,13 @@
-"""Scores as ranks: the common scale on which the scores of all detectors are attacked."""
+"""Scores as ranks: the common scale on which the scores of all detectors are attacked and compared."""
 
 import torch
 from torch import Tensor
 
 from oodattack.core.errors import InputError
 
-LOWEST = 10.0  # rank of the lowest score: a MAPE needs a target that is not near zero
-
 
 class Ranks:
-    """Scores as ranks among those of in-distribution images: the lowest has rank `LOWEST`, the highest `LOWEST` + 1.
+    """Scores as ranks among those of in-distribution images: the lowest has rank 0, the highest 1.
 
     AUROC is invariant under monotone maps, and ranks keep saturated scores from looking flat: most softmax scores lie
     within a thousandth of their standard deviation. Ranks are interpolated linearly between two scores; beyond the
@@ -22,7 +20,7 @@ class Ranks:
         InputError: if none is finite.
 
     >>> ranks = Ranks(torch.tensor([0.0, 1.0, 3.0]))
-    >>> ranks(torch.tensor([0.0, 0.5, 3.0])) - LOWEST
+    >>> ranks(torch.tensor([0.0, 0.5, 3.0]))
     tensor([0.0000, 0.2500, 1.0000], dtype=torch.float64)
     """
 
@@ -33,7 +31,7 @@ class Ranks:
             raise InputError("expected finite scores of in-distribution images, got none")
         self.values, counts = torch.unique(scores, return_counts=True)
         middle = counts.cumsum(0) - (counts + 1) / 2  # equal scores share the mean of their ranks
-        self.ranks = (middle - middle[0]) / (middle[-1] - middle[0]).clamp_min(1) + LOWEST
+        self.ranks = (middle - middle[0]) / (middle[-1] - middle[0]).clamp_min(1)
         self.spread = float(scores.std(correction=0)) or 1.0
 
     def __call__(self, scores: Tensor) -> Tensor:

@@ -1,0 +1,56 @@
+"""Several detectors as one, which rejects an image if any of them does."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from oodattack.detectors.base import Detector
+from oodattack.detectors.ranks import Ranks
+from oodattack.detectors.subjects.view import shared_passes
+
+ENSEMBLE = "jointly"  # its name in tables and files
+SHARPNESS = 30.0  # of the slope of the maximum: members a tenth of the ranks below it count a twentieth
+
+
+class Ensemble(Detector):
+    """The largest of its members' ranks among in-distribution scores; about 0.95 is the largest that all accept.
+
+    The slope of the maximum is that of a smooth maximum, which lowers all high ranks at once.
+
+    Args:
+        members: the detectors by name, fitted.
+        scores: (N,) their scores of in-distribution images, by name, which define the ranks (`Ranks`).
+
+    Raises:
+        InputError: if a member has no finite score.
+    """
+
+    def __init__(self, members: Mapping[str, Detector], scores: Mapping[str, Tensor]) -> None:
+        self.members = dict(members)
+        self.ranks = {name: Ranks(scores[name]) for name in members}
+        self.source = hashlib.sha256("+".join(members).encode()).hexdigest()  # other members are another detector
+
+    def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """The scores (B,) of images, given those of the members, (B,) each."""
+        return torch.stack([ranks(scores[name]) for name, ranks in self.ranks.items()], dim=1).amax(1)
+
+    def score(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+        return self.combine({name: member.score(images).cpu() for name, member in self.members.items()})
+
+    def reads(self, images: Tensor) -> Tensor:
+        """See `Detector`: the ranks of all members, (B, M)."""
+        with shared_passes():
+            return torch.stack([self._rank(name, images) for name in self.members], dim=1)
+
+    def _rank(self, name: str, images: Tensor) -> Tensor:
+        member = self.members[name]
+        scores = member.score(images) if member.judge is None else member.judge(member.reads(images))
+        return self.ranks[name](scores.to(images.device))
+
+    def judge(self, reads: Tensor) -> Tensor:
+        """See `Detector`: the maximum, with the slope of a smooth one."""
+        smooth = (SHARPNESS * reads).logsumexp(1) / SHARPNESS
+        return smooth + (reads.amax(1) - smooth).detach()
