@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from pytorch_ood.detector import (
     GMM,
     KNN,
@@ -60,15 +61,30 @@ class _Neighbours(Adapted):
     """KNN; its state is the features it was fitted to, because scikit-learn's own format executes code when loaded."""
 
     def fit(self, loader: Loader) -> None:
-        self.bank = self.subject.collect(self.view, loader)
-        self.inner.fit_features(*self.bank)
+        self._fit(*self.subject.collect(self.view, loader))
+
+    def _fit(self, features: Tensor, labels: Tensor) -> None:
+        self.bank = features, labels
+        self.inner.fit_features(features, labels)
+        self.points: Tensor = self.inner._prepare(features).to(self.subject.device)
+
+    def judge(self, reads: Tensor) -> Tensor:
+        """The distance to the k-th nearest neighbour, whose derivative is that of the distance to a fixed point.
+
+        Matrix products find the neighbour; its distance is then computed from the difference, because
+        ``|a|^2 + |b|^2 - 2 ab`` loses the digits of small distances.
+        """
+        z = self.inner._prepare(reads)
+        with torch.no_grad():
+            far = torch.cdist(z, self.points.to(z), compute_mode="use_mm_for_euclid_dist")
+            place = far.kthvalue(self.inner.k, dim=1).indices
+        return (z - self.points.to(z)[place]).norm(dim=1)
 
     def state_dict(self) -> dict[str, Any]:
         return {"features": self.bank[0], "labels": self.bank[1]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.bank = state["features"], state["labels"]
-        self.inner.fit_features(*self.bank)
+        self._fit(state["features"], state["labels"])
 
 
 class _HeadGradient(Adapted):
