@@ -1,5 +1,6 @@
 """Detectors that read several layers, and thus more than z."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,6 +14,8 @@ from oodattack.detectors.make import Make
 from oodattack.detectors.subjects import Subject
 from oodattack.detectors.wrapped import Wrapped, differentiable
 from oodattack.encoders import Encoder
+
+DECAY = 0.8  # per bin; NACUE has 50
 
 
 def layer_detectors() -> dict[str, Make]:
@@ -153,15 +156,44 @@ class Coverage(Wrapped):
         return found if images.requires_grad else found.detach()
 
     def judge(self, reads: Tensor) -> Tensor:
-        """See `Detector`. The score is a count, so it has no gradient."""
+        """See `Detector`. The score counts, so its gradient is that of `_smooth` coverage."""
         total = torch.zeros_like(reads[:, 0])
         for part, alpha, stats in zip(
             torch.split(reads, list(self.parts), dim=1), self.inner.alpha, self.inner._stats, strict=True
         ):
+            covered = (stats.counts.to(reads) / stats.o_star).clamp(max=1)
             bins = _bin_indices_geometric(torch.sigmoid(alpha * part.detach()), m=stats.m)
-            count = stats.counts.to(reads.device).gather(1, bins.T).T.to(reads)
-            total = total - (count / stats.o_star).clamp(max=1).mean(1)
+            coverage = covered.gather(1, bins.T).T
+            if torch.is_grad_enabled() and reads.requires_grad:
+                smooth = _smooth(covered, alpha * part)
+                coverage = coverage + (smooth - smooth.detach())
+            total = total - coverage.mean(1)
         return total
+
+
+def _smooth(covered: Tensor, states: Tensor) -> Tensor:
+    """A continuous approximation (B, N) of the coverage of neurons.
+
+    Every bin gets the highest coverage of all bins, reduced by `DECAY` for each bin of distance; between the centres of
+    bins, and beyond the outermost ones, it is linear. So it falls towards no bin that is well covered, and it has a slope
+    however far the nearest one is.
+
+    Args:
+        covered: (N, M) coverage of the bins of each neuron, in [0, 1].
+        states: (B, N) states of the neurons before the sigmoid.
+    """
+    count = covered.shape[1]
+    place = torch.arange(count, device=covered.device)
+    decay = DECAY ** (place[:, None] - place).abs().to(covered)
+    table = (covered[:, None, :] * decay).amax(2)  # (N, M)
+    # The library's bins, before the sigmoid: from 1e-6 to 1/2 they grow geometrically, and from there mirrored.
+    left = torch.logspace(-6, math.log10(0.5), count // 2 + 1, dtype=torch.float64).logit()
+    edges = torch.cat([left, -left.flip(0)[1:]]).to(covered)
+    centres = (edges[1:] + edges[:-1]) / 2
+    after = torch.searchsorted(centres, states.detach().contiguous()).clamp(1, len(centres) - 1)
+    low, high = (table.gather(1, index.T).T for index in (after - 1, after))
+    share = (states - centres[after - 1]) / (centres[after] - centres[after - 1])
+    return low + share * (high - low)
 
 
 class _Logits(nn.Module):
