@@ -270,7 +270,7 @@ def gram(c: Case) -> Array:
     total = np.zeros(len(c.images))
     for bank, seen in zip(c.maps(c.x), c.maps(c.images), strict=True):
         held_out, judged = [np.zeros(len(order) // 10) for order in orders], np.zeros(len(seen))
-        for p in (1, 2, 3):  # as many powers as layers; the paper has ten
+        for p in range(1, 11):
             for k, order in enumerate(orders):
                 out, kept = np.split(rows(bank, p)[order], [len(order) // 10])
                 held_out[k] += deviation(out, kept.min(0), kept.max(0))

@@ -67,7 +67,9 @@ def follow(detector: Detector, images: Tensor, scores: Tensor) -> Followed:
         return Followed(f, Autograd(), f"gradient of the score{over} ({slope})", ranks, slope)
     if judge is not None:
         differences = Differences(detector.reads, lambda reads: ranks(judge(reads)))
-        return Followed(f, differences, f"differences of the score along what it reads (gradient {slope})", ranks, slope)
+        return Followed(
+            f, differences, f"differences of the score along what it reads (gradient {slope})", ranks, slope
+        )
     return Followed(f, Spsa(directions=8), f"SPSA on the image (gradient {slope})", ranks, slope)
 
 

@@ -10,7 +10,9 @@ from oodattack.core.ball import per_sample
 
 RADII = (0.1, 0.03, 0.01, 0.003, 0.001)  # L2, in pixels: kinks disturb long differences, rounding disturbs short ones
 AGREES_WITHIN = 0.1  # relative difference between the derivative and the quotient of differences
-RESOLUTION = 100 * torch.finfo(torch.float32).eps  # relative to a score: the least difference that rounding leaves intact
+RESOLUTION = (
+    100 * torch.finfo(torch.float32).eps
+)  # relative to a score: the least difference that rounding leaves intact
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Detectors that read several layers, and thus more than z."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from pytorch_ood.detector import NACUE, Gram, MultiMahalanobis
@@ -15,6 +15,7 @@ from oodattack.detectors.subjects import Subject
 from oodattack.detectors.wrapped import Wrapped, differentiable
 from oodattack.encoders import Encoder
 
+GRAM_ORDERS = range(1, 11)
 DECAY = 0.8  # per bin; NACUE has 50
 
 
@@ -61,19 +62,22 @@ class LayersMahalanobis(Wrapped):
 
 
 class LayersGram(Wrapped):
-    """Row sums of each layer's Gram matrices, compared with their range in each class."""
+    """Row sums of each block's Gram matrices of order 1 to 10, compared with their range in each class.
+
+    The orders are those of Sastry & Oore 2020, who read every convolution and activation; here it is every block, which
+    on CIFAR-10 detects as well in a third of the time.
+    """
 
     def __init__(self, subject: Subject) -> None:
-        self.logits, self.layers, self.classes = subject.logits, subject.layers, subject.head.out_features
-        widths = [shape[0] for shape in self.layers.shapes[:-1]]
+        self.logits, self.layers, self.classes = subject.logits, subject.blocks, subject.head.out_features
+        self.widths = [shape[0] for shape in self.layers.shapes[:-1]]
         # The library applies one layer after another. Here the network runs once, in the first "layer", and each of the
         # others returns what that pass recorded.
         self._recorded: list[Tensor] = []
         steps: list[Callable[[Tensor], Tensor]] = [self._first]
-        steps += [lambda _before, place=place: self._recorded[place] for place in range(1, len(widths))]  # type: ignore[misc]
-        super().__init__(Gram(lambda _last: self._recorded[-1], steps, self.classes), subject)
-        self.poles = list(self.inner.num_poles_list)
-        self.parts: tuple[int, ...] = (*(width for width in widths for _ in self.poles), self.classes)
+        steps += [lambda _before, place=place: self._recorded[place] for place in range(1, len(self.widths))]  # type: ignore[misc]
+        super().__init__(_Gram(lambda _last: self._recorded[-1], steps, self.classes, list(GRAM_ORDERS)), subject)
+        self.parts: tuple[int, ...] = (*(width for width in self.widths for _ in GRAM_ORDERS), self.classes)
 
     def _first(self, images: Tensor) -> Tensor:
         self._recorded = self.layers.parts(images)
@@ -86,29 +90,37 @@ class LayersGram(Wrapped):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.inner.fit(loader)
+        self._recorded = []
 
     @torch.no_grad()
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
-        *maps, logits = self.layers.parts(images)
-        scores: Tensor = self.inner.predict_structured(logits, maps)
-        return scores.cpu().double()
+        return self.judge(self.reads(images)).cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
-        """See `Detector`: the row sums ``(F^p F^pT)^(1/p)`` of every layer and pole p, and the logits."""
+        """See `Detector`: the row sums ``(F^p F^pT)^(1/p)`` of every layer and order p, and the logits."""
         *maps, logits = self.layers.parts(images)
-        return torch.cat([_gram_rows(values.flatten(2), p) for values in maps for p in self.poles] + [logits], dim=1)
+        return torch.cat([*(rows for values in maps for rows in _gram_rows(values, GRAM_ORDERS)), logits], dim=1)
 
     def judge(self, reads: Tensor) -> Tensor:
         """See `Detector`: how far these row sums are outside the range of the predicted class."""
-        *rows, logits = torch.split(reads, list(self.parts), dim=1)
-        best, total, number = logits.argmax(1), torch.zeros_like(reads[:, 0]), iter(rows)
-        bounds = (self.inner.feature_min, self.inner.feature_max)
-        for layer, norm in enumerate(self.inner.layer_norm):
-            for pole in range(len(self.poles)):
-                low, high = (bound[layer][pole].to(reads)[best] for bound in bounds)
-                total = total + self.inner._deviation(next(number), low, high) / norm.to(reads)
+        *layers, logits = torch.split(
+            reads, [*(len(GRAM_ORDERS) * width for width in self.widths), self.classes], dim=1
+        )
+        best, total = logits.argmax(1), torch.zeros_like(reads[:, 0])
+        fit = self.inner
+        for rows, lows, highs, norm in zip(layers, fit.feature_min, fit.feature_max, fit.layer_norm, strict=True):
+            low, high = (torch.cat(bounds, dim=1).to(reads)[best] for bounds in (lows, highs))
+            total = total + fit._deviation(rows, low, high) / norm.to(reads)
         return total
+
+
+class _Gram(Gram):
+    """The library's Gram with row sums that neither overflow nor need the matrices themselves."""
+
+    @staticmethod
+    def _gram_vector(feature: Tensor, p: int) -> Tensor:
+        return _gram_rows(feature.detach(), [p])[0]
 
 
 class Coverage(Wrapped):
@@ -219,9 +231,22 @@ class _WithGradient:
             yield images.detach().requires_grad_(True), labels
 
 
-def _gram_rows(values: Tensor, p: int) -> Tensor:
-    """Row sums of the p-th order Gram matrix of (B, C, N) activations, (B, C), as the library computes them."""
-    power = values**p
-    rows = (power @ power.transpose(1, 2)).sum(2)
-    # The derivative of the root is infinite at 0.
-    return rows.sign() * rows.abs().clamp_min(1e-12) ** (1 / p)
+def _gram_rows(maps: Tensor, orders: Sequence[int]) -> list[Tensor]:
+    """Row sums ``(F^p F^pT)^(1/p)`` of Gram matrices of activations (B, C, ...), (B, C) for each order p.
+
+    The sum over the columns is taken first, at a cost of C instead of C^2. Every channel is divided by its maximum, and
+    the result multiplied by it again, because 20th powers of activations leave the range of float32.
+    """
+    values = maps.flatten(2)
+    peaks = values.detach().abs().amax(2, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)  # (B, C, 1)
+    whole = peaks.amax(1, keepdim=True)
+    relative, unit = (peaks / whole).transpose(1, 2), values / peaks
+    power, found = torch.ones_like(unit), []
+    for p in range(1, max(orders) + 1):
+        power = power * unit
+        if p in orders:
+            rows = (power @ (relative**p @ power).transpose(1, 2))[:, :, 0]
+            # The derivative of the root is infinite at 0.
+            root = rows.sign() * rows.abs().clamp_min(1e-30) ** (1 / p)
+            found.append(root * (peaks * whole)[:, :, 0])
+    return found
