@@ -8,7 +8,7 @@ from torch import Tensor
 from oodattack.attacks.batch import Function
 from oodattack.core.ball import per_sample
 
-RADII = (0.1, 0.03, 0.01, 0.003, 0.001)  # L2, in pixels: kinks disturb long differences, rounding disturbs short ones
+RADII = (0.1, 0.03, 0.01, 0.003, 0.001)  # L2, in pixels: kinks disturb long differences, rounding short ones
 AGREES_WITHIN = 0.1  # relative difference between the derivative and the quotient of differences
 RESOLUTION = (
     100 * torch.finfo(torch.float32).eps

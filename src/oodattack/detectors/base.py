@@ -41,10 +41,10 @@ class Detector(ABC):
             "features" and "logits" are the views of the subject itself. None (default): shared with no other detector.
         parts: lengths of the parts of what is read that differ in scale; each is weighted by its own scale when it is
             matched. None (default): one part.
-        judge: the score as a function of what is read, ``judge(reads(x)) == score(x)``, if possible differentiable. Where
-            the score is a step function, its gradient may be that of a smooth approximation; its value must not. Where
-            it has no gradient, that can be estimated by differences in the space of the readings, at no further pass
-            of the network. None (default): the score is known only as a function of the image.
+        judge: the score as a function of what is read, ``judge(reads(x)) == score(x)``, differentiable if possible. The
+            gradient of a step function may be that of a smooth approximation; its value must be exact. Without a
+            gradient, differences in the space of the readings replace it, at no further pass of the network. None
+            (default): the score is known only as a function of the image.
         draws: for a random score, how many evaluations an attack averages at each step (`sample`). None (default): the
             score is not random.
         source: SHA-256 (hex) of the source code, for detectors whose code may change between two commands: their fits

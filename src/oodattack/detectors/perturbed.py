@@ -123,9 +123,8 @@ class Dropout(Detector):
     @torch.no_grad()
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
-        drawn, values = (
-            (self._through_head, self.features(images)) if self.on_features else (self._through_network, images)
-        )
+        drawn = self._through_head if self.on_features else self._through_network
+        values = self.features(images) if self.on_features else images
         found = []
         for image, value in zip(torch.split(images, 1), torch.split(values, 1), strict=True):
             with seeded_by(image):
