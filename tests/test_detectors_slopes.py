@@ -49,7 +49,8 @@ def test_removing_the_first_singular_component_has_a_gradient_where_others_are_e
 
 def _by_svd(maps: Tensor) -> Tensor:
     u, s, v = torch.linalg.svd(maps.flatten(2), full_matrices=False)
-    return maps - (s[:, :1, None] * u[:, :, :1] @ v[:, :1]).view_as(maps)
+    first: Tensor = s[:, :1, None] * u[:, :, :1] @ v[:, :1]
+    return maps - first.view_as(maps)
 
 
 def row_sums(maps: Tensor, p: int) -> Tensor:

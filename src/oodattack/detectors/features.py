@@ -83,7 +83,8 @@ class _Neighbours(Adapted):
             nearest = found.topk(k + around, dim=1, largest=False).indices
         distances = (z[:, None] - points[nearest]).norm(dim=2).sort(dim=1).values
         mean = distances[:, k - 1 - around :].mean(1)
-        return distances[:, k - 1].detach() + (mean - mean.detach())
+        followed: Tensor = distances[:, k - 1].detach() + (mean - mean.detach())
+        return followed
 
     def state_dict(self) -> dict[str, Any]:
         return {"features": self.bank[0], "labels": self.bank[1]}

@@ -115,7 +115,7 @@ class LayersGram(Wrapped):
         return total
 
 
-class _Gram(Gram):  # type: ignore[misc] -- the library has no types
+class _Gram(Gram):  # type: ignore[misc]
     """The library's Gram with row sums that neither overflow nor need the matrices themselves."""
 
     @staticmethod

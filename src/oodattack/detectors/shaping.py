@@ -58,7 +58,8 @@ def _without_first(maps: Tensor) -> Tensor:
         vector = torch.linalg.svd(matrix, full_matrices=False).Vh[:, :1].transpose(1, 2)  # (B, h * w, 1)
     for _ in range(POWER_ITERATIONS):
         vector = normalize(matrix.transpose(1, 2) @ (matrix @ vector), dim=1)
-    return maps - (matrix @ vector @ vector.transpose(1, 2)).view_as(maps)
+    first: Tensor = matrix @ vector @ vector.transpose(1, 2)
+    return maps - first.view_as(maps)
 
 
 def _shaped(kind: Any, subject: Subject, view: View) -> Shaped:
