@@ -4,6 +4,7 @@ The formulas are those of the papers. Where pytorch-ood 0.4 computes something e
 comment says so.
 """
 
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -242,13 +243,16 @@ def odin(c: Case) -> Array:
 
 
 def monte_carlo_dropout(c: Case) -> Array:
-    def one(z: Tensor) -> float:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            draws = [F.dropout(z[None], DROPOUT).double().numpy() for _ in range(30)]
-        return float(np.var([softmax(c.head(z)) for z in draws], axis=0, ddof=1).mean())
+    """Every image has draws of its own, seeded by its pixels."""
+    pixels = (c.images * 255).round().byte().numpy()
 
-    return np.array([one(z) for z in torch.from_numpy(c.seen).float()])
+    def one(z: Tensor, image: NDArray[np.uint8]) -> float:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(zlib.crc32(image.tobytes()))
+            draws = F.dropout(z.expand(30, -1), DROPOUT).double().numpy()
+        return float(np.var(softmax(c.head(draws)), axis=0, ddof=1).mean())
+
+    return np.array([one(z, image) for z, image in zip(torch.from_numpy(c.seen).float(), pixels, strict=True)])
 
 
 def gram(c: Case) -> Array:
@@ -266,7 +270,7 @@ def gram(c: Case) -> Array:
     total = np.zeros(len(c.images))
     for bank, seen in zip(c.maps(c.x), c.maps(c.images), strict=True):
         held_out, judged = [np.zeros(len(order) // 10) for order in orders], np.zeros(len(seen))
-        for p in (1, 2, 3):  # as many powers as layers; the paper has ten
+        for p in range(1, 11):
             for k, order in enumerate(orders):
                 out, kept = np.split(rows(bank, p)[order], [len(order) // 10])
                 held_out[k] += deviation(out, kept.min(0), kept.max(0))

@@ -155,7 +155,7 @@ class Complete:
 
     reading = "mine"
     parts = (1, 2)
-    unfollowed = "no"
+    draws = 3
 
     def fit(self, loader: Any) -> None:
         self.data = loader
@@ -189,7 +189,7 @@ def test_optional_attributes_of_a_users_detector_are_used() -> None:
     inner = Complete()
     detector = Own(inner, "ab" * 32)
     detector.fit(loader(1))
-    assert (detector.reading, detector.parts, detector.unfollowed) == ("mine", (1, 2), "no")
+    assert (detector.reading, detector.parts, detector.draws) == ("mine", (1, 2), 3)
     assert isinstance(inner.data, DataLoader)
     assert detector.judge is not None
     assert torch.equal(detector.judge(detector.reads(X)), detector.score(X))
@@ -198,7 +198,7 @@ def test_optional_attributes_of_a_users_detector_are_used() -> None:
 
 def test_missing_attributes_of_a_users_detector_have_defaults() -> None:
     detector = Own(Derived(), "")
-    assert (detector.reading, detector.parts, detector.judge, detector.unfollowed) == (None,) * 4
+    assert (detector.reading, detector.parts, detector.judge, detector.draws) == (None,) * 4
     assert detector.state_dict() is None
     assert detector.score(X).shape == (7,)
 

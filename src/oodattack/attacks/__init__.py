@@ -10,5 +10,18 @@ from oodattack.attacks.direct import direct
 from oodattack.attacks.follow import Followed, follow
 from oodattack.attacks.informed import informed
 from oodattack.attacks.latent import latent
+from oodattack.attacks.slope import Slope, measure_slope
 
-__all__ = ["Ball", "Followed", "Found", "Samples", "aimed", "direct", "follow", "informed", "latent"]
+__all__ = [
+    "Ball",
+    "Followed",
+    "Found",
+    "Samples",
+    "Slope",
+    "aimed",
+    "direct",
+    "follow",
+    "informed",
+    "latent",
+    "measure_slope",
+]

@@ -41,11 +41,12 @@ class Detector(ABC):
             "features" and "logits" are the views of the subject itself. None (default): shared with no other detector.
         parts: lengths of the parts of what is read that differ in scale; each is weighted by its own scale when it is
             matched. None (default): one part.
-        judge: the score as a function of what is read, ``judge(reads(x)) == score(x)``. With it, the gradient of a
-            score that is not differentiable can be estimated by differences in the space of the readings, at no further
-            pass of the network. None (default): the score is known only as a function of the image.
-        unfollowed: if there is no `judge`, the reason why the direct attack cannot follow the score. None (default): it
-            can, if necessary by SPSA on the image.
+        judge: the score as a function of what is read, ``judge(reads(x)) == score(x)``, differentiable if possible. The
+            gradient of a step function may be that of a smooth approximation; its value must be exact. Without a
+            gradient, differences in the space of the readings replace it, at no further pass of the network. None
+            (default): the score is known only as a function of the image.
+        draws: for a random score, how many evaluations an attack averages at each step (`sample`). None (default): the
+            score is not random.
         source: SHA-256 (hex) of the source code, for detectors whose code may change between two commands: their fits
             are not stored, and their attacks are stored under this digest. Empty (default): released code.
 
@@ -63,7 +64,7 @@ class Detector(ABC):
     reading: str | None = None
     parts: tuple[int, ...] | None = None
     judge: Judge | None = None
-    unfollowed: str | None = None
+    draws: int | None = None
     source: str = ""
 
     def fit(self, loader: Loader) -> None:  # noqa: B027 -- a default
@@ -71,11 +72,22 @@ class Detector(ABC):
 
     @abstractmethod
     def score(self, images: Tensor) -> Tensor:
-        """Scores (B,) of images (B, 3, H, W) in [0, 1]; higher is more out-of-distribution."""
+        """Scores (B,) of images (B, 3, H, W) in [0, 1]; higher is more out-of-distribution.
+
+        The same image has the same score in every call and batch, even if the score is random: see `seeded_by`.
+        """
 
     @abstractmethod
     def reads(self, images: Tensor) -> Tensor:
         """(B, K): what the score is computed from, differentiable with respect to the images."""
+
+    def sample(self, images: Tensor) -> Tensor:
+        """The score (B,) as an attack evaluates it: with a gradient if possible, and with new draws if it is random.
+
+        The draws come from torch's global generator, and their expectation must be that of `score`. By default
+        ``judge(reads(images))``, or without a `judge` the score itself.
+        """
+        return self.score(images) if self.judge is None else self.judge(self.reads(images))
 
     def state_dict(self) -> dict[str, Any] | None:
         """The fitted state, as tensors and plain values. None (default): it is not stored; every process fits again."""

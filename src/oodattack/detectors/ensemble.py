@@ -30,6 +30,7 @@ class Ensemble(Detector):
     def __init__(self, members: Mapping[str, Detector], scores: Mapping[str, Tensor]) -> None:
         self.members = dict(members)
         self.ranks = {name: Ranks(scores[name]) for name in members}
+        self.draws = max((member.draws or 0 for member in members.values()), default=0) or None
         self.source = hashlib.sha256("+".join(members).encode()).hexdigest()  # other members are another detector
 
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
@@ -43,12 +44,8 @@ class Ensemble(Detector):
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: the ranks of all members, (B, M)."""
         with shared_passes():
-            return torch.stack([self._rank(name, images) for name in self.members], dim=1)
-
-    def _rank(self, name: str, images: Tensor) -> Tensor:
-        member = self.members[name]
-        scores = member.score(images) if member.judge is None else member.judge(member.reads(images))
-        return self.ranks[name](scores.to(images.device))
+            ranks = [self.ranks[name](member.sample(images).to(images.device)) for name, member in self.members.items()]
+        return torch.stack(ranks, dim=1)
 
     def judge(self, reads: Tensor) -> Tensor:
         """See `Detector`: the maximum, with the slope of a smooth one."""

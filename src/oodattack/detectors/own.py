@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from oodattack.core.errors import InputError
 from oodattack.detectors.base import Detector, Loader, NotApplicableError
+from oodattack.detectors.draws import seeded_by
 from oodattack.detectors.subjects import Subject
 from oodattack.encoders.own import here_importable, import_function
 
@@ -24,7 +26,7 @@ class Own(Detector):
         source: digest of its source code, see `Detector.source`.
 
     Raises:
-        InputError: if a method is missing, or `reading` cannot be part of a file name.
+        InputError: if a method is missing, `reading` cannot be part of a file name, or `draws` is not a number.
     """
 
     def __init__(self, inner: Any, source: str) -> None:
@@ -35,7 +37,7 @@ class Own(Detector):
                 f" without {' and '.join(missing)}"
             )
         self.inner, self.source = inner, source
-        for name in ("reading", "parts", "judge", "unfollowed"):
+        for name in ("reading", "parts", "judge", "draws"):
             setattr(self, name, getattr(inner, name, getattr(Detector, name)))
         if self.reading is not None and re.fullmatch(r"[\w+-]+", str(self.reading)) is None:
             raise InputError(
@@ -43,12 +45,31 @@ class Own(Detector):
                 f" {self.reading!r}; rename it"
             )
 
+        if self.draws is not None and (not isinstance(self.draws, int) or self.draws < 1):
+            raise InputError(
+                f"expected the detector's draws to be a whole number of at least 1, got {self.draws!r}; leave it out if"
+                " the score is not random"
+            )
+
     def fit(self, loader: Loader) -> None:
         """See `Detector`."""
         self.inner.fit(loader)
 
     def score(self, images: Tensor) -> Tensor:
+        """See `Detector`. A random score is computed image by image, with draws that depend on the image alone."""
+        if self.draws is None:
+            return self._score(images)
+        found = []
+        for image in torch.split(images, 1):
+            with seeded_by(image):
+                found.append(self._score(image))
+        return torch.cat(found)
+
+    def sample(self, images: Tensor) -> Tensor:
         """See `Detector`."""
+        return self._score(images) if self.judge is None else self.judge(self.reads(images))
+
+    def _score(self, images: Tensor) -> Tensor:
         scores: Tensor = self.inner.score(images)
         return scores
 

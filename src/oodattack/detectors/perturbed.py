@@ -4,18 +4,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from pytorch_ood.detector import MCD, ODIN, Mahalanobis, MahalanobisODIN, odin_preprocessing
+from pytorch_ood.detector import ODIN, Mahalanobis, MahalanobisODIN, odin_preprocessing
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.modules.dropout import _DropoutNd
 
 from oodattack.detectors.adapted import consecutive
 from oodattack.detectors.base import Detector, Loader, NotApplicableError
+from oodattack.detectors.draws import seeded_by
 from oodattack.detectors.make import Make
 from oodattack.detectors.subjects import Subject, View
 from oodattack.detectors.wrapped import Wrapped, differentiable
 
-DROPOUT_DRAWS = 30
+SCORE_PASSES = 30
+SAMPLE_PASSES = 8  # per step of an attack, where each is a pass of the network
 
 
 def perturbing_detectors() -> dict[str, Make]:
@@ -90,57 +92,71 @@ class OdinMahalanobis(Wrapped):
 
 
 class Dropout(Detector):
-    """The variance of 30 softmax outputs with dropout, with the same random draws for every image.
+    """The variance of the softmax over passes with dropout (Gal & Ghahramani 2016), averaged over the classes.
 
-    Images are scored one by one, because within a batch the draws depend on an image's position. If dropout acts on z
-    alone, the score is a function of z and has a `judge`; otherwise it takes 30 passes of the network and cannot be
-    followed.
+    As in pytorch-ood's MCD, a score takes 30 passes. Each image gets its own draws, which an attack does not know: it
+    descends the variance over other draws, which has the same expectation. If dropout acts on z alone, all passes share
+    one pass of the network up to z. Modules other than dropout stay in eval mode.
 
     Raises:
         NotApplicableError: if the network has no active dropout.
     """
 
-    unfollowed = "its dropout acts within the network: each score takes 30 passes, too many for a direct attack"
+    draws = 1  # a sample takes several passes, whose variance is unbiased
 
     def __init__(self, subject: Subject) -> None:
-        active = [m.p for m in subject.encoder.modules() if isinstance(m, _DropoutNd) and m.p > 0]
         self.logits, self.features = subject.logits, subject.features
-        if not active:
+        self.active = [m for m in self.logits.exact.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+        if not self.active:
             raise NotApplicableError("the network has no dropout")
-        self.head, self.p = subject.head, active[0]
-        self.inner = MCD(self.logits.exact)
-        size = subject.encoder.input_size
-        image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(subject.device)
-        with torch.no_grad():
-            guess = self._judge(self.features(image))
-        score = self.score(image)
-        if len(active) == 1 and torch.allclose(guess.cpu().double(), score, rtol=1e-3, atol=1e-9):
-            self.judge = self._judge
+        self.head, self.p = subject.head, self.active[0].p
+        self.on_features = len(self.active) == 1 and self._acts_on_features(subject.encoder.input_size)
 
+    def _acts_on_features(self, size: tuple[int, int]) -> bool:
+        image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(self.head.weight)
+        with torch.no_grad(), seeded_by(image):
+            whole = self._through_network(image)
+        with torch.no_grad(), seeded_by(image):
+            part = self._through_head(self.features(image))
+        return torch.allclose(whole, part, rtol=1e-3, atol=1e-6)
+
+    @torch.no_grad()
     def score(self, images: Tensor) -> Tensor:
         """See `Detector`."""
-        try:
-            return torch.cat([self._drawn(image) for image in torch.split(images, 1)]).cpu().double()
-        finally:
-            self.logits.exact.eval()  # the library leaves dropout active after an error
-
-    def _drawn(self, image: Tensor) -> Tensor:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            scores: Tensor = self.inner.predict(image)
-        return scores
+        drawn = self._through_head if self.on_features else self._through_network
+        values = self.features(images) if self.on_features else images
+        found = []
+        for image, value in zip(torch.split(images, 1), torch.split(values, 1), strict=True):
+            with seeded_by(image):
+                found.append(drawn(value.expand(SCORE_PASSES, *value.shape[1:])).var(0).mean())
+        return torch.stack(found).cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: z, since most networks apply dropout just before their head."""
         return self.features(images)
 
-    def _judge(self, reads: Tensor) -> Tensor:
-        """The score of these features, if dropout acts on them alone."""
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            masks = [dropout(torch.ones_like(reads[:1]), self.p) for _ in range(DROPOUT_DRAWS)]
-        draws = torch.stack([self.head(reads * mask).softmax(1) for mask in masks])
-        return draws.var(0).mean(1)
+    def sample(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+        if self.on_features:
+            z = self.features(images)
+            passes = [self._through_head(z) for _ in range(8 * SCORE_PASSES)]
+        else:
+            passes = [self._through_network(images) for _ in range(SAMPLE_PASSES)]
+        return torch.stack(passes).var(0).mean(1)
+
+    def _through_head(self, z: Tensor) -> Tensor:
+        softmax: Tensor = self.head(dropout(z, self.p)).softmax(1)
+        return softmax
+
+    def _through_network(self, images: Tensor) -> Tensor:
+        try:
+            for module in self.active:
+                module.training = True
+            softmax: Tensor = self.logits.exact(images).softmax(1)
+        finally:
+            for module in self.active:
+                module.training = False
+        return softmax
 
 
 @contextmanager

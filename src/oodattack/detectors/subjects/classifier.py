@@ -1,13 +1,14 @@
 """A classifier as a subject: its logits, features, feature maps and layers."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from oodattack.core.errors import InputError
-from oodattack.detectors.subjects.maps import feature_maps, layers_view
-from oodattack.detectors.subjects.subject import Subject, present
+from oodattack.detectors.subjects.maps import block_names, feature_maps, layers_view
+from oodattack.detectors.subjects.subject import NO_LAYERS, Subject, present
 from oodattack.detectors.subjects.view import View
 from oodattack.encoders import Encoder
 from oodattack.encoders.layers import INPUT_OF, OUTPUT, find_head, record
@@ -29,6 +30,7 @@ class Classifier(Subject):
         logits: view of the head's output, (B, C).
         maps: view of the activations (B, D, h, w) whose spatial mean is the features.
         layers: view of several layers (B, C_i, h_i, w_i) and, last, the logits.
+        blocks: the same for every block; if layers are given, these.
 
     Raises:
         InputError: if the network has no linear head, or further operations follow it.
@@ -63,6 +65,10 @@ class Classifier(Subject):
         pooled = [layer for layer, value in seen.items() if _is_pooled_to(value, features)]
         self._logits = View(encoder, [OUTPUT], [output.shape[1:]], name="logits")
         self._maps = View(encoder, pooled[-1:], [seen[pooled[-1]].shape[1:]]) if pooled else None
+        # For shapes alone; a view copies the network, so this one is made when it is needed.
+        empty = {layer: value.new_empty((0, *value.shape[1:])) for layer, value in seen.items()}
+        blocks = block_names(encoder.model, seen) if layers is None else layers
+        self._make_blocks = cache(lambda: layers_view(encoder, empty, output.shape[1:], blocks)[0])
         super().__init__(
             encoder,
             View(encoder, [INPUT_OF + name], [features.shape[1:]], name="features"),
@@ -83,6 +89,11 @@ class Classifier(Subject):
     def maps(self) -> View:
         """See `Subject`."""
         return present(self._maps, "the network has no feature maps whose mean is z")
+
+    @property
+    def blocks(self) -> View:
+        """See `Subject`."""
+        return present(self._make_blocks(), NO_LAYERS)
 
     def shared(self) -> Mapping[str, View]:
         """See `Subject`."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Size, Tensor, nn
 from torch.nn.modules.padding import _ConstantPadNd
 
@@ -49,6 +50,24 @@ def feature_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         for name, value in seen.items()
         if runs[name] == 1 and abs(value.shape[3] - aspect * value.shape[2]) < 1
     }
+
+
+def block_names(model: nn.Module, maps: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The layers that consist of others, such as residual blocks, and the last at each resolution; equal ones once.
+
+    >>> import torch
+    >>> blocks = [nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()) for _ in range(2)]
+    >>> net = nn.Sequential(*blocks, nn.AvgPool2d(2), nn.Flatten())
+    >>> block_names(net, feature_maps(net, torch.rand(1, 3, 8, 8)))  # a block's last layer has the value of the block
+    ('0.1', '1.1', '2')
+    """
+    last = {value.shape[2:]: name for name, value in maps.items()}
+    found: dict[str, Tensor] = {}
+    for name, value in maps.items():
+        is_block = any(True for _ in model.get_submodule(name).children())
+        if (is_block or name in last.values()) and not any(torch.equal(value, other) for other in found.values()):
+            found[name] = value
+    return tuple(found)
 
 
 def layers_view(

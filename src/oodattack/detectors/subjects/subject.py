@@ -17,6 +17,7 @@ from oodattack.images.labels import Labels
 T = TypeVar("T")
 
 SHARED_VIEWS = ("features", "logits")  # readings that belong to the subject; your own detectors must not use the names
+NO_LAYERS = "the network has no layers with feature maps"
 
 
 class Subject(ABC):
@@ -72,7 +73,12 @@ class Subject(ABC):
     @property
     def layers(self) -> View:
         """View of several layers (B, C_i, h_i, w_i) and, last, the output; raises `NotApplicableError` without any."""
-        return present(self._layers, "the network has no layers with feature maps")
+        return present(self._layers, NO_LAYERS)
+
+    @property
+    def blocks(self) -> View:
+        """View of every block, and last the output, for detectors whose paper reads all layers; else as `layers`."""
+        return self.layers
 
     def shared(self) -> Mapping[str, View]:
         """The views that detectors share, by the names that `Detector.reading` can refer to."""
