@@ -17,6 +17,17 @@ Encoder = Annotated[
         " options after commas: weights=none|PATH, layer=NAME[+NAME], size=224, mean=…, std=…, factory=MODULE:FACTORY"
     ),
 ]
+Pipeline = Annotated[
+    str | None,
+    Setting(
+        "what the product does to an image file before the encoder: resize=SIZE[:bicubic], crop=SIZE and jpeg=QUALITY,"
+        " joined by + (resize=256+crop=224); weights, what torchvision or timm declare; or python:MODULE:FACTORY"
+    ),
+]
+NativeSize = Annotated[
+    str | None,
+    Setting("size of the images that are attacked and enter the pipeline: 300 or 240x320", unset="the encoder's"),
+]
 Starts = Annotated[
     tuple[str, ...],
     Setting(
