@@ -1,5 +1,7 @@
 """JPEG compression, as in uploads and cameras."""
 
+import functools
+import math
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -8,9 +10,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from oodattack.encoders.pipeline.base import straight_through
 from oodattack.encoders.pipeline.stage import Stage
 
-LUMA = (0.299, 0.587, 0.114)  # of JFIF
+# The derivative of rounding is taken as 1, except for coefficients that are rounded to zero: there it falls in
+# proportion to the coefficient, to this minimum. An attack then spends its ball on coefficients that survive.
+MIN_DERIVATIVE = 0.3
+# The discrete cosine transform of 8 numbers, orthonormal.
+_DCT = torch.tensor(
+    [[math.sqrt((1 if k else 0.5) / 4) * math.cos(math.pi * (2 * n + 1) * k / 16) for n in range(8)] for k in range(8)]
+)
 
 
 @dataclass(frozen=True)
@@ -28,20 +37,45 @@ class Jpeg(Stage):
 
     def apply(self, image: Image.Image) -> Image.Image:
         """See `Stage`."""
-        file = BytesIO()
-        image.save(file, "JPEG", quality=self.quality, subsampling="4:2:0")
-        return Image.open(file).convert("RGB")
+        return Image.open(_compressed(image, self.quality)).convert("RGB")
 
     def surrogate(self, x: Tensor) -> Tensor:
-        """What JPEG does besides rounding: the part of the image that is not luma is halved in size and enlarged again.
-
-        Rounding is skipped: the transforms before and after it then cancel.
-        """
-        luma = (x * torch.tensor(LUMA).to(x)[:, None, None]).sum(1, keepdim=True)
+        """JPEG in floating point, whose rounding of coefficients has a derivative (see `MIN_DERIVATIVE`)."""
         height, width = x.shape[2:]
-        even = F.pad(x - luma, (0, width % 2, 0, height % 2), mode="replicate")
-        chroma = F.interpolate(F.avg_pool2d(even, 2), scale_factor=2, mode="bilinear")  # as libjpeg enlarges it
-        return luma + chroma[..., :height, :width]
+        padded = F.pad(x, (0, -width % 16, 0, -height % 16), mode="replicate")
+        red, green, blue = padded.unbind(1)
+        luma = 0.299 * red + 0.587 * green + 0.114 * blue  # JFIF's YCbCr
+        chroma = torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], dim=1)
+        luma_steps, chroma_steps = _steps(self.quality).to(x)
+        luma = _quantised(luma[:, None], luma_steps)[:, 0]
+        chroma = _quantised(F.avg_pool2d(chroma, 2), chroma_steps)
+        cb, cr = F.interpolate(chroma, scale_factor=2, mode="bilinear").unbind(1)  # as libjpeg enlarges it
+        red, blue = luma + 1.402 * cr, luma + 1.772 * cb
+        green = (luma - 0.299 * red - 0.114 * blue) / 0.587
+        return torch.stack([red, green, blue], dim=1)[..., :height, :width].clamp(0, 1)
 
     def __str__(self) -> str:
         return f"jpeg={self.quality}"
+
+
+def _compressed(image: Image.Image, quality: int) -> BytesIO:
+    file = BytesIO()
+    image.save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    return file
+
+
+@functools.cache
+def _steps(quality: int) -> Tensor:
+    """(2, 8, 8) quantisation steps of the coefficients of luma and chroma, for pixels in [0, 1]."""
+    tables = Image.open(_compressed(Image.new("RGB", (8, 8)), quality)).quantization  # type: ignore[attr-defined]
+    return torch.tensor([tables[0], tables[1]]).view(2, 8, 8) / 255
+
+
+def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
+    """Planes (B, C, H, W) with the coefficients of their 8x8 blocks rounded to multiples of the steps (8, 8)."""
+    dct = _DCT.to(planes)
+    blocks = planes.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)
+    coefficients = dct @ blocks @ dct.T / steps
+    derivative = (2 * coefficients.detach().abs()).clamp(MIN_DERIVATIVE, 1)
+    rounded = straight_through(derivative * coefficients, coefficients.detach().round())
+    return (dct.T @ (rounded * steps) @ dct).transpose(3, 4).flatten(4, 5).flatten(2, 3)
