@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from oodattack.encoders.pipeline.base import straight_through
 from oodattack.encoders.pipeline.stage import Stage
 
-# The derivative of rounding is taken as 1, except for coefficients that are rounded to zero: there it falls in
-# proportion to the coefficient, to this minimum. An attack then spends its ball on coefficients that survive.
-MIN_DERIVATIVE = 0.3
+# Lower bound on the derivative of rounding u, which is that of round(u) + (u - round(u))^3 (Shin & Song 2017,
+# "JPEG-resistant adversarial images"): largest halfway between two steps, from where a small change reaches the other.
+MIN_DERIVATIVE = 0.1
 # The discrete cosine transform of 8 numbers, orthonormal.
 _DCT = torch.tensor(
     [[math.sqrt((1 if k else 0.5) / 4) * math.cos(math.pi * (2 * n + 1) * k / 16) for n in range(8)] for k in range(8)]
@@ -74,8 +74,10 @@ def _steps(quality: int) -> Tensor:
 def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
     """Planes (B, C, H, W) with the coefficients of their 8x8 blocks rounded to multiples of the steps (8, 8)."""
     dct = _DCT.to(planes)
-    blocks = planes.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)
+    batch, channels, height, width = planes.shape
+    blocks = planes.reshape(batch, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
     coefficients = dct @ blocks @ dct.T / steps
-    derivative = (2 * coefficients.detach().abs()).clamp(MIN_DERIVATIVE, 1)
-    rounded = straight_through(derivative * coefficients, coefficients.detach().round())
-    return (dct.T @ (rounded * steps) @ dct).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    rounded = coefficients.detach().round()
+    derivative = (3 * (coefficients.detach() - rounded) ** 2).clamp_min(MIN_DERIVATIVE)
+    rounded = straight_through(derivative * coefficients, rounded)
+    return (dct.T @ (rounded * steps) @ dct).transpose(3, 4).reshape(planes.shape)
