@@ -77,7 +77,8 @@ def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
     batch, channels, height, width = planes.shape
     blocks = planes.reshape(batch, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
     coefficients = dct @ blocks @ dct.T / steps
-    rounded = coefficients.detach().round()
-    derivative = (3 * (coefficients.detach() - rounded) ** 2).clamp_min(MIN_DERIVATIVE)
+    with torch.no_grad():
+        rounded = coefficients.round()
+        derivative = (3 * (coefficients - rounded) ** 2).clamp_min(MIN_DERIVATIVE)
     rounded = straight_through(derivative * coefficients, rounded)
     return (dct.T @ (rounded * steps) @ dct).transpose(3, 4).reshape(planes.shape)
