@@ -1,6 +1,7 @@
 """The pipeline before an encoder: its value is the product's, its gradient that of a linear map close to it."""
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -27,10 +28,12 @@ from oodattack.encoders.pipeline.resize import Resize
 from oodattack.encoders.pipeline.stage import Stage
 from oodattack.images import decode, encode_png
 from oodattack.pipelines.attack import run_attack
-from oodattack.runs import Run, summarize
+from oodattack.report.style import describe
+from oodattack.runs import Run, open_run, summarize
 from oodattack.settings.attack import AttackSettings
 from oodattack.speed import prepare
 from oodattack.speed.prepared import Prepared
+from tests.cli import oodattack
 
 TINY = "python:tests.factories:tiny"  # takes 32x32 pixels
 CHAIN = "resize=36+crop=32+jpeg=90"
@@ -251,3 +254,16 @@ def test_the_table_of_the_benchmark_compares_the_files_of_two_runs(tmp_path: Pat
     cells = table(ours, theirs, survived, "title").splitlines()[-1].split(" | ")
     assert cells[:3] == ["| noise", "3", "2"]
     assert [cell.split()[0] for cell in cells[4:]] == [f"{np.median(v):.3g}" for v in (others, survived, rows)]
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_the_command_line_names_the_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    command = ("attack", "--encoder", TINY, "--images", tmp_path / "a.png", "--start", "noise", "--steps", 2)
+    command += ("--pipeline", CHAIN, "--native-size", 40, "--out", tmp_path / "run", "--device", "cpu")
+    done = oodattack(capsys, *command)
+    assert done.code == 0
+    assert "pipeline  resize=36:bilinear+crop=32+jpeg=90" in done.err
+    assert "through resize=36:bilinear+crop=32+jpeg=90" in " ".join(done.out.split())
+    assert json.loads(oodattack(capsys, *command, "--json").out)["pipeline"] == "resize=36:bilinear+crop=32+jpeg=90"
+    assert " behind resize=36:bilinear+crop=32+jpeg=90," in describe(open_run(tmp_path / "run").header)
