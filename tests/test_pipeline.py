@@ -259,8 +259,8 @@ def test_the_table_of_the_benchmark_compares_the_files_of_two_runs(tmp_path: Pat
 @pytest.mark.usefixtures("without_figures")
 def test_the_command_line_names_the_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
-    command = ("attack", "--encoder", TINY, "--images", tmp_path / "a.png", "--start", "noise", "--steps", 2)
-    command += ("--pipeline", CHAIN, "--native-size", 40, "--out", tmp_path / "run", "--device", "cpu")
+    command: tuple[object, ...] = ("attack", "--encoder", TINY, "--images", tmp_path / "a.png", "--start", "noise")
+    command += ("--steps", 2, "--pipeline", CHAIN, "--native-size", 40, "--out", tmp_path / "run", "--device", "cpu")
     done = oodattack(capsys, *command)
     assert done.code == 0
     assert "pipeline  resize=36:bilinear+crop=32+jpeg=90" in done.err
