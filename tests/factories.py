@@ -1,6 +1,7 @@
 """Small networks for the tests, built by name: `python:tests.factories:tiny`."""
 
 import io
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -125,3 +126,23 @@ class _Density(nn.Module):
 def density() -> nn.Module:
     """A model of 16x16 images with its own score."""
     return _Density()
+
+
+def halve() -> nn.Module:
+    """A pipeline with a gradient: pixels are averaged in squares of 2x2."""
+    return nn.AvgPool2d(2)
+
+
+def halve_file() -> Callable[[Image.Image], Image.Image]:
+    """The same as a pipeline without a gradient."""
+    return lambda image: image.reduce(2)
+
+
+def standardise() -> nn.Module:
+    """A pipeline that normalises, which is the encoder's task."""
+    return nn.InstanceNorm2d(3)
+
+
+def classify_file() -> Callable[[Image.Image], str]:
+    """A pipeline that returns no image."""
+    return lambda _image: "cat"

@@ -130,6 +130,28 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "factory=",
     ),
     ("a size of zero", {"encoder": f"{TINY},size=0"}, "size"),
+    # pipelines
+    ("unknown stage", {"pipeline": "rotate=90"}, "expected a pipeline of resize=SIZE[:bilinear|bicubic], crop=SIZE"),
+    ("a stage without value", {"pipeline": "jpeg"}, "got 'jpeg' in 'jpeg'"),
+    ("an empty pipeline", {"pipeline": ""}, "got '' in ''"),
+    ("a quality of zero", {"pipeline": "jpeg=0"}, "expected the quality of jpeg from 1 to 100, got '0'"),
+    ("unknown filter", {"pipeline": "resize=32:lanczos"}, "expected the filter of resize as one of bilinear, bicubic"),
+    ("a crop of zero", {"pipeline": "crop=0"}, "expected size as 224 or 32x48"),
+    ("a pipeline of another size", {"pipeline": "resize=36"}, "add crop=32, or give another native_size"),
+    ("weights that declare nothing", {"pipeline": "weights"}, "which declares none; give it as a chain such as"),
+    ("native size without pipeline", {"native-size": 40}, "expected no native_size= for an encoder without pipeline="),
+    ("a native size of zero", {"pipeline": "crop=32", "native-size": 0}, "expected size as 224 or 32x48"),
+    ("no such pipeline", {"pipeline": "python:tests.factories:halv"}, "nearest: halve"),
+    ("a pipeline's factory that fails", {"pipeline": "python:tests.cli:Outcome"}, "to make a pipeline, got TypeError"),
+    ("a factory of no pipeline", {"pipeline": "python:os:getcwd"}, "to return a module or a function, got str"),
+    ("a pipeline that normalises", {"pipeline": "python:tests.factories:standardise"}, "leave normalisation to the"),
+    ("a pipeline without images", {"pipeline": "python:tests.factories:classify_file"}, "in [0, 1], got str"),
+    ("a pipeline that fails", {"pipeline": "python:tests.factories:tiny"}, "got shape (2, 5)"),
+    (
+        "grid steps without a gradient",
+        {"pipeline": "python:tests.factories:halve_file", "native-size": 64, "grid-steps": 5},
+        "expected no grid_steps where gradients are estimated by SPSA",
+    ),
     # x_in
     ("no such images", {"images": MISSING}, "/no/such/place"),
     (

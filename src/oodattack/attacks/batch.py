@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from oodattack.core.attack import attack
+from oodattack.core.gradient import Autograd, Gradient
 from oodattack.core.pixels import quantize
 
 Function = Callable[[Tensor], Tensor]
@@ -80,6 +81,7 @@ def match(
     parts: Sequence[int] | None = None,
     tolerance: float,
     restarts: int = 1,
+    gradient: Gradient | None = None,
 ) -> Found:
     """Find images near the starts for which f has the same value as for x_in.
 
@@ -90,10 +92,13 @@ def match(
         parts: lengths of the parts of f that differ in scale; None for a single part.
         tolerance: MAPE (a fraction) at which a sample is finished.
         restarts: number of tries, see `oodattack.attack`.
+        gradient: the source of gradients; None for autograd.
     """
     with torch.no_grad():
         target = f(samples.x_in)
-    return run(f, samples, target, ball, parts=parts, tolerance=tolerance, restarts=restarts)
+    return run(
+        f, samples, target, ball, parts=parts, tolerance=tolerance, restarts=restarts, gradient=gradient or Autograd()
+    )
 
 
 def run(f: Function, samples: Samples, target: Tensor | None, ball: Ball, **options: Any) -> Found:

@@ -9,6 +9,7 @@ from oodattack.attacks.batch import Function
 from oodattack.attacks.differences import Differences
 from oodattack.attacks.slope import Slope, measure_slope
 from oodattack.core.gradient import Autograd, Gradient, Spsa
+from oodattack.core.metrics import as_matrix
 from oodattack.detectors import Detector
 from oodattack.detectors.ranks import Ranks
 
@@ -65,12 +66,17 @@ def follow(detector: Detector, images: Tensor, scores: Tensor) -> Followed:
     if 2 * slope.nonzero >= slope.images:
         over = "" if draws is None else ", in expectation over its draws"
         return Followed(f, Autograd(), f"gradient of the score{over} ({slope})", ranks, slope)
-    if judge is not None:
+    if judge is not None and _reaches_pixels(detector, images):
         differences = Differences(detector.reads, lambda reads: ranks(judge(reads)))
         return Followed(
             f, differences, f"differences of the score along what it reads (gradient {slope})", ranks, slope
         )
     return Followed(f, Spsa(directions=8), f"SPSA on the image (gradient {slope})", ranks, slope)
+
+
+def _reaches_pixels(detector: Detector, images: Tensor) -> bool:
+    """Whether what the detector reads has a gradient with respect to the images, which a pipeline may lack."""
+    return measure_slope(lambda x: as_matrix(detector.reads(x)).sum(1), images[:1]).nonzero > 0
 
 
 class _Expected:

@@ -16,6 +16,7 @@ def informed(reads: Function, parts: Sequence[int] | None, samples: Samples, bal
         samples: the batch.
         ball: the ball and the number of steps.
         restarts: number of tries, see `oodattack.attack`.
+        gradient: the source of gradients; None for autograd.
 
     >>> import torch
     >>> batch = Samples(torch.full((1, 3, 2, 2), 0.4), torch.full((1, 3, 2, 2), 0.6), [0])
@@ -23,4 +24,4 @@ def informed(reads: Function, parts: Sequence[int] | None, samples: Samples, bal
     >>> found.images.dtype, bool(found.mape < 0.05)
     (torch.uint8, True)
     """
-    return match(reads, samples, ball, parts=parts, tolerance=CLOSE_ENOUGH, restarts=restarts)
+    return match(reads, samples, ball, parts=parts, tolerance=CLOSE_ENOUGH, restarts=restarts, gradient=gradient)

@@ -1,9 +1,12 @@
 """The latent attack: f gives the features z; the target is those of x_in (Algorithm 1). It ignores the detector."""
 
 from oodattack.attacks.batch import Ball, Found, Function, Samples, match
+from oodattack.core.gradient import Gradient
 
 
-def latent(features: Function, samples: Samples, ball: Ball, restarts: int = 1) -> Found:
+def latent(
+    features: Function, samples: Samples, ball: Ball, *, restarts: int = 1, gradient: Gradient | None = None
+) -> Found:
     """Find images near the starts whose features match those of x_in.
 
     Args:
@@ -11,6 +14,7 @@ def latent(features: Function, samples: Samples, ball: Ball, restarts: int = 1) 
         samples: the batch.
         ball: the ball and the number of steps.
         restarts: number of tries, see `oodattack.attack`.
+        gradient: the source of gradients; None for autograd.
 
     >>> import torch
     >>> batch = Samples(torch.full((1, 3, 2, 2), 0.4), torch.full((1, 3, 2, 2), 0.6), [0])
@@ -18,4 +22,4 @@ def latent(features: Function, samples: Samples, ball: Ball, restarts: int = 1) 
     >>> found.images.dtype, bool(found.mape < 0.05)
     (torch.uint8, True)
     """
-    return match(features, samples, ball, tolerance=0, restarts=restarts)
+    return match(features, samples, ball, tolerance=0, restarts=restarts, gradient=gradient)

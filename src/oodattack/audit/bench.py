@@ -69,7 +69,14 @@ def open_bench(settings: AuditSettings) -> Bench:
     Raises:
         InputError: if a setting is invalid or an input cannot be read.
     """
-    return _bench(settings, load_encoder(settings.encoder, device=settings.device, trust=settings.trust))
+    encoder = load_encoder(
+        settings.encoder,
+        device=settings.device,
+        trust=settings.trust,
+        pipeline=settings.pipeline,
+        native_size=settings.native_size,
+    )
+    return _bench(settings, encoder)
 
 
 def open_in_worker(settings: AuditSettings, header: Mapping[str, Any]) -> Bench:
@@ -82,7 +89,15 @@ def open_in_worker(settings: AuditSettings, header: Mapping[str, Any]) -> Bench:
     Raises:
         InputError: if a setting is invalid, an input cannot be read, or the encoder is a different one.
     """
-    return _bench(settings, load_in_worker(settings.encoder, header, device=settings.device, trust=settings.trust))
+    encoder = load_in_worker(
+        settings.encoder,
+        header,
+        device=settings.device,
+        trust=settings.trust,
+        pipeline=settings.pipeline,
+        native_size=settings.native_size,
+    )
+    return _bench(settings, encoder)
 
 
 def _bench(settings: AuditSettings, encoder: Encoder) -> Bench:

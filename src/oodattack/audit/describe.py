@@ -12,7 +12,7 @@ from oodattack.engines import compute_images, rows_that_fit
 def describe(bench: Bench) -> dict[str, Any]:
     """The subject as JSON values.
 
-    ``labels``: where the classes of the training images come from. ``train_accuracy`` and ``test_accuracy``: fractions
+    ``pipeline``: what every image goes through before the network, or None. ``labels``: where the classes of the training images come from. ``train_accuracy`` and ``test_accuracy``: fractions
     of images that the network classifies correctly; None if it is no classifier or the classes are unknown.
     """
     subject, train = bench.subject, bench.inputs.train
@@ -21,6 +21,7 @@ def describe(bench: Bench) -> dict[str, Any]:
     return {
         "kind": subject.kind,
         "encoder": subject.encoder.name,
+        "pipeline": subject.encoder.pipeline and subject.encoder.pipeline.name,
         "classes": subject.classes,
         "latent_dim": subject.features.exact.latent_dim,
         "layers": list(subject.layer_names),

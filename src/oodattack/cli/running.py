@@ -67,6 +67,7 @@ def print_summary(run: "Run", figures: list[Path], *, as_json: bool, quiet: bool
         print_json(
             {
                 "run": str(run.path),
+                "pipeline": run.header["inputs"].get("pipeline"),
                 "groups": [{k: json_number(v) for k, v in dataclasses.asdict(group).items()} for group in groups],
                 "skipped": skipped,
                 "pictures": [str(figure) for figure in figures],
@@ -98,6 +99,9 @@ def _table(run: "Run", groups: "list[Group]") -> Table:
         f"MAPE of z_out against z_in, in percent: {settings['method']}, {settings['steps']} steps,"
         f" {NORM_NAMES[settings['norm']]} ball"
     )
+    pipeline = run.header["inputs"].get("pipeline")
+    if pipeline is not None:
+        title += f", PNGs through {pipeline}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     with_classes = any(group.class_taken is not None for group in groups)
     with_layers = len(run.header["inputs"].get("parts", [])) > 1
@@ -137,6 +141,9 @@ def _announce(console: Console, settings: AttackSettings, encoder: "Encoder", ru
         f" {height}x{width}x3 = {height * width * 3} pixels",
         markup=False,
     )
+    if encoder.pipeline is not None:
+        estimated = "" if encoder.has_gradient else " (without a gradient: SPSA)"
+        console.print(f"pipeline  {encoder.pipeline.name}{estimated}", markup=False)
     radii = ", ".join("inf" if math.isinf(eps) else f"{eps:.4g} ({255 * eps:.4g} in 0–255)" for eps in settings.eps)
     console.print(f"ball      {NORM_NAMES[settings.norm]}, eps {radii}, pixels in [0, 1]")
     console.print(

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from oodattack.core.errors import InputError
 from oodattack.encoders.layers import INPUT_OF, OUTPUT, check_layers, find_head, record
 from oodattack.encoders.messages import reason
+from oodattack.encoders.pipeline.base import Pipeline
 
 
 class Encoder(nn.Module):
-    """A model as a function f(x) = z, with the normalisation as its first layer.
+    """A model as a function f(x) = z, with the pipeline, if any, and the normalisation as its first layers.
 
     z concatenates the values of the named layers in the given order, each flattened to `(B, -1)` (including spatial
     activations). By default it is the input of the model's last linear layer, or the output if the model has none.
@@ -24,16 +25,18 @@ class Encoder(nn.Module):
         model: maps normalised images `(B, 3, H, W)` to a tensor, or to a tuple, mapping or dataclass, of which the
             first tensor is used. The model is put in eval mode but otherwise left alone; no hooks remain on it.
         name: the string that names the encoder in results.
-        input_size: `(H, W)` in pixels.
+        input_size: `(H, W)` in pixels, of the images that f takes; with a pipeline, before it.
         layer: names from `model.named_modules()` joined by `+`; `input of NAME` for a layer's input; `output`.
         mean: per channel, for pixels in [0, 1]; the model receives `(x - mean) / std`.
         std: per channel, for pixels in [0, 1].
         classes: names of the model's outputs, if it is a classifier.
+        pipeline: what happens to an image file before the model.
 
     Attributes:
         layer: the layers that make up z, e.g. `input of fc`, in the form that the argument `layer` takes.
         latent_dim: K, the length of z.
         parts: the length of each layer's part of z; `(K,)` for one layer.
+        has_gradient: whether the pipeline has a gradient; without one, attacks need SPSA.
 
     Raises:
         InputError: if a layer is unknown or its first axis is not the batch, the model does not accept images of
@@ -58,9 +61,11 @@ class Encoder(nn.Module):
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
         classes: Sequence[str] | None = None,
+        pipeline: Pipeline | None = None,
     ) -> None:
         super().__init__()
         self.model = model.eval()
+        self.pipeline = pipeline
         self.name = name
         self.input_size = input_size
         self.classes = None if classes is None else tuple(classes)
@@ -70,6 +75,7 @@ class Encoder(nn.Module):
 
         grey = torch.full((2, 3, *input_size), 0.5, device=device)
         with torch.no_grad(), self._explained():
+            self.has_gradient = pipeline is None or pipeline.has_gradient(grey)
             self._layers = self._choose(layer, grey)
             output, *latents = record(model, self._layers, self.normalise(grey))
         for part, latent in zip(self._layers, latents, strict=True):
@@ -122,7 +128,7 @@ class Encoder(nn.Module):
         return record(self.model, [], self.normalise(x))[0].softmax(dim=1)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the model's repr, weights, normalisation, layer and class names.
+        """SHA-256 (hex) of the model's repr, weights, normalisation, layer, class names and pipeline.
 
         Differences between two models' `forward` that their repr does not show are not detected.
 
@@ -132,6 +138,8 @@ class Encoder(nn.Module):
         """
         structure = re.sub(r"0x[0-9a-fA-F]+", "", repr(self.model))  # memory addresses differ between processes
         sha = hashlib.sha256(f"{structure}\n{self.layer}\n{self.classes}".encode())
+        if self.pipeline is not None:
+            sha.update(f"\n{self.pipeline.name}".encode())
         for name, tensor in self.state_dict().items():
             sha.update(f"\n{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             # As bytes, because NumPy lacks some of torch's types (bfloat16).
@@ -139,7 +147,7 @@ class Encoder(nn.Module):
         return sha.hexdigest()
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Normalise images for the model.
+        """Send images through the pipeline, if there is one, and normalise them for the model.
 
         Args:
             x: float `(B, 3, H, W)` in [0, 1].
@@ -153,6 +161,8 @@ class Encoder(nn.Module):
                 f"expected images of shape (B, 3, {height}, {width}) for {self.name}, got {tuple(x.shape)}; "
                 "resize them, or load the encoder with size="
             )
+        if self.pipeline is not None:
+            x = self.pipeline(x)
         return (x - self.mean) / self.std
 
     def _choose(self, layer: str | None, grey: Tensor) -> list[str]:

@@ -10,6 +10,7 @@ from oodattack.encoders.encoder import Encoder
 from oodattack.encoders.headless import without_head
 from oodattack.encoders.layers import OUTPUT
 from oodattack.encoders.own import from_file, from_python
+from oodattack.encoders.pipeline.base import Pipeline
 from oodattack.encoders.source import Source
 from oodattack.encoders.spec import (
     KINDS,
@@ -35,6 +36,8 @@ def load_encoder(
     classes: Sequence[str] | str | None = None,
     factory: str | None = None,
     num_classes: int | None = None,
+    pipeline: str | None = None,
+    native_size: int | tuple[int, int] | str | None = None,
     trust: bool = False,
     device: str | None = None,
 ) -> Encoder:
@@ -48,7 +51,7 @@ def load_encoder(
     - `file:PATH`: a `.pt2`, TorchScript or pickled model (needs `trust`), or a state dict (needs `factory`).
 
     Args:
-        spec: one of these; the options `layer` to `num_classes` may follow: `torchvision:resnet18,weights=none`.
+        spec: one of these; the options `layer` to `native_size` may follow: `torchvision:resnet18,weights=none`.
         layer: the layers that make up z, joined by `+`; see `Encoder`.
         weights: `none` (random), the name of published weights, or a file (`.pth`, `.safetensors`, ...).
         size: input size in pixels: 224, `224`, `32x48` or (32, 48), height first.
@@ -57,6 +60,10 @@ def load_encoder(
         classes: class names, or a text file with one name per line.
         factory: `MODULE:FACTORY`, a function that builds the model whose state dict is in the file.
         num_classes: 0 removes the classification head, as in timm: a bare encoder, whose z is the model's output.
+        pipeline: what the product does to an image file before the network: `resize=256+crop=224`, `jpeg=90`, a user's
+            callable (see `oodattack.encoders.pipeline.parse`), or `weights` for what torchvision or timm declare for
+            the weights. It becomes the first layer of f, whose images then have the native size.
+        native_size: size of the images that enter the pipeline, like `size`; by default that of the network's input.
         trust: allow formats that can execute code when loaded. This cannot be set from within `spec`.
         device: see `pick_device`.
 
@@ -87,11 +94,13 @@ def load_encoder(
         classes=once("classes", classes, parse_classes),
         factory=once("factory", factory),
         num_classes=once("num_classes", num_classes, parse_num_classes),
+        pipeline=once("pipeline", pipeline),
+        native_size=once("native_size", native_size, parse_size),
     )
     picked = pick_device(device)
     source = _source(kind, target, options, spec, trust=trust)
     if isinstance(source.model, Encoder):
-        given = ("layer", "size", "mean", "std", "classes", "num_classes")
+        given = ("layer", "size", "mean", "std", "classes", "num_classes", "pipeline", "native_size")
         options.refuse(f"{spec!r}, which is an Encoder already", *given)
         encoder = source.model.eval()
         encoder.name = spec
@@ -129,12 +138,23 @@ def _wrap(source: Source, options: Options, spec: str) -> Encoder:
     headless = options.num_classes == 0
     if headless:
         options.refuse("a model without a head", "classes")
+    pipeline = _pipeline(source, options, size, spec)
     return Encoder(
         without_head(source.model, size, spec) if headless and not source.headless else source.model,
         name=spec,
-        input_size=size,
+        input_size=size if options.native_size is None else options.native_size,
         layer=OUTPUT if headless and options.layer is None else options.layer,
         mean=options.mean or source.mean,
         std=options.std or source.std,
         classes=None if headless else options.classes or source.classes,
+        pipeline=pipeline,
     )
+
+
+def _pipeline(source: Source, options: Options, size: tuple[int, int], spec: str) -> Pipeline | None:
+    if options.pipeline is None:
+        options.refuse("an encoder without pipeline=", "native_size")
+        return None
+    from oodattack.encoders.pipeline.make import make_pipeline  # it imports torchvision, which takes a second
+
+    return make_pipeline(options.pipeline, source.pipeline, options.native_size or size, size, spec)

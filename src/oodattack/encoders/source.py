@@ -9,7 +9,8 @@ from torch import nn
 class Source:
     """A model with the input size, normalisation and class names that its source declares; None where undeclared.
 
-    `headless`: the model was built without a classification head, as requested.
+    `headless`: the model was built without a classification head, as requested. `pipeline`: the transform that the
+    weights declare, up to the normalisation, as a string for `oodattack.encoders.pipeline.parse`.
     """
 
     model: nn.Module
@@ -18,3 +19,4 @@ class Source:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     classes: tuple[str, ...] | None = None
     headless: bool = False
+    pipeline: str | None = None

@@ -25,6 +25,8 @@ class Options:
         classes: class names, in the order of the model's outputs.
         factory: `MODULE:FACTORY`, a function that builds the model for a file of weights.
         num_classes: 0 removes the classification head, as in timm; z is then the model's output.
+        pipeline: what happens to an image file before the network; see `oodattack.encoders.pipeline.make`.
+        native_size: `(H, W)` in pixels of the images that enter the pipeline.
     """
 
     layer: str | None = None
@@ -35,6 +37,8 @@ class Options:
     classes: tuple[str, ...] | None = None
     factory: str | None = None
     num_classes: int | None = None
+    pipeline: str | None = None
+    native_size: tuple[int, int] | None = None
 
     def refuse(self, kind: str, *names: str) -> None:
         """Raise InputError if one of the named options, which do not apply to `kind`, was given.

@@ -1,6 +1,7 @@
 """Models from packages: the embedded model, torchvision, timm."""
 
 import importlib
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -75,7 +76,8 @@ def from_torchvision(name: str, weights: str | None, *, trust: bool) -> Source:
         )
     classes = tuple(known.meta["categories"])
     side = transforms.crop_size[0]
-    return Source(model, (side, side), tuple(transforms.mean), tuple(transforms.std), classes)
+    pipeline = f"resize={transforms.resize_size[0]}:{transforms.interpolation.value}+crop={side}"
+    return Source(model, (side, side), tuple(transforms.mean), tuple(transforms.std), classes, pipeline=pipeline)
 
 
 def from_timm(name: str, weights: str | None, *, trust: bool, headless: bool = False) -> Source:
@@ -103,7 +105,10 @@ def from_timm(name: str, weights: str | None, *, trust: bool, headless: bool = F
     subset = timm.data.infer_imagenet_subset(model)
     classes = tuple(timm.data.ImageNetInfo(subset).label_descriptions()) if subset else None
     _, height, width = config["input_size"]
-    return Source(model, (height, width), tuple(config["mean"]), tuple(config["std"]), classes, headless)
+    pipeline = None
+    if height == width and config["crop_mode"] == "center" and config["interpolation"] in ("bilinear", "bicubic"):
+        pipeline = f"resize={math.floor(height / config['crop_pct'])}:{config['interpolation']}+crop={height}"
+    return Source(model, (height, width), tuple(config["mean"]), tuple(config["std"]), classes, headless, pipeline)
 
 
 def _build(make: Callable[[], nn.Module], name: str, weights: str, published: list[str], *, trust: bool) -> nn.Module:

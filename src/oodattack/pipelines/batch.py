@@ -12,6 +12,7 @@ from oodattack.core.attack import attack
 from oodattack.core.ball import distance
 from oodattack.core.checks import evaluation_mode
 from oodattack.core.errors import InputError
+from oodattack.core.gradient import Gradient
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.core.problem import part_mape
@@ -42,17 +43,19 @@ class _Samples:
 
 
 def attack_rows(
-    plan: Plan, encoder: Encoder, fast: nn.Module, rows: range, on_step: Callable[[], None]
+    plan: Plan, encoder: Encoder, fast: nn.Module, gradient: Gradient, rows: range, on_step: Callable[[], None]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Attack some rows of a plan.
 
-    All reported figures are measured on the image decoded from the stored PNG bytes, with the encoder as it was loaded.
+    All reported figures are measured on the image decoded from the stored PNG bytes, with the encoder as it was loaded,
+    behind its pipeline if it has one.
     The fast copy differs from it only in the last digits, but no reported figure should depend on that.
 
     Args:
         plan: the plan.
         encoder: f, as loaded.
         fast: the same function prepared for speed, used for the attack itself.
+        gradient: the source of gradients.
         rows: numbers of the rows.
         on_step: called after every step.
 
@@ -72,12 +75,18 @@ def attack_rows(
     if not len(samples):
         return [], skipped
     start = _batch(samples.starts, device)
-    result = _attack(plan.settings, samples, encoder.parts, fast, start, z_in, on_step)
+    result = _attack(plan.settings, samples, encoder.parts, fast, gradient, start, z_in, on_step)
     pngs = [encode_png(image) for image in quantize(result.image).cpu()]
     columns = _measure(plan.settings, encoder, _batch(samples.x_in, device), start, pngs, z_in, result)
+    pipeline = encoder.pipeline and encoder.pipeline.name
     table = []
     for i, sample in enumerate(samples.columns):
-        row = {**sample, "norm": plan.settings.norm, **{name: values[i] for name, values in columns.items()}}
+        row = {
+            **sample,
+            "norm": plan.settings.norm,
+            "pipeline": pipeline,
+            **{name: values[i] for name, values in columns.items()},
+        }
         row["image"] = image_cell(pngs[i], png_name(row))
         row["x_in"] = image_cell(encode_png(samples.x_in[i]), sample["x_in_name"])
         row["start"] = image_cell(encode_png(samples.starts[i]), sample["start_name"])
@@ -123,6 +132,7 @@ def _attack(
     samples: _Samples,
     parts: Sequence[int],
     fast: nn.Module,
+    gradient: Gradient,
     start: Tensor,
     z_in: Tensor,
     on_step: Callable[[], None],
@@ -142,7 +152,7 @@ def _attack(
         seed=[sample["seed"] for sample in samples.columns],
         pixels=256,
         grid_steps=settings.grid_steps,
-        gradient=settings.gradient,
+        gradient=gradient,
         parts=parts,
         check=False,  # done once for the run
         callback=lambda _step, _mape: on_step(),

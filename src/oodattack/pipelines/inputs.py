@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from oodattack.core.checks import check_health
-from oodattack.core.gradient import get_gradient
+from oodattack.core.errors import InputError
+from oodattack.core.gradient import Gradient, get_gradient
 from oodattack.core.pixels import dequantize
 from oodattack.encoders import Encoder, load_encoder, pick_device
 from oodattack.engines import load_in_worker
@@ -37,6 +38,11 @@ class Inputs:
         """The device of the encoder."""
         return self.encoder.mean.device
 
+    @property
+    def gradient(self) -> Gradient:
+        """The source of gradients: that of the settings, or SPSA behind a pipeline that has no gradient."""
+        return get_gradient(self.plan.settings.gradient if self.encoder.has_gradient else "spsa")
+
     def fast(self, *, half: bool, rough: bool) -> nn.Module:
         """The encoder prepared for speed, once for each pair of arguments (see `oodattack.speed.prepare`)."""
         if (half, rough) not in self.prepared:
@@ -49,6 +55,7 @@ class Inputs:
             "encoder": self.encoder.digest(),
             "layer": self.encoder.layer,
             "input_size": list(self.encoder.input_size),
+            "pipeline": self.encoder.pipeline and self.encoder.pipeline.name,
             "latent_dim": self.encoder.latent_dim,
             "parts": list(self.encoder.parts),
             "images": self.plan.images.digest(),
@@ -63,11 +70,14 @@ class Inputs:
         """
         if self.plan.settings.strict:
             self.plan.read_all()
-        gradient = get_gradient(self.plan.settings.gradient)
+        differentiated = self.gradient.passes > 0
+        if self.plan.settings.grid_steps and not differentiated:
+            raise InputError(
+                "expected no grid_steps where gradients are estimated by SPSA (the pipeline has none), got"
+                f" {self.plan.settings.grid_steps}; omit it"
+            )
         start = self.plan.first_start()
-        check_health(
-            self.encoder, dequantize(torch.stack([start, start])).to(self.device), gradient=gradient.passes > 0
-        )
+        check_health(self.encoder, dequantize(torch.stack([start, start])).to(self.device), gradient=differentiated)
 
 
 def open_inputs(settings: AttackSettings) -> Inputs:
@@ -78,7 +88,13 @@ def open_inputs(settings: AttackSettings) -> Inputs:
     """
     pick_device(settings.device)  # report an unusable device before opening images and encoder
     images = _open_images(settings)
-    encoder = load_encoder(settings.encoder, trust=settings.trust, device=settings.device)
+    encoder = load_encoder(
+        settings.encoder,
+        pipeline=settings.pipeline,
+        native_size=settings.native_size,
+        trust=settings.trust,
+        device=settings.device,
+    )
     return Inputs(encoder, make_plan(settings, images, encoder.input_size))
 
 
@@ -92,7 +108,14 @@ def open_in_worker(settings: AttackSettings, header: Mapping[str, Any]) -> Input
     Raises:
         InputError: if something is missing or unreadable, or the encoder is a different one.
     """
-    encoder = load_in_worker(settings.encoder, header, device=settings.device, trust=settings.trust)
+    encoder = load_in_worker(
+        settings.encoder,
+        header,
+        device=settings.device,
+        trust=settings.trust,
+        pipeline=settings.pipeline,
+        native_size=settings.native_size,
+    )
     return Inputs(encoder, make_plan(settings, _open_images(settings), encoder.input_size))
 
 

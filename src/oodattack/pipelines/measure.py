@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from oodattack.core.gradient import get_gradient
 from oodattack.core.methods import get_method
 from oodattack.core.pixels import dequantize
 from oodattack.engines import PerProcess, Report, environment, exact, measure_batch_size
@@ -74,7 +73,7 @@ def _choose_formats(inputs: Inputs) -> tuple[bool, bool, nn.Module]:
     """Whether 16 bits are faster for gradients and for the twin, and the encoder prepared accordingly."""
     settings = inputs.plan.settings
     half = faster_in_16_bits(inputs.device)
-    usable = get_method(settings.method).uses_twin and get_gradient(settings.gradient).passes > 0
+    usable = get_method(settings.method).uses_twin and inputs.gradient.passes > 0
     fast = prepare(inputs.encoder, half=half, rough=None if usable else False)
     return half, _has_twin(fast), fast
 
@@ -83,7 +82,7 @@ def _measure_batch_size(inputs: Inputs, fast: nn.Module) -> int:
     settings = inputs.plan.settings
     image = dequantize(inputs.plan.first_start()[None]).to(inputs.device)
     steps = settings.steps * settings.restarts
-    return measure_batch_size(fast, get_gradient(settings.gradient), image, samples=len(inputs.plan), steps=steps)
+    return measure_batch_size(fast, inputs.gradient, image, samples=len(inputs.plan), steps=steps)
 
 
 def _has_twin(fast: nn.Module) -> bool:

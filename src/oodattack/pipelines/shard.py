@@ -47,7 +47,7 @@ class AttackShard:
                 share = next(steps) / (settings.steps * settings.restarts)
                 report(Step(rows.start - shard_rows.start, len(rows), share))
 
-            return attack_rows(inputs.plan, inputs.encoder, fast, rows, on_step)
+            return attack_rows(inputs.plan, inputs.encoder, fast, inputs.gradient, rows, on_step)
 
         table: list[dict[str, Any]] = []
         skipped: dict[str, str] = {}

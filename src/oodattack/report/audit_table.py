@@ -84,6 +84,7 @@ def _subject(subject: Row) -> str:
     """What was audited, in a few sentences."""
     facts = [
         _cell(subject["encoder"]),
+        *([] if subject["pipeline"] is None else [f"every image through the pipeline {_cell(subject['pipeline'])}"]),
         *([] if subject["classes"] is None else [count_label(subject["classes"], "class", "classes")]),
         f"{subject['latent_dim']}-dimensional z",
         *([f"layers {_cell(', '.join(subject['layers']))}"] if subject["layers"] else []),

@@ -25,9 +25,10 @@ def describe(header: Mapping[str, Any]) -> str:
     >>> describe({"settings": settings, "inputs": {"layer": "fc"}})
     'embedded (z = fc), method fast, L2 ball, 9 steps'
     """
-    settings = header["settings"]
+    settings, pipeline = header["settings"], header["inputs"].get("pipeline")
+    behind = "" if pipeline is None else f" behind {pipeline}"
     return (
-        f"{short_encoder(settings['encoder'])} (z = {header['inputs']['layer']}), method {settings['method']},"
+        f"{short_encoder(settings['encoder'])} (z = {header['inputs']['layer']}){behind}, method {settings['method']},"
         f" {NORM_NAMES[settings['norm']]} ball, {settings['steps']} steps"
     )
 

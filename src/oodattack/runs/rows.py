@@ -22,6 +22,7 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("eps", pa.float64()),  # radius of the ball, pixels in [0, 1]
     ("norm", pa.string()),
     ("seed", pa.int64()),
+    ("pipeline", pa.string()),  # what the PNG went through before its MAPE was measured; null for nothing
     ("image", IMAGE),  # x_out, 8-bit
     ("x_in", IMAGE),
     ("start", IMAGE),  # x'_out

@@ -18,8 +18,10 @@ from oodattack.settings.shared import (
     Device,
     Download,
     Encoder,
+    NativeSize,
     Norm,
     Out,
+    Pipeline,
     Seed,
     Starts,
     Trust,
@@ -66,6 +68,8 @@ class AttackSettings(Settings):
     ] = None
     gradient: Annotated[GradientName, Setting("source of gradients (spsa needs only forward passes)")] = "autograd"
     seed: Seed = 0
+    pipeline: Pipeline = None
+    native_size: NativeSize = None
     limit: Annotated[
         int | None,
         Setting("number of x_in, evenly spaced over the collection", unset="all", check=at_least(1)),

@@ -16,8 +16,10 @@ from oodattack.settings.shared import (
     DataRoot,
     Device,
     Download,
+    NativeSize,
     Norm,
     Out,
+    Pipeline,
     Restarts,
     Seed,
     Trust,
@@ -77,6 +79,8 @@ class AuditSettings(Settings):
         ),
     ] = ("all",)
     detector: Annotated[tuple[str, ...], Setting("your own detector, as MODULE:FACTORY", affects="nothing")] = ()
+    pipeline: Pipeline = None
+    native_size: NativeSize = None
     jointly: Annotated[
         tuple[str, ...],
         Setting(

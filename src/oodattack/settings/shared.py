@@ -23,6 +23,17 @@ STARTS = Setting(
     check=some_distinct,
 )
 Starts = Annotated[tuple[str, ...], STARTS]
+Pipeline = Annotated[
+    str | None,
+    Setting(
+        "what the product does to an image file before the encoder: resize=SIZE[:bicubic], crop=SIZE and jpeg=QUALITY,"
+        " joined by + (resize=256+crop=224); weights, what torchvision or timm declare; or python:MODULE:FACTORY"
+    ),
+]
+NativeSize = Annotated[
+    str | None,
+    Setting("size of the images that are attacked and enter the pipeline: 300 or 240x320", unset="the encoder's"),
+]
 Out = Annotated[Path, Setting("output directory; repeat the command to resume", affects="nothing")]
 Norm = Annotated[NormName, Setting("norm of the ball")]
 Restarts = Annotated[int, Setting("tries of an attack; all but the first start at a random point", check=at_least(1))]

@@ -30,7 +30,9 @@ class Informed:
         """See `Kind`."""
         detector = _first_reader(target, context.detectors)
         f = context.subject.shared().get(target, detector.reads)
-        return lambda samples, ball, _initial: informed(f, detector.parts, samples, ball, context.restarts)
+        return lambda samples, ball, _initial: informed(
+            f, detector.parts, samples, ball, restarts=context.restarts, gradient=context.gradient
+        )
 
 
 def _first_reader(what: str, detectors: Detectors) -> Detector:

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from oodattack.attacks import Ball, Followed, Found, Samples
+from oodattack.core.gradient import Autograd, Gradient, Spsa
 from oodattack.detectors import Detector, Subject
 
 Detectors = Mapping[str, Detector]
@@ -42,6 +43,11 @@ class Context:
     detectors: Detectors
     follow: Callable[[str], Followed]
     restarts: int = 1
+
+    @property
+    def gradient(self) -> Gradient:
+        """The source of gradients of what is read: SPSA if the pipeline before the network has none."""
+        return Autograd() if self.subject.encoder.has_gradient else Spsa()
 
 
 class Kind(Protocol):

@@ -24,5 +24,7 @@ class Latent:
 
     def on(self, target: str, context: Context) -> BatchAttack:  # noqa: ARG002
         """See `Kind`."""
-        features = context.subject.features
-        return lambda samples, ball, _initial: latent(features, samples, ball, context.restarts)
+        features, gradient = context.subject.features, context.gradient
+        return lambda samples, ball, _initial: latent(
+            features, samples, ball, restarts=context.restarts, gradient=gradient
+        )

@@ -53,6 +53,7 @@ class View:
             layer="+".join(layers),
             mean=encoder.mean.flatten().tolist(),
             std=encoder.std.flatten().tolist(),
+            pipeline=encoder.pipeline,
         )
         self.exact.to(encoder.mean.device).eval()
         # In 32 bits: which precision is faster is measured, and a resumed audit must use the same one.
