@@ -3,11 +3,20 @@
 from collections.abc import Sequence
 
 from oodattack.attacks.batch import Ball, Found, Function, Samples, match
+from oodattack.core.gradient import Gradient
 
 CLOSE_ENOUGH = 1e-4  # MAPE at which a sample is finished: a tenth of what the paper calls small
 
 
-def informed(reads: Function, parts: Sequence[int] | None, samples: Samples, ball: Ball, restarts: int = 1) -> Found:
+def informed(
+    reads: Function,
+    parts: Sequence[int] | None,
+    samples: Samples,
+    ball: Ball,
+    *,
+    restarts: int = 1,
+    gradient: Gradient | None = None,
+) -> Found:
     """Find images near the starts from which a detector reads the same values as from x_in.
 
     Args:

@@ -12,8 +12,9 @@ from oodattack.engines import compute_images, rows_that_fit
 def describe(bench: Bench) -> dict[str, Any]:
     """The subject as JSON values.
 
-    ``pipeline``: what every image goes through before the network, or None. ``labels``: where the classes of the training images come from. ``train_accuracy`` and ``test_accuracy``: fractions
-    of images that the network classifies correctly; None if it is no classifier or the classes are unknown.
+    ``pipeline``: what every image goes through before the network, or None. ``labels``:
+    where the classes of the training images come from. ``train_accuracy`` and ``test_accuracy``: fractions of images
+    that the network classifies correctly; None if it is no classifier or the classes are unknown.
     """
     subject, train = bench.subject, bench.inputs.train
     _, labels = subject.collect(subject.features, train)
