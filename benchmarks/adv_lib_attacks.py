@@ -14,6 +14,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from oodattack.core.metrics import mape
+
 AVAILABLE = importlib.util.find_spec("adv_lib") is not None
 SCALE = 1e12  # of the logits: their cross-entropy, log(1 + exp(L)), equals L in float32 for L > 20 only
 
@@ -44,7 +46,7 @@ class Reached(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits (B, 2)."""
-        error = (self.f(x) - self.target).abs().sum(1) / self.target.abs().sum(1)
+        error = mape(self.f(x), self.target)
         return torch.stack([self.tolerance - error, torch.zeros_like(error)], 1)
 
 

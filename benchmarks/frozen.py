@@ -4,7 +4,8 @@ The constants were chosen mostly on CIFAR-10 ResNet-20 and EfficientNet-Lite0, f
 round balls and with round budgets. Here every setting differs in its start, ball and budget, and most in their encoder
 (docs/method.md mentions EfficientNet-Lite0 and ResNet-18 with random weights). Each is run with three disjoint sets of
 images, starts and seeds. Adam's step is tuned on the first batch of the first set. Families have equal weight in the
-mean, and CIFAR-10 ResNets, on which `fast` does best, are kept apart from the others.
+mean. CIFAR-10 ResNets, on which `fast` does best, are kept apart from the others, as are balls that are too small for
+their targets, in which all methods end at about the same error.
 """
 
 from collections.abc import Sequence
@@ -59,18 +60,30 @@ class Setting:
     batch_size: int = 22
 
 
-CIFAR, OTHER = "CIFAR-10 ResNets", "other families"
+CIFAR, OTHER, UNREACHED = "CIFAR-10 ResNets", "other families", "targets out of reach"
+REACH = 2.0  # per cent: if no method has a lower median, the ball is too small for the targets
 SETTINGS = {
     "provable": Setting(
         "provably robust CIFAR-10 network (Wong et al. 2018)", OTHER,
         "python:benchmarks.networks:provable,size=32,weights={data}/weights/provable/cifar10_linf_8_255.safetensors,"
         "mean=0.485/0.456/0.406,std=0.225/0.225/0.225",
-        "cifar10_png/test", "starts/fundus", "l2", "0.83", 73,
+        "cifar10_png/test", "ood/fashion_mnist", "l2", "0.83", 73,
     ),
     "acet": Setting(
         "pre-activation CIFAR-10 ResNet (Hein et al. 2019)", CIFAR,
         "python:benchmarks.networks:ResNetSmall,size=32,weights={data}/weights/acet/cifar10_plain.safetensors",
         "cifar10_png/test", "ood/notmnist", "linf", "3/255", 37,
+    ),
+    "provable-wide": Setting(
+        "provably robust CIFAR-10 network (Wong et al. 2018)", OTHER,
+        "python:benchmarks.networks:provable,size=32,weights={data}/weights/provable/cifar10_linf_8_255.safetensors,"
+        "mean=0.485/0.456/0.406,std=0.225/0.225/0.225",
+        "cifar10_png/test", "ood/fashion_mnist", "l2", "4.7", 73,
+    ),
+    "acet-wide": Setting(
+        "pre-activation CIFAR-10 ResNet (Hein et al. 2019)", CIFAR,
+        "python:benchmarks.networks:ResNetSmall,size=32,weights={data}/weights/acet/cifar10_plain.safetensors",
+        "cifar10_png/test", "ood/notmnist", "l2", "5.7", 73,
     ),
     "resnet32": Setting(
         "CIFAR-10 ResNet-32", CIFAR,
@@ -135,7 +148,7 @@ def table(found: dict[str, list[list[Row]]]) -> str:
         "| times closer, float | times closer, PNG | PNG, by seed |",
         "|" + "---|" * 11,
     ]
-    groups: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {CIFAR: [], OTHER: []}
+    groups: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {CIFAR: [], OTHER: [], UNREACHED: []}
     for name, seeds in found.items():
         setting = SETTINGS[name]
         whole = [_joined([rows[i] for rows in seeds]) for i in range(len(seeds[0]))]
@@ -145,7 +158,8 @@ def table(found: dict[str, list[list[Row]]]) -> str:
             log_ratios(best[0].float.percent, fast.float.percent),
             log_ratios(best[1].saved.percent, fast.saved.percent),
         )
-        groups[setting.group].append(logs)
+        reached = min(best[0].float.median, fast.float.median) < REACH
+        groups[setting.group if reached else UNREACHED].append(logs)
         cells = [
             setting.title,
             Path(setting.start).stem,

@@ -70,7 +70,7 @@ def nearest_by_ddn(case: Case, tolerance: float, steps: int, batch_size: int) ->
         images = ddn(case.prepared, start, target, tolerance=tolerance, steps=steps)
         reached = mape(latents(case.encoder, images), target) < tolerance
         found.append(distance(images, start, 2).where(reached, math.inf))
-    return float(torch.cat(found).quantile(0.5))
+    return float(torch.cat(found).median())
 
 
 def main(

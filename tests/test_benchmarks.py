@@ -242,7 +242,8 @@ def test_apgd_reaches_the_optimum_of_a_linear_problem_and_returns_its_best_image
     class Recording(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             seen.append(x.detach().clone())
-            return f(x)
+            found: Tensor = f(x)
+            return found
 
     found = adv_lib_attacks.apgd(Recording(), start, target, eps=eps, norm=norm, steps=100, seed=0)
     losses = torch.stack([(f(x) - target).square().sum(1) for x in seen])
@@ -277,11 +278,10 @@ def test_ddn_finds_the_nearest_image_of_a_linear_problem() -> None:
     levels = 255 * found
     torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)
     assert float(mape(f(found), target).max()) < tolerance
-    before = mape(f(start), target)
-    # The distance to the target's plane, less what the tolerance spares at most.
-    least = distance(nearest, start, 2) * (1 - tolerance * math.sqrt(6) / before.double())
-    assert bool((distance(found, start, 2) >= least).all())
-    assert bool((distance(found, start, 2) < 1.2 * distance(nearest, start, 2)).all())
+    apart, least = distance(found, start, 2), distance(nearest, start, 2)
+    spared = tolerance * 6 * target.abs().amax(1)  # a bound on the L2 norm of an error within the tolerance
+    assert bool((apart >= least - spared).all())
+    assert bool((apart < least).all())
 
 
 @needs_scipy
@@ -585,13 +585,13 @@ def test_the_smallest_ball_of_the_identity_reaches_x_in(capsys: pytest.CaptureFi
 @needs_adv_lib
 def test_only_images_that_ddn_brought_within_the_tolerance_have_a_distance() -> None:
     tiny = case()
-    images = adv_lib_attacks.ddn(tiny.prepared, tiny.start, tiny.target, tolerance=0.02, steps=300)
+    images = adv_lib_attacks.ddn(tiny.prepared, tiny.start, tiny.target, tolerance=0.04, steps=100)
     errors = mape(tiny.encoder(images), tiny.target)
-    assert bool((errors < 0.02).all())
+    assert bool((errors < 0.04).all())
     apart = distance(images, tiny.start, 2)
-    found = smallest_ball.nearest_by_ddn(tiny, 0.02, 300, 3)
+    found = smallest_ball.nearest_by_ddn(tiny, 0.04, 100, 3)
     assert found == pytest.approx(float(apart.median()), rel=0.05)
-    assert smallest_ball.nearest_by_ddn(tiny, 0.02, 1, 3) == math.inf
+    assert smallest_ball.nearest_by_ddn(tiny, 0.04, 1, 3) == math.inf
 
 
 def test_an_unknown_method_is_refused() -> None:
