@@ -305,6 +305,30 @@ def test_l_bfgs_b_reaches_the_optimum_of_a_linear_problem_within_its_budget() ->
     assert float((f(early) - target[:1]).square().sum()) < float((f(start[:1]) - target[:1]).square().sum())
 
 
+@needs_scipy
+def test_l_bfgs_b_returns_its_best_image_even_in_the_middle_of_a_line_search() -> None:
+    from benchmarks.lbfgsb import lbfgsb
+
+    linear, start, target, _ = linear_problem()
+    losses: list[float] = []
+
+    class Wavy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            latent: Tensor = linear(x + 0.2 * torch.sin(40 * x))
+            losses.append(float((latent.detach() - target[:1]).square().sum()))
+            return latent
+
+    f = Wavy()
+    last_is_best = []
+    for steps in range(1, 16):
+        losses.clear()
+        image = lbfgsb(f, start[:1], target[:1], eps=0.3, steps=steps)
+        seen = list(losses)
+        assert float((f(image) - target[:1]).square().sum()) == pytest.approx(min(seen), rel=1e-4)
+        last_is_best.append(seen[-1] == min(seen))
+    assert not all(last_is_best)
+
+
 def test_the_whole_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     compare_program.main(TINY["encoder"], "noise", out, TINY["images"], eps="2", steps="8,3", limit=3, batch_size=2)
