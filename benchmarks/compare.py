@@ -1,9 +1,9 @@
 """`python -m benchmarks.compare`: compare `fast` with other methods.
 
 Every method gets the same images, starts, targets, ball and prepared encoder, and a separate run for each budget, since
-step schedules depend on the budget. All methods attack a batch before the next batch starts, so that a slowdown of the
-machine affects all of them. Each result is written as soon as it is measured; an interrupted comparison resumes with
-the same command.
+step schedules depend on the budget. Step sizes are tuned on the first batch. All methods attack a batch before the next
+batch starts, so that a slowdown of the machine affects all of them. Each result is written as soon as it is measured;
+an interrupted comparison resumes with the same command.
 """
 
 from collections.abc import Sequence
@@ -46,18 +46,18 @@ def compare(
     batches = case.batches(batch_size)
     firsts = [rows.start for rows in batches]
     for attacker in methods:  # warm up: the first call is slow, if only because of imports
-        measure(case, attacker, batches[0], 1, attacker.step_sizes[0], saved=True)
+        measure(case, attacker, batches[0], 1, attacker.step_sizes[0], searched=True)
     rows: list[Row] = []
     budgets = sorted(budgets)
     for number, steps in enumerate(budgets, start=1):
+        for attacker in methods:
+            for step_size in attacker.step_sizes:
+                _fill(results, case, attacker, batches[0], steps, step_size, searched=False)
         for batch in batches:
             for attacker in methods:
-                for step_size in attacker.step_sizes:
-                    _fill(results, case, attacker, batch, steps, step_size, saved=False)
-        for batch in batches:
-            for attacker in methods:
-                best = best_step(results, attacker, steps, firsts)
-                _fill(results, case, attacker, batch, steps, best, saved=True)
+                best = best_step(results, attacker, steps)
+                _fill(results, case, attacker, batch, steps, best, searched=False)
+                _fill(results, case, attacker, batch, steps, best, searched=True)
         rows = rows_of(results, methods, budgets[:number], firsts)
         write_text(out / "table.md", page(rows, header))
         save(draw(rows, header), out / "compare.png")
@@ -65,11 +65,18 @@ def compare(
 
 
 def _fill(
-    results: Results, case: Case, attacker: Attacker, rows: slice, steps: int, step_size: float | None, *, saved: bool
+    results: Results,
+    case: Case,
+    attacker: Attacker,
+    rows: slice,
+    steps: int,
+    step_size: float | None,
+    *,
+    searched: bool,
 ) -> None:
     """Run a measurement unless it was already done, in an earlier session or under another label."""
-    if (attacker.name, step_size, steps, saved, rows.start) not in results.measured:
-        results.add(measure(case, attacker, rows, steps, step_size, saved=saved))
+    if (attacker.name, step_size, steps, searched, rows.start) not in results.measured:
+        results.add(measure(case, attacker, rows, steps, step_size, searched=searched))
 
 
 def parse_budgets(text: str) -> list[int]:
@@ -94,7 +101,7 @@ def main(
     images: Annotated[
         str | None, typer.Option(help="x_in, as for `oodattack attack` (default: photographs bundled with packages)")
     ] = None,
-    norm: Annotated[str, typer.Option(help="l1 | l2 | linf; ART's attack needs linf")] = "l2",
+    norm: Annotated[str, typer.Option(help="l1 | l2 | linf; L-BFGS-B and ART need linf")] = "l2",
     eps: Annotated[str, typer.Option(help="radius of the ball, such as 10 or 16/255")] = "10",
     steps: Annotated[
         str, typer.Option(help="budgets in gradient evaluations, each run separately")
@@ -103,15 +110,16 @@ def main(
     batch_size: Annotated[int, typer.Option(help="number of images attacked at once")] = 16,
     seed: Annotated[int, typer.Option(help="random seed for noise and random starts")] = 0,
 ) -> None:
-    """Compare `fast` with the published algorithm, plain PGD and, in Linf, ART's feature adversaries."""
+    """Compare `fast` with the published algorithm, Adam, APGD and, in Linf, L-BFGS-B and ART's feature adversaries."""
     budgets = parse_budgets(steps)
     if images is None:
         images = str(copy_photographs(out / "photographs")[0])
     given = {"encoder": encoder, "images": images, "start": start, "out": out, "norm": norm, "eps": eps, "seed": seed}
     case = load_case(AttackSettings.of({**given, "limit": limit, "batch_size": batch_size}))
     methods = attackers(case)
-    if norm == "linf" and methods[-1].name != "art":
-        typer.echo("ART is not installed and is skipped; pip install 'oodattack[benchmark]'", err=True)
+    missing = {"apgd", *(("lbfgsb", "art") if norm == "linf" else ())} - {method.name for method in methods}
+    if missing:
+        typer.echo(f"skipped, since their libraries are not installed: {', '.join(sorted(missing))}", err=True)
     compare(case, methods, budgets, out, batch_size=batch_size)
     typer.echo((out / "table.md").read_text())
 

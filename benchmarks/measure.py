@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.attackers import Attacker, Counter
+from benchmarks.attackers import Attacker, search_share
+from benchmarks.counter import Counter
 from benchmarks.inputs import Case, latents
 from oodattack.core.ball import distance
 from oodattack.core.errors import InputError
 from oodattack.core.metrics import mape
-from oodattack.core.pixels import dequantize, quantize
+from oodattack.core.pixels import dequantize, to_grid
 from oodattack.images import decode, encode_png
 from oodattack.storage.files import write_text
 
@@ -28,55 +29,54 @@ class Measured:
         name: the attack.
         step_size: the step size used; None is the method's own.
         steps: the budget.
-        saved: whether the attack ended on the 8-bit grid; the results are then those of the decoded PNG.
+        searched: whether the budget includes the search on the 8-bit grid; the image is then on the grid already.
         first: index of the batch's first image.
         seconds: wall-clock time of the whole batch.
         forwards: total number of samples in forward passes through the encoder.
         backwards: total number of samples in backward passes.
-        mape: MAPE of each image, as a fraction, measured by the encoder as loaded.
-        distance: distance of each image from its start, in the norm of the ball.
+        mape: MAPE of each image as the attack returned it, as a fraction, measured by the encoder as loaded.
+        distance: its distance from its start, in the norm of the ball.
+        png_mape: MAPE of the image that is decoded from the PNG file, rounded to the grid inside the ball.
+        png_distance: its distance from its start.
     """
 
     name: str
     step_size: float | None
     steps: int
-    saved: bool
+    searched: bool
     first: int
     seconds: float
     forwards: int
     backwards: int
     mape: list[float]
     distance: list[float]
+    png_mape: list[float]
+    png_distance: list[float]
 
     @property
     def key(self) -> Key:
         """Identifies the measurement."""
-        return (self.name, self.step_size, self.steps, self.saved, self.first)
+        return (self.name, self.step_size, self.steps, self.searched, self.first)
 
 
 def measure(
-    case: Case, attacker: Attacker, rows: slice, steps: int, step_size: float | None, *, saved: bool
+    case: Case, attacker: Attacker, rows: slice, steps: int, step_size: float | None, *, searched: bool
 ) -> Measured:
-    """Attack some images of a case and measure the result."""
+    """Attack some images of a case and measure the result, as returned and as a PNG file."""
     f = Counter(case.prepared)
+    grid_steps = search_share(steps) if searched else 0
     started = time.perf_counter()
-    images = attacker.run(f, case, rows, steps, step_size, 256 if saved else None).cpu()  # synchronises with a GPU
+    images = attacker.run(f, case, rows, steps, step_size, grid_steps).cpu()  # synchronises with a GPU
     seconds = time.perf_counter() - started
-    if saved:
-        images = dequantize(torch.stack([decode(encode_png(levels)) for levels in quantize(images)]))
-    images = images.to(case.start)
-    return Measured(
-        attacker.name,
-        step_size,
-        steps,
-        saved,
-        rows.start,
-        seconds,
-        f.forwards,
-        f.backwards,
-        mape(latents(case.encoder, images), case.target[rows]).tolist(),
-        distance(images, case.start[rows], case.norm).tolist(),
-    )
+    start, target = case.start[rows], case.target[rows]
+    eps = torch.full((len(images),), case.eps, dtype=torch.float64)
+    files = [encode_png(levels) for levels in to_grid(images, start.cpu(), eps, case.norm)]
+    decoded = dequantize(torch.stack([decode(file) for file in files]))
+    figures = []
+    for found in (images.to(start), decoded.to(start)):
+        figures.append(mape(latents(case.encoder, found), target).tolist())
+        figures.append(distance(found, start, case.norm).tolist())
+    return Measured(attacker.name, step_size, steps, searched, rows.start, seconds, f.forwards, f.backwards, *figures)
 
 
 class Results:

@@ -18,7 +18,9 @@ from oodattack.storage.files import write_whole
 STYLES = {
     "paper": ("#0072B2", "o", "paper, as published"),
     "paper-tuned": ("#56B4E9", "s", "paper, step tuned"),
-    "plain-tuned": ("#009E73", "^", "plain PGD, step tuned"),
+    "adam-cosine": ("#009E73", "^", "Adam, cosine step, tuned"),
+    "apgd": ("#E69F00", "P", "APGD"),
+    "lbfgsb": ("#000000", "X", "L-BFGS-B"),
     "art-tuned": ("#CC79A7", "v", "ART, step tuned"),
     "fast": ("#D55E00", "D", "fast, default settings"),
 }
@@ -65,7 +67,12 @@ def draw(rows: Sequence[Row], header: dict[str, Any]) -> Figure:
     handles, names = panels[0].get_legend_handles_labels()
     handles.append(Line2D([], [], color="#555555", linestyle="--", linewidth=1.0))
     figure.legend(
-        handles, [*names, "8-bit PNG, decoded"], loc="outside lower center", ncols=3, fontsize=10, frameon=False
+        handles,
+        [*names, "8-bit PNG, decoded (the better of rounding and search)"],
+        loc="outside lower center",
+        ncols=3,
+        fontsize=10,
+        frameon=False,
     )
     ball = f"{NORM_NAMES[header['norm']]} ball of {eps_label(header['eps'])}"
     what = f"{header['encoder'].partition(',')[0]}, {ball}, {len(header['images'])} images"

@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.attackers import Counter
+from benchmarks.counter import Counter
 from benchmarks.inputs import latents, load_case, start_program
 from oodattack import attack
 from oodattack.core.metrics import mape

@@ -17,21 +17,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import ablation, families, precision, smallest_ball, speed
+from benchmarks import ablation, adv_lib_attacks, families, frozen, precision, smallest_ball, speed
 from benchmarks import compare as compare_program
-from benchmarks.attackers import Attacker, Counter, art_images, attackers
+from benchmarks.adam_cosine import AdamCosine
+from benchmarks.art_attack import art_images
+from benchmarks.attackers import Attacker, attackers, search_share
 from benchmarks.compare import compare, parse_budgets
+from benchmarks.counter import Counter
 from benchmarks.inputs import Case, load_case
 from benchmarks.measure import Measured, Results, measure
 from benchmarks.plot import draw
+from benchmarks.ratio import FLOOR, equal_weights, log_ratios, paired_ratio
 from benchmarks.table import Row, Side, best_step, page, rows_of, side
 from torch import Tensor, nn
 
 from oodattack import attack
-from oodattack.core.ball import distance
+from oodattack.core.ball import distance, project
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import Autograd
-from oodattack.core.methods import Fast
+from oodattack.core.methods import Fast, Method
 from oodattack.core.metrics import mape
 from oodattack.core.problem import make_problem
 from oodattack.settings.attack import AttackSettings
@@ -40,6 +44,13 @@ from oodattack.speed import prepare
 needs_art = pytest.mark.skipif(
     importlib.util.find_spec("art") is None, reason="ART is not installed: pip install 'oodattack[benchmark]'"
 )
+needs_adv_lib = pytest.mark.skipif(
+    not adv_lib_attacks.AVAILABLE, reason="adv-lib is not installed: pip install --no-deps adv-lib==0.2.8"
+)
+needs_scipy = pytest.mark.skipif(
+    importlib.util.find_spec("scipy") is None, reason="SciPy is not installed: pip install 'oodattack[benchmark]'"
+)
+LABELS = ["paper", "paper-tuned", "adam-cosine", *(["apgd"] if adv_lib_attacks.AVAILABLE else []), "fast"]
 TINY: dict[str, Any] = {
     "encoder": "python:tests.factories:tiny",
     "images": "torchvision:FakeData",
@@ -68,23 +79,25 @@ def test_the_counter_agrees_with_the_attacks_own_count(method: str, pixels: int 
 
 
 def test_results_are_measured_on_the_decoded_image_by_the_original_encoder() -> None:
-    tiny = case()
+    tiny = case(eps=20)  # a ball that no rounding leaves
     seen: list[Tensor] = []
 
-    def nearly(f: nn.Module, at: Case, rows: slice, steps: int, step_size: float | None, pixels: int | None) -> Tensor:
+    def nearly(f: nn.Module, at: Case, rows: slice, steps: int, step_size: float | None, grid_steps: int) -> Tensor:
         seen.append(f(at.start[rows]))
+        assert (steps, grid_steps) == (4, 0)
         return at.start[rows] * 0.9 + 0.0007
 
-    exact, saved = (
-        measure(tiny, Attacker("n", "n", nearly), slice(1, 3), 4, None, saved=saved) for saved in (False, True)
-    )
+    one = measure(tiny, Attacker("n", "n", nearly), slice(1, 3), 4, None, searched=False)
     image = tiny.start[1:3] * 0.9 + 0.0007
-    for one, there in ((exact, image), (saved, (image * 255).round() / 255)):
+    for errors, apart, there in (
+        (one.mape, one.distance, image),
+        (one.png_mape, one.png_distance, (image * 255).round() / 255),
+    ):
         expected = mape(tiny.encoder(there), tiny.target[1:3])
-        np.testing.assert_allclose(one.mape, expected.tolist(), rtol=1e-5)
-        np.testing.assert_allclose(one.distance, distance(there, tiny.start[1:3], 2))
-    assert exact.mape != saved.mape
-    assert (exact.forwards, exact.backwards, exact.first) == (2, 0, 1)
+        np.testing.assert_allclose(errors, expected.tolist(), rtol=1e-5)
+        np.testing.assert_allclose(apart, distance(there, tiny.start[1:3], 2))
+    assert one.mape != one.png_mape
+    assert (one.forwards, one.backwards, one.first) == (2, 0, 1)
     torch.testing.assert_close(seen[0], tiny.encoder(tiny.start[1:3]), rtol=1e-4, atol=1e-5)
 
 
@@ -93,15 +106,14 @@ def test_art_is_run_correctly_and_counted() -> None:
     tiny = case(norm="linf", eps="10.6/255")  # rounding to the nearest of 256 levels would leave this ball
     (art,) = (one for one in attackers(tiny) if one.name == "art")
     assert art.step_sizes == pytest.approx([10.6 / 255 / part for part in (20, 10, 4)])
-    one = measure(tiny, art, slice(0, 3), 20, art.step_sizes[1], saved=False)
+    one = measure(tiny, art, slice(0, 3), 20, art.step_sizes[1], searched=False)
     assert (one.backwards, one.forwards) == (20 * 3, 2 * 20 * 3)
     assert max(one.distance) <= tiny.eps * (1 + 1e-5)
     before = mape(tiny.encoder(tiny.start), tiny.target)
     assert np.median(one.mape) < 0.9 * float(before.median())
-    saved = measure(tiny, art, slice(0, 3), 20, art.step_sizes[1], saved=True)
-    levels = 255 * np.array(saved.distance)
+    levels = 255 * np.array(one.png_distance)
     np.testing.assert_allclose(levels, levels.round(), atol=1e-3)
-    assert max(saved.distance) <= tiny.eps * (1 + 1e-5)
+    assert max(one.png_distance) <= tiny.eps * (1 + 1e-5)
     f = Counter(tiny.prepared)
     art_images(f, tiny.start, tiny.x_in, tiny.eps, max_iter=5, step_size=0.01)
     assert len(f._forward_hooks) == 1  # ART leaves one for every layer that it is given by number
@@ -114,38 +126,207 @@ def test_the_optimiser_mode_of_art_leaves_its_ball() -> None:
     assert float((found - tiny.start).abs().max()) > 1.5 * 0.05
 
 
-def test_art_is_run_for_linf_only() -> None:
-    assert [one.label for one in attackers(case())] == ["paper", "paper-tuned", "plain-tuned", "fast"]
+def test_linf_has_more_competitors() -> None:
+    assert [one.label for one in attackers(case())] == LABELS
+    linf = [one.label for one in attackers(case(norm="linf", eps="8/255"))]
+    installed = [
+        name for name, module in (("lbfgsb", "scipy"), ("art-tuned", "art")) if importlib.util.find_spec(module)
+    ]
+    assert linf == [*LABELS[:-1], *installed, "fast"]
 
 
 def test_the_published_step_is_one_of_those_tried() -> None:
-    paper, tuned, plain, fast = attackers(case(eps=5))
+    paper, tuned, adam, *_, fast = attackers(case(eps=5))
     assert paper.step_sizes == pytest.approx([0.05])
     assert paper.step_sizes[0] in tuned.step_sizes
-    assert plain.step_sizes[3] == pytest.approx(0.25)
-    assert list(tuned.step_sizes) == sorted(tuned.step_sizes)  # type: ignore[type-var]
+    for one in (tuned, adam):
+        assert list(one.step_sizes) == sorted(one.step_sizes)  # type: ignore[type-var]
+        assert len(one.step_sizes) > 3
     assert fast.step_sizes == (None,)
 
 
-@pytest.mark.parametrize("pixels", [None, 256])
-def test_our_methods_receive_the_case_and_the_step_size(pixels: int | None) -> None:
+@pytest.mark.parametrize("grid_steps", [0, 3])
+def test_our_methods_receive_the_case_and_the_step_size(grid_steps: int) -> None:
     tiny = case(norm="linf", eps="8/255", seed=5)
-    for attacker, step_size in zip(attackers(tiny)[1:3], (0.004, 0.02), strict=True):
-        found = attacker.run(tiny.prepared, tiny, slice(1, 3), 6, step_size, pixels)
+    methods: tuple[str | type[Method], ...] = ("paper", AdamCosine)
+    for attacker, method, step_size in zip(attackers(tiny)[1:3], methods, (0.004, 0.02), strict=True):
+        found = attacker.run(tiny.prepared, tiny, slice(1, 3), 9, step_size, grid_steps)
         expected = attack(
-            tiny.prepared, tiny.start[1:3], tiny.target[1:3], eps=8 / 255, norm=math.inf, steps=6, seed=[6, 7],
-            method=attacker.name, step_size=step_size, pixels=pixels,
+            tiny.prepared, tiny.start[1:3], tiny.target[1:3], eps=8 / 255, norm=math.inf, steps=9 - grid_steps,
+            seed=[6, 7], method=method, step_size=step_size, pixels=256 if grid_steps else None,
+            grid_steps=grid_steps or None,
         )  # fmt: skip
         torch.testing.assert_close(found, expected.image)
 
 
-def test_the_grid_search_is_within_the_budget() -> None:
-    """The total number of evaluations is no larger than that of a method without a grid search."""
-    tiny = case(eps=0.2)
-    (fast,) = (attacker for attacker in attackers(tiny) if attacker.name == "fast")
-    for steps in (9, 30, 100):
-        found = measure(tiny, fast, slice(0, 3), steps, None, saved=True)
-        assert 3 * (steps - steps // 3) < found.backwards <= 3 * steps
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_every_method_stays_in_its_ball_and_its_budget(norm: str) -> None:
+    """With and without the search; no method does much less work than its budget either."""
+    tiny = case(norm=norm, eps={"l2": 1.0, "linf": "8/255"}[norm])
+    for attacker in attackers(tiny):
+        for steps in (9, 30, 100):
+            for searched in (False, True):
+                found = measure(tiny, attacker, slice(0, 3), steps, attacker.step_sizes[0], searched=searched)
+                assert found.backwards <= 3 * steps, attacker.label
+                assert found.backwards > 3 * (steps - search_share(steps) - 2), attacker.label
+                for apart in (found.distance, found.png_distance):
+                    assert max(apart) <= tiny.eps * (1 + 1e-5), attacker.label
+
+
+def test_the_search_returns_images_on_the_grid_for_every_method() -> None:
+    tiny = case(norm="linf", eps="8/255")
+    for attacker in attackers(tiny):
+        levels = 255 * attacker.run(tiny.prepared, tiny, slice(0, 3), 30, attacker.step_sizes[0], 10)
+        torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)
+
+
+class Linear(nn.Module):
+    """f(x) = A x, with orthonormal rows, so that every optimum has a closed form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.rows: Tensor
+        self.register_buffer("rows", torch.linalg.qr(torch.randn(192, 6, generator=generator))[0].T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = x.flatten(1) @ self.rows.T
+        return found
+
+
+def linear_problem() -> tuple[Linear, Tensor, Tensor, Tensor]:
+    """f, starts in the middle of the box, targets at an L2 distance of 0.5, and the nearest images that reach them."""
+    f = Linear()
+    start = torch.full((2, 3, 8, 8), 0.5)
+    generator = torch.Generator().manual_seed(1)
+    move = torch.randn(2, 6, generator=generator)
+    move = 0.5 * move / move.norm(dim=1, keepdim=True)
+    return f, start, f(start) + move, start + (move @ f.rows).view_as(start)
+
+
+@pytest.mark.parametrize("norm", [2, math.inf])
+def test_adam_reaches_a_linear_target(norm: float) -> None:
+    f, start, target, _ = linear_problem()
+    found = attack(
+        f, start, target, eps=1.0 if norm == 2 else 0.3, norm=norm, steps=200, step_size=0.02, method=AdamCosine
+    )
+    assert float(found.mape.max()) < 1e-3
+
+
+def test_adam_computes_the_steps_of_torch() -> None:
+    """Before the projection, in a ball that no step leaves: torch's Adam on the same directions."""
+    f, start, target, _ = linear_problem()
+    x = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([x], lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)
+    losses = []
+    for _ in range(6):
+        loss = (f(x) - target).square().sum(1)
+        losses.append(loss.detach())
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        x.grad = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        optimizer.step()
+        schedule.step()
+    found = attack(f, start, target, eps=10.0, steps=6, step_size=0.01, method=AdamCosine)
+    assert bool(((f(x) - target).square().sum(1) < torch.stack(losses).amin(0)).all())  # so the last is the best
+    torch.testing.assert_close(found.image, x.detach(), atol=1e-5, rtol=0)
+
+
+@needs_adv_lib
+@pytest.mark.parametrize(("norm", "eps"), [(2.0, 0.25), (math.inf, 0.02)])
+def test_apgd_reaches_the_optimum_of_a_linear_problem_and_returns_its_best_image(norm: float, eps: float) -> None:
+    """The targets are out of reach: half-way there in L2, and in Linf where projected gradients end."""
+    f, start, target, nearest = linear_problem()
+    seen: list[Tensor] = []
+
+    class Recording(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.detach().clone())
+            found: Tensor = f(x)
+            return found
+
+    found = adv_lib_attacks.apgd(Recording(), start, target, eps=eps, norm=norm, steps=100, seed=0)
+    losses = torch.stack([(f(x) - target).square().sum(1) for x in seen])
+    assert len(seen) == 100
+    torch.testing.assert_close((f(found) - target).square().sum(1), losses.amin(0))
+    best = (start + nearest) / 2 if norm == 2 else start.clone()
+    if norm == math.inf:
+        for _ in range(2000):
+            gradient = ((f(best) - target) @ f.rows).view_as(best)
+            best = project(best - gradient, start, torch.full((2,), eps), norm)
+    optimum = (f(best) - target).square().sum(1)
+    assert bool((losses.amin(0) < 1.05 * optimum).all())
+    again = adv_lib_attacks.apgd(f, start, target, eps=eps, norm=norm, steps=100, seed=0)
+    torch.testing.assert_close(found, again)
+
+
+@needs_adv_lib
+def test_the_order_of_small_losses_survives_in_apgd() -> None:
+    """The cross-entropy of unscaled logits would be log 2 for all of them."""
+    target = torch.full((4, 3), 0.5)
+    x = (target + torch.tensor([[1e-6], [1e-5], [1e-4], [1e-3]])).view(4, 3, 1, 1)
+    logits = adv_lib_attacks.MatchOrNot(nn.Flatten(), target)(x)
+    losses = nn.functional.cross_entropy(logits, torch.zeros(4, dtype=torch.long), reduction="none")
+    assert bool((losses[1:] > 10 * losses[:-1]).all())
+
+
+@needs_adv_lib
+def test_ddn_finds_the_nearest_image_of_a_linear_problem() -> None:
+    f, start, target, nearest = linear_problem()
+    tolerance = 0.05
+    found = adv_lib_attacks.ddn(f, start, target, tolerance=tolerance, steps=1000)
+    levels = 255 * found
+    torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)
+    assert float(mape(f(found), target).max()) < tolerance
+    apart, least = distance(found, start, 2), distance(nearest, start, 2)
+    spared = tolerance * 6 * target.abs().amax(1)  # a bound on the L2 norm of an error within the tolerance
+    assert bool((apart >= least - spared).all())
+    assert bool((apart < least).all())
+
+
+@needs_scipy
+def test_l_bfgs_b_reaches_the_optimum_of_a_linear_problem_within_its_budget() -> None:
+    from benchmarks.lbfgsb import lbfgsb
+
+    f, start, target, _ = linear_problem()
+    counter = Counter(f)
+    found = lbfgsb(counter, start, target, eps=0.02, steps=60)
+    best = start.clone()
+    for _ in range(2000):
+        gradient = ((f(best) - target) @ f.rows).view_as(best)
+        best = project(best - gradient, start, torch.full((2,), 0.02), math.inf)
+    optimum, reached = ((f(x) - target).square().sum(1) for x in (best, found))
+    assert bool((reached <= 1.001 * optimum).all())
+    assert float((found - start).abs().max()) <= 0.02 * (1 + 1e-5)
+    assert counter.backwards <= 2 * 60
+    one = Counter(f)
+    early = lbfgsb(one, start[:1], target[:1], eps=0.02, steps=3)
+    assert one.backwards == 3
+    assert float((f(early) - target[:1]).square().sum()) < float((f(start[:1]) - target[:1]).square().sum())
+
+
+@needs_scipy
+def test_l_bfgs_b_returns_its_best_image_even_in_the_middle_of_a_line_search() -> None:
+    from benchmarks.lbfgsb import lbfgsb
+
+    linear, start, target, _ = linear_problem()
+    losses: list[float] = []
+
+    class Wavy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            latent: Tensor = linear(x + 0.2 * torch.sin(40 * x))
+            losses.append(float((latent.detach() - target[:1]).square().sum()))
+            return latent
+
+    f = Wavy()
+    last_is_best = []
+    for steps in range(1, 16):
+        losses.clear()
+        image = lbfgsb(f, start[:1], target[:1], eps=0.3, steps=steps)
+        seen = list(losses)
+        assert float((f(image) - target[:1]).square().sum()) == pytest.approx(min(seen), rel=1e-4)
+        last_is_best.append(seen[-1] == min(seen))
+    assert not all(last_is_best)
 
 
 def test_the_whole_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,15 +334,19 @@ def test_the_whole_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     compare_program.main(TINY["encoder"], "noise", out, TINY["images"], eps="2", steps="8,3", limit=3, batch_size=2)
     assert sorted(path.name for path in out.iterdir()) == ["compare.png", "results.json", "table.md"]
     content = json.loads((out / "results.json").read_text())
-    keys = {tuple(line[k] for k in ("name", "step_size", "steps", "saved", "first")) for line in content["measured"]}
+    keys = {tuple(line[k] for k in ("name", "step_size", "steps", "searched", "first")) for line in content["measured"]}
     assert len(keys) == len(content["measured"])
-    # Two budgets, two batches; the published step is used by `paper` and `paper-tuned`, and may be the best one.
-    assert sum(not saved for *_, saved, _ in keys) == 2 * 2 * (7 + 7 + 1)
-    assert 2 * 2 * 3 <= sum(saved for *_, saved, _ in keys) <= 2 * 2 * 4
+    # Two budgets: six steps of `paper`, which include the published one, and six of Adam, on the first batch; then on
+    # the second batch the best of each and, of `paper`, the published one. 8-bit runs of both batches.
+    others = len(LABELS) - 3
+    floats = {key for key in keys if not key[3]}
+    assert sum(key[4] == 0 for key in floats) == 2 * (6 + 6 + others)
+    assert 2 * (2 + others) <= sum(key[4] == 2 for key in floats) <= 2 * (3 + others)
+    assert 2 * 2 * (2 + others) <= len(keys - floats) <= 2 * 2 * (3 + others)
     text = (out / "table.md").read_text()
     assert text in capsys.readouterr().out
     for steps in (3, 8):
-        for label in ("paper", "paper-tuned", "plain-tuned", "fast"):
+        for label in LABELS:
             assert f"| {steps} | `{label}` |" in text
     assert {"cpu", "cores", "threads", "torch"} <= set(content["header"]["machine"])
     for secret in (str(tmp_path), str(Path.cwd()), str(Path.home())):
@@ -178,7 +363,7 @@ def test_paths_are_not_recorded(tmp_path: Path) -> None:
 def test_an_interruption_loses_nothing_and_the_next_start_does_the_rest(tmp_path: Path) -> None:
     tiny = case()
     methods = attackers(tiny)
-    methods = [methods[0], methods[3]]
+    methods = [methods[0], methods[-1]]
     whole = compare(tiny, methods, [4], tmp_path / "whole", batch_size=2)
 
     calls = 0
@@ -186,7 +371,7 @@ def test_an_interruption_loses_nothing_and_the_next_start_does_the_rest(tmp_path
     def cut(*arguments: Any) -> Tensor:
         nonlocal calls
         calls += 1
-        if calls == 3:  # after the warm-up and the first batch
+        if calls == 3:  # after the warm-up and the first run
             raise KeyboardInterrupt
         return methods[1].run(*arguments)
 
@@ -194,12 +379,13 @@ def test_an_interruption_loses_nothing_and_the_next_start_does_the_rest(tmp_path
         compare(tiny, [methods[0], replace(methods[1], run=cut)], [4], tmp_path / "cut", batch_size=2)
     path = tmp_path / "cut" / "results.json"
     before = json.loads(path.read_text())["measured"]
-    assert [(line["name"], line["first"]) for line in before] == [("paper", 0), ("fast", 0), ("paper", 2)]
+    done = [(line["name"], line["searched"], line["first"]) for line in before]
+    assert done == [("paper", False, 0), ("fast", False, 0), ("paper", True, 0)]
     rows = compare(tiny, methods, [4], tmp_path / "cut", batch_size=2)
     assert json.loads(path.read_text())["measured"][:3] == before  # including the times, so they were not run again
     for mine, other in zip(rows, whole, strict=True):
         np.testing.assert_array_equal(mine.float.percent, other.float.percent)
-        np.testing.assert_array_equal(mine.saved.percent, other.saved.percent)
+        np.testing.assert_array_equal(mine.searched.percent, other.searched.percent)
 
 
 def test_another_comparison_is_not_resumed(tmp_path: Path) -> None:
@@ -218,19 +404,30 @@ def results(tmp_path: Path, *lines: Measured) -> Results:
     return found
 
 
-def line(step_size: float | None, mapes: list[float], *, first: int = 0, saved: bool = False) -> Measured:
-    return Measured("m", step_size, 10, saved, first, 3.0, 18, 15, mapes, [1.0] * len(mapes))
+def line(step_size: float | None, mapes: list[float], *, first: int = 0, searched: bool = False) -> Measured:
+    png = [2 * value for value in mapes]
+    return Measured(
+        "m", step_size, 10, searched, first, 3.0, 18, 15, mapes, [1.0] * len(mapes), png, [3.0] * len(mapes)
+    )
+
+
+def method(*step_sizes: float | None) -> Attacker:
+    return Attacker("m-tuned", "m", attackers(case())[0].run, step_sizes)
 
 
 def test_batches_are_combined_and_work_is_counted_in_evaluations(tmp_path: Path) -> None:
-    found = side(
-        results(tmp_path, line(None, [0.03, 0.01]), line(None, [0.02], first=2)), "m", None, 10, [0, 2], saved=False
+    found = results(
+        tmp_path, line(None, [0.03, 0.01]), line(None, [0.02], first=2), line(None, [0.5, 0.5], searched=True)
     )
-    assert found.percent.tolist() == pytest.approx([3, 1, 2])
-    assert found.quartiles.tolist() == pytest.approx([1.5, 2, 2.5])
+    exact, rounded = (side(found, method(None), None, 10, [0, 2], kind) for kind in ("float", "rounded"))
+    assert rounded.percent.tolist() == pytest.approx([6, 2, 4])
+    assert (rounded.distance[0], exact.distance[0]) == (3, 1)
+    assert side(found, method(None), None, 10, [0], "searched").percent.tolist() == pytest.approx([100, 100])
+    assert exact.percent.tolist() == pytest.approx([3, 1, 2])
+    assert exact.quartiles.tolist() == pytest.approx([1.5, 2, 2.5])
     # 36 forward and 30 backward passes of 3 images: 30 evaluations and 6 forward passes alone.
-    assert found.evaluations == pytest.approx((30 + 6 / 3) / 3)
-    assert found.seconds == pytest.approx(6 / 3)
+    assert exact.evaluations == pytest.approx((30 + 6 / 3) / 3)
+    assert exact.seconds == pytest.approx(6 / 3)
 
 
 def test_the_best_step_is_chosen_and_one_at_the_edge_is_marked(tmp_path: Path) -> None:
@@ -238,23 +435,20 @@ def test_the_best_step_is_chosen_and_one_at_the_edge_is_marked(tmp_path: Path) -
     found = results(
         tmp_path,
         *(line(step, mapes) for step, mapes in figures.items()),
-        *(line(step, mapes, saved=True) for step, mapes in figures.items()),
+        *(line(step, mapes, searched=True) for step, mapes in figures.items()),
     )
-    method = Attacker("m-tuned", "m", attackers(case())[0].run, (0.1, 0.3, 1.0))
-    assert best_step(found, method, 10, [0]) == 0.3
-    (row,) = rows_of(found, [method], [10], [0])
-    assert (row.step_size, row.at_the_edge) == (0.3, False)
-    (row,) = rows_of(found, [replace(method, step_sizes=(0.1, 0.3))], [10], [0])
-    assert row.at_the_edge
-    (row,) = rows_of(found, [replace(method, step_sizes=(0.3,))], [10], [0])
-    assert not row.at_the_edge
+    tuned = method(0.1, 0.3, 1.0)
+    assert best_step(found, tuned, 10) == 0.3
+    for steps, at_the_edge in (((0.1, 0.3, 1.0), False), ((0.1, 0.3), True), ((0.3,), False)):
+        (row,) = rows_of(found, [method(*steps)], [10], [0])
+        assert (row.step_size, row.at_the_edge) == (0.3, at_the_edge)
 
 
 def row(label: str, steps: int, exact: float, saved: float) -> Row:
     def figures(median: float) -> Side:
         return Side(np.array([0.5, 1, 2]) * median, np.ones(3), steps + 1.0, steps / 50)
 
-    return Row(label, steps, None, False, figures(exact), figures(saved))
+    return Row(label, steps, None, False, figures(exact), figures(saved), figures(1.5 * saved))
 
 
 ROWS = [
@@ -277,13 +471,35 @@ HEADER = {
 
 def test_the_ratios_of_the_page() -> None:
     text = page(ROWS, HEADER)
-    assert "| 10 | `paper` | 2.0 | 1.6 | 10 | 1.0 | 1.0 |" in text
+    assert "| 10 | `paper` | 2 (2–2) | 1.6 (1.6–1.6) | 10 | 1.0 | 1.0 |" in text
     # `paper` at 100 steps is as close as `fast` at 10: (101 / 11) times less work, 10 times less time.
-    assert "| 100 | `paper` | 26.7 | 14.0 | 10 | 9.2 | 10.0 |" in text
-    assert "| 100 | `fast` | own | 101.0 | 2e+03 | 0.15 | 0.112 – 0.225 | 33 % | 1 | 0.3 |" in text
+    assert "| 100 | `paper` | 26.7 (26.7–26.7) | 14 (14–14) | 10 | 9.2 | 10.0 |" in text
+    assert "| 100 | `fast` | own | 101.0 | 2e+03 | 0.15 | 0.112 – 0.225 | 33 % | 1 | 0.3 | 0.45 |" in text
     assert "Linf ball of 8/255" in text
     worse = page([*ROWS[:2], row("paper", 100, 0.01, 0.01), ROWS[3]], HEADER)
-    assert "| 100 | `paper` | 0.1 | 0.0 | - | - | - |" in worse
+    assert "| 100 | `paper` | 0.0667 (0.0667–0.0667) | 0.0333 (0.0333–0.0333) | - | - | - |" in worse
+    assert "**best**" not in text
+    two = page([*ROWS, row("apgd", 100, 3.0, 5.0)], HEADER)  # closer in floating point, farther as a PNG
+    assert "| 100 | **best** (`apgd`, `paper`) | 20 (20–20) | 14 (14–14) | | | |" in two
+
+
+def test_the_better_kind_of_png_counts() -> None:
+    assert ROWS[0].saved is ROWS[0].rounded
+    assert replace(ROWS[0], searched=ROWS[2].rounded).saved is ROWS[2].rounded
+
+
+def test_ratios_are_paired_and_do_not_divide_by_noise() -> None:
+    ours, factor = np.geomspace(1e-3, 10, 64), np.linspace(2, 4, 64)
+    ratio = paired_ratio(factor * ours, ours)  # the images differ by far more than the methods
+    assert ratio.middle == pytest.approx(np.exp(np.log(factor).mean()))
+    assert 0.8 * ratio.middle < ratio.low < ratio.middle < ratio.high < 1.25 * ratio.middle
+    assert log_ratios(np.array([1.0, 1e-9]), np.array([1e-12, 0.0])).tolist() == pytest.approx([-math.log(FLOOR), 0])
+    # As wide as the normal approximation of the mean of the logarithms.
+    logs = np.log(factor)
+    margin = 1.96 * logs.std() / 8
+    assert math.log(ratio.high / ratio.low) == pytest.approx(2 * margin, rel=0.1)
+    many, few = np.full(100, math.log(2.0)), np.full(3, math.log(8.0))
+    assert equal_weights([many, few]).middle == pytest.approx(4)
 
 
 def test_the_figure_draws_the_medians_against_work_and_time() -> None:
@@ -390,25 +606,89 @@ def test_the_smallest_ball_of_the_identity_reaches_x_in(capsys: pytest.CaptureFi
     assert abs(math.log(float(last.removeprefix("fast: ")) / apart, 1.1)) < 1.1
 
 
+@needs_adv_lib
+def test_only_images_that_ddn_brought_within_the_tolerance_have_a_distance() -> None:
+    tiny = case()
+    images = adv_lib_attacks.ddn(tiny.prepared, tiny.start, tiny.target, tolerance=0.04, steps=100)
+    errors = mape(tiny.encoder(images), tiny.target)
+    assert bool((errors < 0.04).all())
+    apart = distance(images, tiny.start, 2)
+    found = smallest_ball.nearest_by_ddn(tiny, 0.04, 100, 3)
+    assert found == pytest.approx(float(apart.median()), rel=0.05)
+    assert smallest_ball.nearest_by_ddn(tiny, 0.04, 1, 3) == math.inf
+
+
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(InputError, match=r"got 'papr'; did you mean 'paper'"):
         smallest_ball.main(TINY["encoder"], TINY["images"], "noise", method=["papr"], limit=1)
 
 
 def test_each_family_has_a_line_in_the_table(tmp_path: Path) -> None:
-    families.main(TINY["images"], "noise", tmp_path, family=["vit"], steps=2, limit=1)
+    families.main(TINY["images"], "noise", tmp_path, family=["vit"], steps=3, limit=1)
     text = (tmp_path / "families.md").read_text()
-    head, _, line = text.splitlines()[2:]
+    head, _, line = text.splitlines()[3:]
     assert line.startswith("| ViT-Tiny 64x64, random weights | ")
     assert line.count("|") == head.count("|")
     assert (tmp_path / "vit" / "results.json").exists()
 
 
 def test_ratios_of_the_families() -> None:
-    rows = [row("paper", 100, 4.0, 4.2), row("plain-tuned", 100, 1.0, 1.1), row("fast", 100, 0.5, 0.6)]
-    assert (
-        families.table({"Net": rows}).splitlines()[-1] == "| Net | 4 / 4.2 | 1 / 1.1 | 0.5 / 0.6 | 8 / 7 | 2 / 1.83 |"
+    rows = [row("paper-tuned", 100, 4.0, 4.2), row("adam-cosine", 100, 1.0, 1.1), row("fast", 100, 0.5, 0.6)]
+    assert families.table({"Net": rows}).splitlines()[-1] == (
+        "| Net | 4 / 4.2 / 6.3 | 1 / 1.1 / 1.65 | 0.5 / 0.6 / 0.9 | `adam-cosine` / `adam-cosine` "
+        "| 2 (2–2) / 1.83 (1.83–1.83) |"
     )
+
+
+def frozen_seeds(exact: float, saved: float) -> list[list[Row]]:
+    return [[row("adam-cosine", 37, exact, k * saved), row("fast", 37, 1.0, 1.0)] for k in (1, 2, 4)]
+
+
+def test_frozen_families_have_equal_weight() -> None:
+    found = {"resnet18": frozen_seeds(2, 3), "convnext": frozen_seeds(8, 3), "acet": frozen_seeds(100, 50)}
+    text = frozen.table(found)
+    assert "| other families (2) | 4 (4–4) | 6 (" in text
+    assert "| CIFAR-10 ResNets (1) | 100 (100–100) | 100 (" in text
+    assert "| 3, 6, 12 |" in text
+
+
+def test_the_shares_of_the_seeds_are_disjoint() -> None:
+    whole = case(limit=7)
+    shares = [frozen.share(whole, seed) for seed in range(3)]
+    assert [len(one.start) for one in shares] == [3, 2, 2]
+    assert sorted(name for one in shares for name in one.header["images"]) == sorted(whole.header["images"])
+    assert len({seed for one in shares for seed in one.seeds}) == 7
+    for one in shares:
+        torch.testing.assert_close(one.encoder(one.x_in), one.target)
+
+
+@needs_adv_lib
+def test_the_frozen_settings_run_and_tune_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    for folder in ("in", "out"):
+        (data / folder).mkdir(parents=True)
+        for i in range(6):
+            (data / folder / f"{i}.png").write_bytes(noisy_png(seed=i + 10 * (folder == "in")))
+    tiny = frozen.Setting("tiny", frozen.OTHER, TINY["encoder"], "in", "out", "l2", "1.5", 6, 2, 2)
+    monkeypatch.setitem(frozen.SETTINGS, "tiny", tiny)
+    frozen.main(data, tmp_path / "runs", ["tiny"])
+    text = (tmp_path / "runs" / "frozen.md").read_text()
+    assert "| tiny | out | L2 1.5 | 6 | 6 |" in text
+    runs = [
+        json.loads((tmp_path / "runs" / "tiny" / str(i) / "results.json").read_text())["measured"] for i in range(3)
+    ]
+    tried = [{line["step_size"] for line in lines if line["name"] == "adam-cosine"} for lines in runs]
+    assert len(tried[0]) == 6
+    assert len(tried[1]) == 1
+    assert tried[1] == tried[2] < tried[0]
+    with pytest.raises(InputError, match="did you mean 'provable'"):
+        frozen.main(data, tmp_path / "runs", ["provabel"])
+
+
+def noisy_png(seed: int) -> bytes:
+    from oodattack.images import encode_png
+
+    return encode_png(torch.randint(256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)))
 
 
 def test_families_without_their_weights_are_refused(tmp_path: Path) -> None:
@@ -518,7 +798,9 @@ def test_the_glow_learns_and_loads(tmp_path: Path) -> None:
         torch.testing.assert_close(found.target[:, 0], model.eval()(found.x_in))
 
 
-@pytest.mark.parametrize("name", ["ablation", "attackers", "compare", "inputs", "smallest_ball"])
+@pytest.mark.parametrize(
+    "name", ["ablation", "adam_cosine", "compare", "counter", "inputs", "lbfgsb", "ratio", "smallest_ball"]
+)
 def test_the_examples_run(name: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(f"benchmarks.{name}"))
     assert (failed, tried > 0) == (0, True)
