@@ -10,6 +10,8 @@ from oodattack.attacks.follow import Followed
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector
 
+FAR_BELOW = -1.0  # rank of a score below those of all x_in by their standard deviation
+
 
 def direct(
     followed: Followed, detector: Detector, samples: Samples, ball: Ball, initial: Tensor | None, restarts: int = 1
@@ -22,7 +24,8 @@ def direct(
         samples: the batch.
         ball: the ball, and the number of steps of each try.
         initial: (B, 3, H, W) images in [0, 1] within the ball from which the second try starts, such as those that the
-            latent attack found; None for no second try.
+            latent attack found; None for no second try. It covers only samples whose score is not yet `FAR_BELOW` those
+            of x_in: lowering it further would change no rank.
         restarts: number of attempts per try, see `oodattack.attack`.
 
     >>> from oodattack.attacks import follow
@@ -38,22 +41,33 @@ def direct(
     True
     """
 
-    def lowest(initial: Tensor | None) -> Found:
-        return run(followed.f, samples, None, ball, gradient=followed.gradient, initial=initial, restarts=restarts)
+    def lowest(samples: Samples, initial: Tensor | None) -> tuple[Found, Tensor]:
+        found = run(followed.f, samples, None, ball, gradient=followed.gradient, initial=initial, restarts=restarts)
+        scores = detector.score(dequantize(found.images).to(samples.start))
+        return found, scores.cpu().nan_to_num(nan=torch.inf)
 
-    first = lowest(None)
-    if initial is None:
+    first, before = lowest(samples, None)
+    rest = (followed.ranks(before) > FAR_BELOW).nonzero().flatten()
+    if initial is None or len(rest) == 0:
         return first
-    second = lowest(initial)
-    before, after = (
-        detector.score(dequantize(found.images).to(samples.start)).cpu().nan_to_num(nan=torch.inf)
-        for found in (first, second)
-    )
-    better = after < before
+    second, after = lowest(samples.some(rest), initial[rest])
+    return _merge(first, second, rest, after < before[rest])
+
+
+def _merge(first: Found, second: Found, rows: Tensor, better: Tensor) -> Found:
+    """The first try, replaced by the second where that is better, with the work of both.
+
+    Args:
+        first: results for all samples.
+        second: results for the samples in ``rows``.
+        rows: indices into the first.
+        better: (len(rows),) whether the second try is better.
+    """
+    at = rows[better]
     return replace(
         first,
-        images=torch.where(better[:, None, None, None], second.images, first.images),
-        distance=torch.where(better, second.distance, first.distance),
-        gradient_evaluations=first.gradient_evaluations + second.gradient_evaluations,
-        forward_evaluations=first.forward_evaluations + second.forward_evaluations + 2,
+        images=first.images.index_copy(0, at, second.images[better]),
+        distance=first.distance.index_copy(0, at, second.distance[better]),
+        gradient_evaluations=first.gradient_evaluations.index_add(0, rows, second.gradient_evaluations),
+        forward_evaluations=first.forward_evaluations.index_add(0, rows, second.forward_evaluations),
     )
