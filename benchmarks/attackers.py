@@ -1,9 +1,9 @@
 """The methods under comparison.
 
-`paper` is run as published (step eps/100) and with a tuned step, Adam with a half-cosine step with a tuned step, APGD
-and L-BFGS-B without one, and `fast` with its defaults. Tuning favours the tuned method: for each case and budget, the
-best step of a grid is chosen by the reported metric itself (median float MAPE of the first batch), and the cost of that
-search is not counted.
+`paper` is run with the step of the authors' later demo (eps/100; the paper states none) and with a tuned step, Adam
+with a half-cosine step with a tuned step, APGD and L-BFGS-B without one, and `fast` with its defaults. Tuning favours
+the tuned method: for each case and budget, the best step of a grid is chosen by the reported metric itself (median
+float MAPE of the first batch), and the cost of that search is not counted.
 
 An image is saved in two ways: by plain rounding, and by our search on the 8-bit grid, which is given to every method
 and is part of its budget.

@@ -20,8 +20,7 @@ from torch import Tensor
 from benchmarks.inputs import machine, start_program
 from oodattack.attacks import Ball, Followed, Found, Samples, direct, follow, latent
 from oodattack.attacks.batch import run
-from oodattack.audit.bench import Bench, open_bench
-from oodattack.audit.fit import fit_detector
+from oodattack.audit.bench import Bench, fit_detector, open_bench
 from oodattack.audit.measures import Judge
 from oodattack.core.gradient import Spsa
 from oodattack.core.pixels import dequantize

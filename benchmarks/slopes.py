@@ -10,6 +10,7 @@ from typing import Annotated
 
 import torch
 import typer
+from torch import Tensor
 
 from benchmarks.inputs import machine, start_program
 from oodattack.attacks import follow
@@ -18,7 +19,7 @@ from oodattack.core.pixels import dequantize
 from oodattack.detectors import NotApplicableError, make_detectors, make_subject
 from oodattack.encoders import load_encoder
 from oodattack.engines import exact
-from oodattack.images import open_images
+from oodattack.images import evenly, open_images
 
 
 def main(
@@ -35,8 +36,8 @@ def main(
     subject = make_subject(load_encoder(encoder))
     loader = TrainImages(open_images(train), subject, fit_limit, batch_size=64)
     size = subject.encoder.input_size
-    inside = read_set(open_images(test), "in", 200, size).images
-    sets = {Path(spec).name: read_set(open_images(spec), spec, limit, size).images for spec in [test, *ood]}
+    inside = _images(test, 200, size)
+    sets = {Path(spec).name: _images(spec, limit, size) for spec in [test, *ood]}
     images = dequantize(torch.cat(list(sets.values()))).to(subject.device)
     typer.echo(f"{', '.join(f'{len(part)} of {name}' for name, part in sets.items())}; {machine()}\n")
     typer.echo("| detector | followed by | gradient not zero | agrees with differences |\n|---|---|---|---|")
@@ -57,6 +58,12 @@ def main(
         )
     for missing in absent:
         typer.echo(f"| {missing.name} | not applicable: {missing.reason} | | |")
+
+
+def _images(spec: str, limit: int, size: tuple[int, int]) -> Tensor:
+    """At most ``limit`` images (N, 3, h, w) uint8 of a collection, evenly spaced."""
+    source = open_images(spec)
+    return read_set(source, spec, evenly(len(source), limit), size).images
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ class Paper(Method):
 
     @classmethod
     def default_step_size(cls, eps: Tensor, pixels: int, norm: float, steps: int) -> Tensor:  # noqa: ARG003
-        """The authors' alpha = eps / 100; an infinite eps counts as the diameter of the pixel box.
+        """The alpha = eps / 100 of the authors' later demo; the paper states none.
 
-        Adamax moves every pixel by about alpha. The paper does not define alpha for L1, where eps / 100 would be far
-        too long; eps / sqrt(pixels) replaces eps there.
+        An infinite eps counts as the diameter of the pixel box. Adamax moves every pixel by about alpha. Nothing is
+        stated for L1, where eps / 100 would be far too long; eps / sqrt(pixels) replaces eps there.
         """
         return (eps / math.sqrt(pixels) if norm == 1 else eps).clamp_max(box_diameter(pixels, norm)) / 100
 
