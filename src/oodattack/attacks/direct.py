@@ -11,6 +11,7 @@ from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector
 
 FAR_BELOW = -1.0  # rank of a score below those of all x_in by their standard deviation
+GRID_SHARE = 6  # steps in floating point for each on the 8-bit grid: rounding costs a score less than it costs latents
 
 
 def direct(
@@ -42,7 +43,16 @@ def direct(
     """
 
     def lowest(samples: Samples, initial: Tensor | None) -> tuple[Found, Tensor]:
-        found = run(followed.f, samples, None, ball, gradient=followed.gradient, initial=initial, restarts=restarts)
+        found = run(
+            followed.f,
+            samples,
+            None,
+            ball,
+            gradient=followed.gradient,
+            grid_steps=ball.steps // GRID_SHARE if followed.gradient.passes else None,
+            initial=initial,
+            restarts=restarts,
+        )
         scores = detector.score(dequantize(found.images).to(samples.start))
         return found, scores.cpu().nan_to_num(nan=torch.inf)
 
