@@ -60,8 +60,8 @@ def audit_markdown(results: Row) -> str:
         f"{_subject(results['subject'])} Thresholds from {sets['in']} held-out in-distribution images. From each set,"
         f" {sets['targets']} attacks, each with another in-distribution image as x_in.",
         "",
-        f"{NORM_NAMES[settings['norm']]} ball, {steps} per try in floating point (and more on the 8-bit grid, see the table"
-        f" of attacks), {count_label(settings['restarts'], 'try', 'tries')} per attack, seed"
+        f"{NORM_NAMES[settings['norm']]} ball, {steps} per try in floating point (and more on the 8-bit grid, see the"
+        f" table of attacks), {count_label(settings['restarts'], 'try', 'tries')} per attack, seed"
         f" {settings['seed']}; oodattack {environment['oodattack']}, torch {environment['torch']},"
         f" {environment['device']}, {count_label(environment['threads'], 'thread')}.",
         "",
