@@ -36,17 +36,16 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def pictures(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    return *digits, write_photographs(tmp_path_factory.mktemp("photographs"), 5)
+    return *digits, write_photographs(tmp_path_factory.mktemp("ood") / "photographs", 5)
 
 
 def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> AuditSettings:
-    train, test, photographs = pictures
+    train, test, _ = pictures
     values: dict[str, Any] = {
         "encoder": "python:tests.factories:small",
         "train": str(train),
         "test": str(test),
         "start": ("noise",),
-        "ood": (str(photographs),),
         "detectors": FEW,
         "eps": (2.0,),
         "steps": STEPS,
@@ -118,12 +117,11 @@ def test_a_stopped_audit_resumes_to_the_same_results(
 
 
 def test_a_killed_audit_resumes(pictures: tuple[Path, Path, Path], tmp_path: Path, whole: Path) -> None:
-    train, test, photographs = pictures
+    train, test, _ = pictures
     command = [
         *(sys.executable, "-m", "oodattack", "audit", "--encoder", "python:tests.factories:small"),
-        *("--train", train, "--test", test, "--start", "noise", "--ood", photographs, "--held-out", "30"),
+        *("--train", train, "--test", test, "--start", "noise", "--held-out", "30", "--ood-limit", "6"),
         *("--detectors", ",".join(FEW), "--eps", "2", "--steps", STEPS, "--limit", "6", "--fit-limit", "200"),
-        *("--ood-limit", "6"),
         *("--batch-size", "4", "--out", tmp_path / "audit"),
     ]
     arguments = [str(part) for part in command]

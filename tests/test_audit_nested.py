@@ -48,11 +48,11 @@ def audit(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
                 test=str(digits[1]),
                 start=("noise",),
                 ood=(str(write_photographs(folder / "photographs", 8)),),
-                detectors=("MaxLogit", "KNN"),
+                detectors=("MaxLogit",),
                 detector=("tests.test_audit_nested:Brightness",),
-                eps=(1.0, 2.0, 4.0, math.inf),
-                steps=6,
-                budget=(1, 3),
+                eps=(1.0, 2.0, math.inf),
+                steps=5,
+                budget=(2,),
                 limit=8,
                 held_out=40,
                 ood_limit=8,
@@ -66,8 +66,8 @@ def audit(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
 def _curves(audit: Audit) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for row in audit.read_results()["detectors"]:
         for name, found in row["sets"].items():
-            assert [at["eps"] for at in found["radii"]] == [1.0, 2.0, 4.0, "inf"]
-            assert [at["steps"] for at in found["budgets"]] == [1, 3, 6]
+            assert [at["eps"] for at in found["radii"]] == [1.0, 2.0, "inf"]
+            assert [at["steps"] for at in found["budgets"]] == [2, 5]
             yield f"{row['name']} from {name}, eps", [found["before"], *found["radii"]]
             yield f"{row['name']} from {name}, steps", [found["before"], *found["budgets"]]
 
@@ -75,7 +75,7 @@ def _curves(audit: Audit) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def test_larger_balls_and_more_steps_are_never_weaker(audit: Audit) -> None:
     """By construction: what a smaller ball or budget allows, a larger one allows too."""
     curves = list(_curves(audit))
-    assert len(curves) == 3 * 2 * 2
+    assert len(curves) == 2 * 2 * 2
     for label, curve in curves:
         for less, more in pairwise(curve):
             assert more["auroc"]["value"] <= less["auroc"]["value"], label
@@ -103,21 +103,21 @@ def test_figures_are_those_of_the_lowest_score_of_each_image_within_ball_and_bud
                 expected = judge.measure(lowest, starts=scores[name, starts][:8])
                 assert at["auroc"]["value"] == pytest.approx(expected.auroc.value, abs=1e-12)
                 assert at["fpr95_in_positive"]["value"] == pytest.approx(expected.fpr95_in_positive.value, abs=1e-12)
-                assert at["rejected_pass"]["value"] == pytest.approx(
-                    expected.rejected_pass.value, abs=1e-12, nan_ok=True
-                ) or (at["rejected_pass"]["value"] is None and math.isnan(expected.rejected_pass.value))
+                rejected = at["rejected_pass"]["value"]
+                rejected = math.nan if rejected is None else rejected
+                assert rejected == pytest.approx(expected.rejected_pass.value, abs=1e-12, nan_ok=True)
                 assert at["rejected"] == expected.rejected
                 assert at["two_sided"]["value"] == pytest.approx(float(2 * nearest.mean()), abs=1e-12)
 
 
-def test_without_a_ball_the_brightest_image_becomes_black_or_the_report_says_so(audit: Audit) -> None:
+def test_without_a_ball_the_score_falls_below_all_others_or_the_report_says_so(audit: Audit) -> None:
     (row,) = (row for row in audit.read_results()["detectors"] if row["name"] == "Brightness")
-    for name, found in row["sets"].items():
-        assert found["clean"]["auroc"]["value"] > 0.9
+    worked = {name: found for name, found in row["sets"].items() if found["clean"]["auroc"]["low"] > 0.55}
+    assert "noise" in worked
+    for name, found in worked.items():
         last = found["radii"][-1]["auroc"]["value"]
-        flagged = any(flag.startswith(f"{name}: ") and "at infinite eps" in flag for flag in row["flags"])
-        assert last <= 0.05 or flagged
-        assert not (last <= 0.05 and flagged)
+        flagged = any(flag.startswith(f"{name}: AUROC") and "at infinite eps" in flag for flag in row["flags"])
+        assert flagged == (last > 0.05)
 
 
 def test_an_aimed_attack_is_nearer_to_x_in_than_the_direct_attack_it_builds_on(audit: Audit) -> None:
