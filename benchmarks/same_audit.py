@@ -43,7 +43,8 @@ def differences(old: Audit, new: Audit) -> list[str]:
     for name in sorted(keys[0].keys() & keys[1].keys()):
         tables = [audit.read_attack(which[name]) for audit, which in zip((old, new), keys, strict=True)]
         for column in ("mape", "distance", "gradient_evaluations", "forward_evaluations"):
-            if not np.array_equal(*(table[column].to_numpy() for table in tables), equal_nan=True):
+            one, other = (table[column].to_numpy() for table in tables)
+            if not np.array_equal(one, other, equal_nan=True):
                 found.append(f"{column} of {name} differs")
         images = [[cell["bytes"] for cell in table["image"].to_pylist()] for table in tables]
         if images[0] != images[1]:

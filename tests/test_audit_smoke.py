@@ -97,8 +97,8 @@ def _check_measures(row: dict[str, Any], scores: dict[str, list[float]]) -> None
 
 def _measure(figures: dict[str, Any]) -> Measure:
     shares = ("auroc", "two_sided", "fpr95_in_positive", "rejected_pass")
-    values = {field.name: figures[field.name] for field in fields(Measure)}
-    return Measure(**{name: Share(**value) if name in shares else value for name, value in values.items()})
+    values: dict[str, Any] = {field.name: figures[field.name] for field in fields(Measure)}
+    return Measure(**values | {name: Share(**values[name]) for name in shares})
 
 
 def _check_mapes(out: Path, attacks: dict[str, Any], network: str) -> None:
