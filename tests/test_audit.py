@@ -145,7 +145,7 @@ def test_a_killed_audit_resumes(pictures: tuple[Path, Path, Path], tmp_path: Pat
 def test_a_finished_audit_can_be_extended(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """By detectors, radii, budgets and sets of starts; nothing is computed again."""
     out = tmp_path / "audit"
-    few: dict[str, Any] = {"detectors": ("KNN",), "start": (), "ood": (str(pictures[2]),)}
+    few: dict[str, Any] = {"detectors": ("KNN",), "start": (), "ood": (str(pictures[2]),), "limit": 3}
     first = run_audit(settings(pictures, out, **few))
     assert list(first.read_results()["detectors"][0]["sets"]) == ["photographs"]  # --ood alone is enough
     before = kept(out)
