@@ -4,8 +4,8 @@
 
     python -m benchmarks.same_audit OLD NEW
 
-The exit code is 0 if both directories contain the same scores and images, bit for bit, and 1 if not. Audits of any
-format can be compared. Digests of your own detectors in the names of their attacks are ignored.
+The exit code is 0 if both directories contain the same scores and images, bit for bit, and 1 if not. Digests of
+your own detectors in the names of their attacks are ignored.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from oodattack.audit.store import Audit, open_audit
@@ -38,14 +39,12 @@ def differences(old: Audit, new: Audit) -> list[str]:
         elif not torch.equal(one, other):
             difference = (one - other).abs().max()
             found.append(f"{label}: {int((one != other).sum())} of {len(one)} differ, by up to {difference:.3g}")
-    keys = [
-        {re.sub(DIGEST, "", path.name): path.name for path in (audit.path / "attacks").iterdir()}
-        for audit in (old, new)
-    ]
+    keys = [{re.sub(DIGEST, "", key): key for key, _ in audit.shards()} for audit in (old, new)]
     for name in sorted(keys[0].keys() & keys[1].keys()):
         tables = [audit.read_attack(which[name]) for audit, which in zip((old, new), keys, strict=True)]
         for column in ("mape", "distance", "gradient_evaluations", "forward_evaluations"):
-            if tables[0][column].to_pylist() != tables[1][column].to_pylist():
+            one, other = (table[column].to_numpy() for table in tables)
+            if not np.array_equal(one, other, equal_nan=True):
                 found.append(f"{column} of {name} differs")
         images = [[cell["bytes"] for cell in table["image"].to_pylist()] for table in tables]
         if images[0] != images[1]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from oodattack.audit.kinds import KINDS
 from oodattack.audit.plan import plan
 from oodattack.audit.store import open_audit
 from oodattack.core.errors import InputError, WriteError
@@ -29,27 +30,28 @@ from oodattack.settings import AuditSettings
 from tests.digits import write_photographs
 from tests.factories import Norm
 
-FEW = ("MaxSoftmax", "KNN", "OpenMax", "Gram", "NACUE", "Mahalanobis")
+FEW = ("MaxSoftmax", "KNN", "OpenMax", "Gram", "Mahalanobis")
 STEPS = 4
 
 
 @pytest.fixture(scope="module")
 def pictures(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    return *digits, write_photographs(tmp_path_factory.mktemp("photographs"), 5)
+    return *digits, write_photographs(tmp_path_factory.mktemp("ood") / "photographs", 5)
 
 
 def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> AuditSettings:
-    train, test, photographs = pictures
+    train, test, _ = pictures
     values: dict[str, Any] = {
         "encoder": "python:tests.factories:small",
         "train": str(train),
         "test": str(test),
-        "start": (str(photographs), "noise"),
-        "ood": (str(photographs),),
+        "start": ("noise",),
         "detectors": FEW,
         "eps": (2.0,),
         "steps": STEPS,
         "limit": 6,
+        "held_out": 30,
+        "ood_limit": 6,
         "fit_limit": 200,
         "batch_size": 4,
         "out": out,
@@ -98,7 +100,7 @@ def test_a_stopped_audit_resumes_to_the_same_results(
 ) -> None:
     """The audit is stopped once in each of its stages, the last time after all attacks."""
     before: dict[Path, int] = {}
-    for where in ("fitting OpenMax", "attacking: informed", "attacking: direct KNN", "scoring direct"):
+    for where in ("fitting OpenMax", "attacking: informed", "attacking: direct KNN", "scoring noise/aimed"):
 
         def stop(stage: Stage, where: str = where) -> None:
             if stage.name.startswith(where) and (stage.done or "fitting" in where or "scoring" in where):
@@ -115,10 +117,10 @@ def test_a_stopped_audit_resumes_to_the_same_results(
 
 
 def test_a_killed_audit_resumes(pictures: tuple[Path, Path, Path], tmp_path: Path, whole: Path) -> None:
-    train, test, photographs = pictures
+    train, test, _ = pictures
     command = [
         *(sys.executable, "-m", "oodattack", "audit", "--encoder", "python:tests.factories:small"),
-        *("--train", train, "--test", test, "--start", photographs, "--start", "noise", "--ood", photographs),
+        *("--train", train, "--test", test, "--start", "noise", "--held-out", "30", "--ood-limit", "6"),
         *("--detectors", ",".join(FEW), "--eps", "2", "--steps", STEPS, "--limit", "6", "--fit-limit", "200"),
         *("--batch-size", "4", "--out", tmp_path / "audit"),
     ]
@@ -141,27 +143,41 @@ def test_a_killed_audit_resumes(pictures: tuple[Path, Path, Path], tmp_path: Pat
 
 
 def test_a_finished_audit_can_be_extended(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """By detectors, radii, budgets and sets of starts; nothing is computed again."""
     out = tmp_path / "audit"
-    run_audit(settings(pictures, out, detectors=("KNN",)))
+    few: dict[str, Any] = {"detectors": ("KNN",), "start": (), "ood": (str(pictures[2]),), "limit": 3}
+    first = run_audit(settings(pictures, out, **few))
+    assert list(first.read_results()["detectors"][0]["sets"]) == ["photographs"]  # --ood alone is enough
     before = kept(out)
-    grown = {"detectors": ("KNN", "MaxLogit"), "eps": (2.0, 4.0), "budget": ("2",), "ood": ()}
-    results = run_audit(settings(pictures, out, **grown)).read_results()
+    scores = {key: values for key, values in first.read_scores().items() if "/" in key[1]}
+    more = {"detectors": ("KNN", "MaxLogit"), "eps": (2.0, 4.0), "budget": ("2",), "start": ("noise",)}
+    audit = run_audit(settings(pictures, out, **{**few, **more}))
+    results = audit.read_results()
     assert before.items() < kept(out).items()
+    assert all(torch.equal(audit.read_scores()[key], values) for key, values in scores.items())
     assert {row["name"] for row in results["detectors"]} == {"KNN", "MaxLogit"}
     keys = {
-        "latent-features-2-4",
-        "latent-features-4-4",
-        "direct-KNN-4-4",
-        "informed-logits-2-4",
-        "latent-features-4-2",
+        f"{name}/{kind}"
+        for name in ("photographs", "noise")
+        for kind in (
+            *("latent-features-2-4", "latent-features-4-2", "informed-logits-2-4", "informed-logits-4-2"),
+            *("direct-KNN-4-4", "direct-MaxLogit-2-2", "aimed-KNN-4-2"),
+        )
     }
     assert keys < set(results["attacks"])
     page = audit_markdown(results)
-    assert "## AUROC under the strongest attack, against eps" in page
-    assert "| 0 (starts) | 2 steps | 4 steps |" in page
+    assert "| detector | before | 2 | 4 | two-sided |" in page
+    assert "AUROC at eps 4, against the number of steps:" in page
+    # Other images under the same name are refused.
+    other = write_photographs(tmp_path / "other" / "photographs", 3)
+    message = r"expected the set photographs to have the starts of .*photographs.parquet, got others; choose another"
+    with pytest.raises(InputError, match=message):
+        run_audit(settings(pictures, out, **{**few, "ood": (str(other),)}))
 
 
-@pytest.mark.parametrize("changed", [{"limit": 5}, {"norm": "linf", "eps": (0.5,)}, {"seed": 1}, {"start": ("noise",)}])
+@pytest.mark.parametrize(
+    "changed", [{"limit": 5}, {"norm": "linf", "eps": (0.5,)}, {"seed": 1}, {"held_out": 20}, {"restarts": 2}]
+)
 def test_settings_that_affect_results_cannot_change(
     pictures: tuple[Path, Path, Path], whole: Path, changed: dict[str, Any]
 ) -> None:
@@ -211,7 +227,7 @@ def test_the_detector_in_the_documentation_is_audited(
     changes = {"detectors": ("none",), "detector": ("mydetector:Centroid",)}
     (row,) = run_audit(settings(pictures, tmp_path / "audit", **changes)).read_results()["detectors"]
     assert row["name"] == "Centroid"
-    assert {found["kind"] for found in row["attacked"].values()} == {"latent", "informed", "direct"}
+    assert {found["kind"] for found in row["attacked"].values()} == set(KINDS)
     assert row["applicable"]["direct"].startswith("gradient of the score (on 100 %")
 
 
@@ -227,7 +243,9 @@ def test_a_faulty_detector_does_not_affect_the_others(pictures: tuple[Path, Path
     assert "got shape (1,)" in absent["OneScore"]
     names = {row["name"] for row in results["detectors"]}
     assert {"KNN", "Norm", "ReadsFail"} == names
-    failed = next(reason for key, reason in results["failures"].items() if key.startswith("informed-ReadsFail-2-4-"))
+    failed = next(
+        reason for key, reason in results["failures"].items() if key.startswith("noise/informed-ReadsFail-2-4-")
+    )
     assert "nothing to read" in failed
     verdicts = {row["name"]: row["verdict"] for row in results["detectors"]}
     assert verdicts["ReadsFail"] == "unfinished"
@@ -275,11 +293,12 @@ def test_infinite_scores_are_audited_and_drawn(pictures: tuple[Path, Path, Path]
     assert results["failures"] == {}
     (row,) = results["detectors"]
     assert row["verdict"] != "unfinished"
-    assert row["strongest"]["threshold"] is None
+    assert row["sets"]["noise"]["radii"][-1]["threshold"] is None
     assert {path.name for path in draw_audit(audit, out / "figures")} >= {"histograms.png", "roc.png"}
-    results["outside"]["latent-features-2-4"]["encoders"]["w"] = {"mape": None, "mape_before": None} | dict.fromkeys(
-        ("nearer_start", "flagged", "flagged_start"), 0.5
-    )
+    results["outside"]["noise/latent-features-2-4"]["encoders"]["w"] = {
+        "mape": None,
+        "mape_before": None,
+    } | dict.fromkeys(("nearer_start", "flagged", "flagged_start"), 0.5)
     assert "| w | – | – | 50 % |" in audit_markdown(results)
 
 
@@ -288,15 +307,15 @@ def test_attacks_on_what_a_users_detector_reads_are_saved_under_its_digest(
 ) -> None:
     changes: dict[str, Any] = {"detectors": ("none",), "detector": ("tests.test_audit:NamedReading",)}
     results = run_audit(settings(pictures, tmp_path / "audit", **changes)).read_results()
-    (key,) = (key for key in results["attacks"] if key.startswith("informed"))
-    assert key.startswith("informed-mine-2-4-")  # and the digest of its source
+    (key,) = (key for key in results["attacks"] if key.startswith("noise/informed"))
+    assert key.startswith("noise/informed-mine-2-4-")  # and the digest of its source
     assert key in results["detectors"][0]["attacked"]
     # If two detectors share a reading, the first one computes it, so the key has the digest of its source.
     subject = make_subject(load_encoder("python:tests.factories:small"))
     readers = {name: Own(NamedReading(subject), digit * 64) for name, digit in (("a", "1"), ("b", "2"))}
     two = settings(pictures, tmp_path / "audit", **changes)
-    keys = [found.key for found in plan(two, readers, ())]
-    assert "informed-mine-2-4-11111111" in keys
+    keys = [found.key for found in plan(two, ["noise"], readers, ())]
+    assert "noise/informed-mine-2-4-11111111" in keys
     with pytest.raises(InputError, match=r"reading to be a name of letters, .*, got 'layer/../../x'"):
         run_audit(settings(pictures, tmp_path / "other", **changes | {"detector": ("tests.test_audit:UnsafeReading",)}))
 
@@ -332,7 +351,7 @@ def test_damaged_training_images_are_reported(pictures: tuple[Path, Path, Path],
     # An OOD set from a folder of the same name is a different set.
     more = settings(pictures, tmp_path / "audit", **changes, ood=(str(train),))
     grown = run_audit(more).read_results()
-    assert "train (natural)" in grown["sets"]
+    assert "train-2" in grown["sets"]
     assert damaged.name in str(grown["skipped"]["train"])
 
 
@@ -342,10 +361,10 @@ def test_a_witness_is_evaluated_on_its_own_latents(pictures: tuple[Path, Path, P
     results = run_audit(
         settings(pictures, tmp_path, detectors=("MaxLogit",), attacks=("latent",), witness=(witness,))
     ).read_results()
-    judged = results["outside"]["latent-features-2-4"]["encoders"]
+    judged = results["outside"]["noise/latent-features-2-4"]["encoders"]
     assert list(judged) == ["python:tests.factories:small", witness]
-    table = pq.read_table(tmp_path / "samples.parquet").to_pylist()
-    shards = sorted((tmp_path / "attacks" / "latent-features-2-4").glob("*.parquet"))
+    table = pq.read_table(tmp_path / "samples" / "noise.parquet").to_pylist()
+    shards = sorted((tmp_path / "attacks" / "noise" / "latent-features-2-4").glob("*.parquet"))
     outs = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
     encoder = load_encoder(witness, device="cpu").eval()
 
@@ -389,9 +408,10 @@ def test_names_are_escaped_in_the_report(whole: Path) -> None:
 
 def test_one_of_a_kind_is_in_the_singular_in_the_report(whole: Path) -> None:
     results = open_audit(whole).read_results()
-    results["distinct_starts"] = results["environment"]["threads"] = results["subject"]["train_images"] = 1
+    results["environment"]["threads"] = results["subject"]["train_images"] = results["settings"]["steps"] = 1
     page = audit_markdown(results)
-    assert " x_in, 1 start: " in page
+    assert " ball, 1 step per try" in page
+    assert ", 1 try per attack" in page
     assert ", 1 thread.\n" in page
     assert "fitted on 1 training image;" in page
 
@@ -413,7 +433,7 @@ def test_few_test_images_have_the_class_numbers_of_the_training_folders(whole: P
 def test_linf_and_an_infinite_eps(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
     changes = {"detectors": ("MaxLogit",), "norm": "linf", "eps": (8 / 255, float("inf"))}
     results = run_audit(settings(pictures, tmp_path, **changes)).read_results()
-    found = next(value for key, value in results["outside"].items() if key.startswith("latent-features-0.03137"))
+    found = next(value for key, value in results["outside"].items() if key.startswith("noise/latent-features-0.03137"))
     assert found["distance_linf"] <= 8 / 255 + 1e-6
-    assert "latent-features-inf-4" in results["attacks"]
+    assert "noise/latent-features-inf-4" in results["attacks"]
     audit_markdown(results)

@@ -1,12 +1,18 @@
-"""The measures against scikit-learn and direct counting, on scores that break careless code."""
+"""The measures against scikit-learn, direct counting and plain resampling, on scores that break careless code."""
+
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
 from torch import Tensor
 
-from oodattack.audit.measures import Measure, measure, threshold, verdict
+from oodattack.audit import measures
+from oodattack.audit.measures import MIN_CLUSTERS, Judge, Measure, Share, threshold
+from oodattack.audit.verdict import VERDICTS, verdict, worst
 from oodattack.core.errors import InputError
 
 
@@ -29,18 +35,21 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_measures_agree_with_scikit_learn(name: str) -> None:
     inside, outside = CASES[name]
-    found = measure(inside, outside)
+    found = Judge(inside).measure(outside)
     truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
     scores = torch.cat([inside, outside]).double().numpy()
-    assert found.auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
+    assert found.auroc.value == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
     assert found.aupr_out == pytest.approx(_aupr(truth, scores), abs=1e-9)
     assert found.aupr_in == pytest.approx(_aupr(1 - truth, -scores), abs=1e-9)
     # In-distribution is positive: it is accepted where its score is low.
     false, true, _ = roc_curve(1 - truth, -scores, drop_intermediate=False)
-    assert found.fpr95_in_positive == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-9)
-    assert found.count == len(outside)
-    assert found.auroc_low <= found.auroc <= found.auroc_high  # equal scores count half in the interval, too
-    assert found.fpr95_low <= found.fpr95_in_positive <= found.fpr95_high
+    assert found.fpr95_in_positive.value == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-9)
+    # OOD is positive: it is flagged where its score is high.
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    assert found.fpr95_out_positive == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-9)
+    assert found.count == found.clusters == len(outside)
+    for share in (found.auroc, found.two_sided, found.fpr95_in_positive):
+        assert 0 <= share.low <= share.value <= share.high <= 1
 
 
 def _aupr(truth: np.ndarray, scores: np.ndarray) -> float:
@@ -49,115 +58,223 @@ def _aupr(truth: np.ndarray, scores: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_ranks_are_shares_of_lower_scores(name: str) -> None:
+    inside, outside = CASES[name]
+    lower = (inside[None] < outside[:, None]).double().mean(1)
+    equal = (inside[None] == outside[:, None]).double().mean(1)
+    torch.testing.assert_close(Judge(inside).rank(outside), lower + equal / 2, rtol=0, atol=1e-12)
+
+
+def test_two_sided_is_the_auroc_of_the_distance_from_the_median() -> None:
+    """The continuous limit: with many in-distribution scores, their own distances are uniform."""
+    inside = normal(4001, 12)
+    for outside in (normal(300, 13) + 2, normal(300, 14) / 5, normal(300, 15) - 2, normal(300, 16)):
+        ranks = [Judge(inside).rank(scores) for scores in (inside, outside)]
+        truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
+        expected = roc_auc_score(truth, (torch.cat(ranks) - 0.5).abs().numpy())
+        found = Judge(inside).measure(outside)
+        assert found.two_sided.value == pytest.approx(expected, abs=1e-3)
+    # Scores below all others have AUROC 0, but look as suspicious as scores above all others.
+    low = Judge(inside).measure(inside.min() - torch.ones(9))
+    assert (low.auroc.value, low.two_sided.value) == (0, 1)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_the_false_positive_rate_is_counted_at_the_threshold(name: str) -> None:
     inside, outside = CASES[name]
-    found = measure(inside, outside)
+    found = Judge(inside).measure(outside)
     assert found.threshold == threshold(inside)
     assert (inside <= found.threshold).double().mean() >= 0.95
     assert (inside < found.threshold).double().mean() < 0.95
-    assert found.fpr95_in_positive == pytest.approx(float((outside <= found.threshold).double().mean()), abs=1e-9)
+    expected = float((outside <= found.threshold).double().mean())
+    assert found.fpr95_in_positive.value == pytest.approx(expected, abs=1e-9)
+
+
+def test_only_images_whose_starts_were_rejected_count_among_the_rejected() -> None:
+    inside, starts = normal(100, 17), normal(80, 18) + 1.5
+    outside = starts - normal(80, 19).abs()
+    found = Judge(inside).measure(outside, starts=starts)
+    limit = threshold(inside)
+    rejected = [place for place in range(80) if starts[place] > limit]
+    passed = [place for place in rejected if outside[place] <= limit]
+    assert 0 < len(passed) < len(rejected) < 80
+    assert found.rejected == len(rejected)
+    assert found.rejected_pass.value == pytest.approx(len(passed) / len(rejected), abs=1e-12)
+    assert found.rejected_pass.low < found.rejected_pass.value < found.rejected_pass.high
+    # Without an attack, none of those that were rejected pass; if none was rejected, there is no share.
+    assert Judge(inside).measure(starts).rejected_pass.value == 0
+    none = Judge(inside).measure(inside.min() - torch.ones(9))
+    assert none.rejected == 0
+    assert all(map(math.isnan, (none.rejected_pass.value, none.rejected_pass.low, none.rejected_pass.high)))
 
 
 def test_measures_are_invariant_under_monotone_maps() -> None:
     inside, outside = CASES["apart"]
-    plain = measure(inside, outside)
-    mapped = measure((3 * inside).exp(), (3 * outside).exp())
-    for name in ("auroc", "auroc_low", "auroc_high", "fpr95_in_positive", "aupr_in", "aupr_out"):
-        assert getattr(plain, name) == pytest.approx(getattr(mapped, name), abs=1e-12), name
+    plain = Judge(inside).measure(outside)
+    mapped = Judge((3 * inside).exp()).measure((3 * outside).exp())
+    assert replace(mapped, threshold=plain.threshold) == plain
 
 
 def test_infinite_scores_rank_highest() -> None:
-    found = measure(torch.tensor([0.0, 1.0]), torch.tensor([torch.inf, torch.inf, 0.5]))
-    assert found.auroc == pytest.approx((2 + 2 + 1) / 6)
+    found = Judge(torch.tensor([0.0, 1.0])).measure(torch.tensor([torch.inf, torch.inf, 0.5]))
+    assert found.auroc.value == pytest.approx((2 + 2 + 1) / 6)
 
 
-@pytest.mark.parametrize("paired", [False, True])
-def test_the_interval_agrees_with_resampling_the_images(paired: bool) -> None:
-    inside, outside = normal(60, 20), normal(60, 20) + 0.4 + 0.3 * normal(60, 21)
+def _ends(values: list[float], value: float, clusters: int) -> tuple[float, float]:
+    """The interval of resampled values, widened in closed form."""
+    widened = student.ppf(0.975, clusters - 1) / 1.96 * math.sqrt(clusters / (clusters - 1))
+    low, high = np.quantile(values, [0.025, 0.975])
+    return value + widened * (low - value), value + widened * (high - value)
+
+
+def test_intervals_agree_with_resampling_images_and_starts_one_by_one() -> None:
+    """All images of one start are drawn together, and the threshold is that of the drawn images."""
+    inside, starts = normal(60, 20), normal(60, 21) + 1.5
+    names = [f"start {place % 20}" for place in range(60)]
+    starts = starts[[place % 20 for place in range(60)]]
+    outside = starts - 0.6 - 0.5 * normal(60, 22)
     rng = np.random.default_rng(7)
-    values = []
-    for _ in range(2000):
-        i = rng.integers(60, size=60)
-        j = i if paired else rng.integers(60, size=60)
-        higher = outside[j][:, None] > inside[i][None]
-        own = torch.tensor((j[:, None] == i[None]).tolist())
-        # An image is compared with its own attacked image only within the same draw.
-        keep = ~own | torch.eye(60, dtype=torch.bool) if paired else torch.ones_like(higher)
-        values.append(float(higher[keep].double().mean()))
-    found = measure(inside, outside, paired=paired)
-    assert found.auroc_low == pytest.approx(np.quantile(values, 0.025), abs=0.02)
-    assert found.auroc_high == pytest.approx(np.quantile(values, 0.975), abs=0.02)
-    assert found.auroc_low < found.auroc < found.auroc_high
+    drawn: dict[str, list[float]] = {"auroc": [], "two_sided": [], "fpr95_in_positive": [], "rejected_pass": []}
+    for _ in range(1500):
+        some = inside[rng.integers(60, size=60)]
+        rows = [place for name in rng.integers(20, size=20) for place in range(60) if place % 20 == name]
+        ranks = (some[None] < outside[rows][:, None]).double().mean(1)
+        passes, rejected = outside[rows] <= threshold(some), starts[rows] > threshold(some)
+        drawn["auroc"].append(float(ranks.mean()))
+        drawn["two_sided"].append(float((2 * ranks - 1).abs().mean()))
+        drawn["fpr95_in_positive"].append(float(passes.double().mean()))
+        drawn["rejected_pass"].append(float(passes[rejected].double().mean()))
+    found = Judge(inside).measure(outside, starts=starts, clusters=names)
+    assert found.clusters == 20
+    rejected_starts = int((starts[:20] > found.threshold).sum())
+    for name, values in drawn.items():
+        share: Share = getattr(found, name)
+        clusters = rejected_starts if name == "rejected_pass" else 20
+        low, high = _ends([v for v in values if not math.isnan(v)], share.value, clusters)
+        assert share.low == pytest.approx(max(low, 0), abs=0.04), name
+        assert share.high == pytest.approx(min(high, 1), abs=0.04), name
 
 
-def test_correlated_pairs_have_a_narrow_interval() -> None:
-    inside = normal(100, 30)
-    outside = inside + 1e-6
-    paired, unpaired = (measure(inside, outside, paired=p) for p in (True, False))
-    assert paired.auroc_high - paired.auroc_low < 0.2 * (unpaired.auroc_high - unpaired.auroc_low)
-    # Resampling does not bias the AUROC of an attack that always ends slightly above x_in.
-    assert paired.auroc_low <= paired.auroc <= paired.auroc_high
+def test_images_of_one_start_are_not_independent() -> None:
+    """Repeating every image twenty times adds nothing that is known."""
+    inside, outside = normal(200, 23) / 4, normal(10, 24)
+    names = [str(place) for place in range(10)]
+    once = Judge(inside).measure(outside, clusters=names)
+    repeated = Judge(inside).measure(outside.repeat(20), clusters=names * 20)
+    unaware = Judge(inside).measure(outside.repeat(20))
+    for field in ("auroc", "two_sided", "fpr95_in_positive"):
+        ends = [(getattr(found, field).low, getattr(found, field).high) for found in (once, repeated)]
+        assert ends[0] == pytest.approx(ends[1], abs=1e-9)
+    assert (once.clusters, repeated.clusters, unaware.clusters) == (10, 10, 200)
+    assert unaware.auroc.high - unaware.auroc.low < 0.5 * (once.auroc.high - once.auroc.low)
 
 
-def test_images_of_one_start_are_not_independent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If scores differ more between starts than between x_in, the number of starts determines the interval."""
-    monkeypatch.setattr("oodattack.audit.measures.RESAMPLES", 200)
+@pytest.mark.parametrize("clusters", [MIN_CLUSTERS, 20, 1000])
+def test_intervals_of_few_clusters_are_widened_by_students_t(clusters: int) -> None:
+    drawn = np.random.default_rng(0).uniform(0.45, 0.52, 4000)
+    found = measures._share(0.5, drawn, clusters)
+    low, high = _ends(list(drawn), 0.5, clusters)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_fewer_clusters_say_nothing() -> None:
+    few = [str(place % (MIN_CLUSTERS - 1)) for place in range(100)]
+    found = Judge(normal(100, 25)).measure(normal(100, 26) + 1, clusters=few)
+    for share in (found.auroc, found.two_sided, found.fpr95_in_positive):
+        assert (share.low, share.high) == (0, 1)
+
+
+@pytest.mark.parametrize("count", [MIN_CLUSTERS, 40])
+def test_pass_rates_of_zero_and_one_have_the_interval_of_clopper_and_pearson(count: int) -> None:
+    """If none of n passes, the rate p may be as high as (1 - p)^n = 0.025 says."""
+    judge = Judge(normal(100, 27))
+    none, every = (judge.measure(torch.full((count,), score)).fpr95_in_positive for score in (99.0, -99.0))
+    assert (none.value, none.low, every.value, every.high) == (0, 0, 1, 1)
+    assert (1 - none.high) ** count == pytest.approx(0.025)
+    assert every.low**count == pytest.approx(0.025)
+
+
+def test_intervals_from_few_starts_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores differ more between the eight starts than between images; the truth is known by symmetry."""
+    monkeypatch.setattr(measures, "RESAMPLES", 300)
     rng = torch.Generator().manual_seed(5)
     covered = []
-    for seed in range(40):
-        effect = torch.randn(10, generator=rng, dtype=torch.float64)
-        inside = torch.randn(200, generator=rng, dtype=torch.float64) / 4
-        outside = torch.randn(200, generator=rng, dtype=torch.float64) / 4 + effect.repeat(20)
-        groups = [f"start {i % 10}" for i in range(200)]
-        wide = measure(inside, outside, paired=True, groups=groups, seed=seed)
-        narrow = measure(inside, outside, paired=True, seed=seed)
-        assert wide.auroc_high - wide.auroc_low > 2 * (narrow.auroc_high - narrow.auroc_low)
-        covered.append(wide.auroc_low <= 0.5 <= wide.auroc_high)
-    assert sum(covered) >= 30
-    # Fewer than ten starts are too few for a bootstrap, which then resamples the pairs.
-    few = [f"start {i % 2}" for i in range(200)]
-    assert measure(inside, outside, paired=True, groups=few, seed=1) == measure(inside, outside, paired=True, seed=1)
+    for seed in range(100):
+        effect = torch.randn(8, generator=rng, dtype=torch.float64)
+        inside = torch.randn(100, generator=rng, dtype=torch.float64) / 4
+        outside = torch.randn(80, generator=rng, dtype=torch.float64) / 4 + effect.repeat(10)
+        found = Judge(inside, seed).measure(outside, clusters=[str(i % 8) for i in range(80)])
+        covered.append(found.auroc.low <= 0.5 <= found.auroc.high)
+    assert np.mean(covered) >= 0.85  # nominally 0.95
 
 
-def test_the_interval_of_fpr95_resamples_the_threshold_too() -> None:
-    inside, outside = normal(100, 40), normal(400, 41) + 1.6
-    found = measure(inside, outside)
-    rng = np.random.default_rng(3)
-    shares = []
-    for _ in range(1500):
-        drawn = inside[rng.integers(100, size=100)]
-        shares.append(float((outside[rng.integers(400, size=400)] <= threshold(drawn)).double().mean()))
-    assert found.fpr95_low == pytest.approx(np.quantile(shares, 0.025), abs=0.03)
-    assert found.fpr95_high == pytest.approx(np.quantile(shares, 0.975), abs=0.03)
+def test_the_seed_decides_the_interval() -> None:
+    inside, outside = CASES["apart"]
+    one, same, other = (Judge(inside, seed).measure(outside) for seed in (0, 0, 1))
+    assert one == same
+    assert one.auroc.value == other.auroc.value
+    assert one.auroc.low != other.auroc.low
 
 
 @pytest.mark.parametrize(
-    ("inside", "outside", "paired", "message"),
+    ("inside", "outside", "options", "message"),
     [
-        (torch.zeros(0), torch.zeros(3), False, "expected in-distribution and OOD scores, got 0 and 3"),
-        (torch.zeros(3), torch.zeros(0), False, "got 3 and 0 of them"),
-        (torch.tensor([0.0, torch.nan]), torch.zeros(3), False, "got NaN"),
-        (torch.zeros(3), torch.zeros(2), True, "expected as many OOD as in-distribution scores"),
+        (torch.zeros(0), torch.zeros(3), {}, "expected in-distribution scores, got none"),
+        (torch.zeros(3), torch.zeros(0), {}, "expected OOD scores, got none"),
+        (torch.tensor([0.0, torch.nan]), torch.zeros(3), {}, "expected in-distribution scores that are .*, got NaN"),
+        (torch.zeros(3), torch.tensor([torch.nan]), {}, "expected OOD scores that are numbers, got NaN"),
+        (
+            torch.zeros(3),
+            torch.zeros(2),
+            {"starts": torch.tensor([0.0, torch.nan])},
+            "expected start scores .*, got NaN",
+        ),
+        (torch.zeros(3), torch.zeros(2), {"starts": torch.zeros(1)}, "one start for each of 2 OOD images, got 1"),
+        (torch.zeros(3), torch.zeros(2), {"clusters": ["a"]}, "one name of a start for each of 2 OOD images, got 1"),
     ],
 )
-def test_bad_scores_are_rejected(inside: Tensor, outside: Tensor, paired: bool, message: str) -> None:
+def test_bad_scores_are_rejected(inside: Tensor, outside: Tensor, options: dict[str, Tensor], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        measure(inside, outside, paired=paired)
+        Judge(inside).measure(outside, **options)  # type: ignore[arg-type]
 
 
-def _measure(auroc: float, low: float, high: float) -> Measure:
-    return Measure(auroc, low, high, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 100)
+def _measure(auroc: tuple[float, float, float], clusters: int = 100) -> Measure:
+    some = Share(0.0, 0.0, 0.0)
+    return Measure(Share(*auroc), some, some, some, 0.0, 0.5, 0.5, 0.0, 100, 100, clusters)
+
+
+WORKED = (0.9, 0.85, 0.95)
 
 
 @pytest.mark.parametrize(
     ("clean", "strongest", "expected"),
     [
-        ((0.9, 0.85, 0.95), (0.5, 0.45, 0.55), "broken"),
-        ((0.9, 0.85, 0.95), (0.5, 0.45, 0.551), "bent"),  # the interval is included
-        ((0.9, 0.85, 0.95), (0.82, 0.8, 0.84), "held"),
-        ((0.9, 0.85, 0.95), (0.80, 0.7, 0.84), "bent"),  # below 0.81
-        ((0.5, 0.45, 0.55), (0.1, 0.05, 0.2), "blind"),
+        (WORKED, (0.5, 0.45, 0.55), "broken"),
+        (WORKED, (0.5, 0.45, 0.551), "bent"),  # the interval is included
+        (WORKED, (0.82, 0.8, 0.84), "held"),
+        (WORKED, (0.80, 0.7, 0.84), "bent"),  # below 0.81
+        ((0.5, 0.45, 0.6), (0.1, 0.05, 0.2), "blind"),
+        ((0.8, 0.55, 1.0), (0.1, 0.05, 0.2), "blind"),  # the lower end decides
+        ((0.8, 0.551, 1.0), (0.1, 0.05, 0.2), "broken"),
     ],
 )
 def test_verdicts(clean: tuple[float, float, float], strongest: tuple[float, float, float], expected: str) -> None:
-    assert verdict(_measure(*clean), _measure(*strongest)) == expected
+    assert verdict(_measure(clean), _measure(strongest), adaptive=True) == expected
+    # Without an attack on the score itself, only damage is news.
+    alone = verdict(_measure(clean), _measure(strongest), adaptive=False)
+    assert alone == ("not attacked adaptively" if expected == "held" else expected)
+
+
+def test_verdicts_that_say_nothing_of_the_detector() -> None:
+    held = _measure(WORKED)
+    assert verdict(held, None, adaptive=True) == "unfinished"
+    for clusters, expected in ((MIN_CLUSTERS - 1, "too few starts"), (MIN_CLUSTERS, "broken")):
+        fell = _measure((0.1, 0.0, 0.2), clusters)
+        assert verdict(held, fell, adaptive=True) == expected
+
+
+def test_the_worst_verdict_is_that_on_a_set_on_which_the_detector_worked() -> None:
+    order = ["broken", "bent", "unfinished", "not attacked adaptively", "held", "blind", "too few starts"]
+    assert list(VERDICTS) == order
+    for place, name in enumerate(VERDICTS):
+        assert worst(list(VERDICTS)[place:][::-1]) == name

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from oodattack.audit.measures import Measure, verdict
+from oodattack.audit.measures import Measure, Share
+from oodattack.audit.verdict import verdict
 from oodattack.core.metrics import mape
 from oodattack.encoders import load_encoder
 from tests.cli import oodattack
@@ -38,7 +40,7 @@ def test_digits_from_folders_to_a_report(
     done = oodattack(
         capsys,
         *("audit", "--encoder", f"trained:{net}", "--train", train, "--test", test, "--ood", natural),
-        *("--start", natural, "--start", "noise", "--eps", "8", "--limit", 5, "--steps", 5, "--budget", "2"),
+        *("--eps", "8", "--limit", 5, "--steps", 5, "--budget", "2", "--held-out", 60),
         *("--detector", "tests.factories:Norm", "--witness", f"trained:{net}", "--batch-size", 5, "--out", out),
     )
     assert done.code == 0, done.err
@@ -55,7 +57,7 @@ def test_digits_from_folders_to_a_report(
     assert max(map(len, done.out.split("\n\n")[0].splitlines())) <= 80
     report = (out / "report.md").read_text()
     assert all(f"| {name} |" in report for name in rows)
-    for name in ("heatmap", "histograms", "roc", "budget"):
+    for name in ("heatmap", "auroc", "pass", "histograms", "roc", "budget"):
         with Image.open(out / "figures" / f"{name}.png") as figure:
             assert figure.size[0] > 500
 
@@ -67,7 +69,7 @@ def test_digits_from_folders_to_a_report(
         _check_measures(row, {name: found for (by, name), found in table.items() if by == row["name"]})
     _check_mapes(out, results["attacks"], f"trained:{net}")
     # The attacked network given as the witness is not judged twice.
-    assert list(results["outside"]["latent-features-8-5"]["encoders"]) == [f"trained:{net}"]
+    assert list(results["outside"]["photographs/latent-features-8-5"]["encoders"]) == [f"trained:{net}"]
     _check_distances(out, 8.0)
 
 
@@ -80,13 +82,23 @@ def _check_measures(row: dict[str, Any], scores: dict[str, list[float]]) -> None
         truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
         return pytest.approx(roc_auc_score(truth, np.r_[inside, outside]), abs=1e-9)
 
-    assert {found["kind"] for found in row["attacked"].values()} >= {"latent", "direct"}
-    for name, found in {**row["clean"], **row["attacked"]}.items():
-        assert found["auroc"] == auroc(scores[name]), (row["name"], name)
-    full = [scores[key] for key, found in row["attacked"].items() if found["steps"] == 5]
-    assert row["strongest"]["auroc"] == auroc(np.min(full, axis=0)), row["name"]
-    strongest = Measure(**{name: row["strongest"][name] for name in row["clean"]["starts"]})
-    assert row["verdict"] == verdict(Measure(**row["clean"]["starts"]), strongest)
+    assert {found["kind"] for found in row["attacked"].values()} >= {"latent", "direct", "aimed"}
+    for name, found in row["attacked"].items():
+        assert found["auroc"]["value"] == auroc(scores[name]), (row["name"], name)
+    found = row["sets"]["photographs"]
+    assert found["clean"]["auroc"]["value"] == auroc(scores["photographs"]), row["name"]
+    starts = scores["photographs"][:5]
+    assert found["before"]["auroc"]["value"] == auroc(starts), row["name"]
+    (radius,) = found["radii"]
+    assert radius["auroc"]["value"] == auroc(np.min([starts, *(scores[key] for key in row["attacked"])], axis=0))
+    adaptive = row["applicable"]["direct"].startswith(("gradient", "differences", "SPSA"))
+    assert row["verdict"] == verdict(_measure(found["clean"]), _measure(radius), adaptive=adaptive)
+
+
+def _measure(figures: dict[str, Any]) -> Measure:
+    shares = ("auroc", "two_sided", "fpr95_in_positive", "rejected_pass")
+    values: dict[str, Any] = {field.name: figures[field.name] for field in fields(Measure)}
+    return Measure(**values | {name: Share(**values[name]) for name in shares})
 
 
 def _check_mapes(out: Path, attacks: dict[str, Any], network: str) -> None:
@@ -97,8 +109,8 @@ def _check_mapes(out: Path, attacks: dict[str, Any], network: str) -> None:
         found: torch.Tensor = encoder(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
         return found.detach()
 
-    z_in = latents(_images(out / "samples.parquet", "x_in"))
-    for key in ("latent-features-8-2", "latent-features-8-5"):
+    z_in = latents(_images(out / "samples" / "photographs.parquet", "x_in"))
+    for key in ("photographs/latent-features-8-2", "photographs/latent-features-8-5"):
         shards = sorted((out / "attacks" / key).glob("*.parquet"))
         z_out = latents(np.concatenate([_images(shard) for shard in shards]))
         assert attacks[key]["mape"] == pytest.approx(float(np.median(mape(z_out, z_in))), rel=1e-2, abs=1e-5)
@@ -106,8 +118,8 @@ def _check_mapes(out: Path, attacks: dict[str, Any], network: str) -> None:
 
 def _check_distances(out: Path, eps: float) -> None:
     """Check every saved attacked image against its saved start."""
-    starts = _images(out / "samples.parquet", "start")
-    folders = sorted((out / "attacks").iterdir())
+    starts = _images(out / "samples" / "photographs.parquet", "start")
+    folders = sorted((out / "attacks" / "photographs").iterdir())
     assert len(folders) > 33
     for folder in folders:
         found = np.concatenate([_images(shard) for shard in sorted(folder.glob("*.parquet"))])

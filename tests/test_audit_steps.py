@@ -14,7 +14,7 @@ from oodattack.audit.bench import Bench
 from oodattack.audit.data import ImageSet
 from oodattack.audit.plan import Attack, Shard
 from oodattack.audit.score import score_images
-from oodattack.audit.store import Audit, begun_header
+from oodattack.audit.store import FORMAT, Audit, begun_header
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector
@@ -56,12 +56,12 @@ def test_scoring_halves_batches_that_do_not_fit() -> None:
 
 
 def test_a_halved_batch_starts_from_the_images_that_the_latent_attack_found_for_its_rows(tmp_path: Path) -> None:
-    audit, shard = Audit(tmp_path), Shard(Attack("direct", "KNN", 1.0, 3), range(5, 10))
+    audit, shard = Audit(tmp_path), Shard(Attack("noise", "direct", "KNN", 1.0, 3), range(5, 10))
     assert shard.attack.initial is not None
     latent = Shard(shard.attack.initial, shard.rows)
     work = AttackShard(PerProcess[Bench](lambda: pytest.fail("not needed")), audit, {}, 5)
     with pytest.raises(
-        InputError, match=r"expected the attack latent-features-1-3 to be finished, got no .*00005-00010.parquet"
+        InputError, match=r"expected the attack noise/latent-features-1-3 to be finished, got no .*00005-00010.parquet"
     ):
         work._initial(shard, range(7, 9), CPU)
     numbers = torch.zeros(5)
@@ -70,8 +70,8 @@ def test_a_halved_batch_starts_from_the_images_that_the_latent_attack_found_for_
     assert initial is not None
     assert torch.equal(initial, dequantize(IMAGES[2:4]))
     assert work._initial(latent, range(7, 9), CPU) is None
-    assert audit.shards() == {("latent-features-1-3", range(5, 10))}
-    assert audit.read_attack("latent-features-1-3")["row"].to_pylist() == [5, 6, 7, 8, 9]
+    assert audit.shards() == {("noise/latent-features-1-3", range(5, 10))}
+    assert audit.read_attack("noise/latent-features-1-3")["row"].to_pylist() == [5, 6, 7, 8, 9]
 
 
 def test_removing_a_detector_returns_a_new_bench() -> None:
@@ -119,7 +119,7 @@ def test_an_audit_halves_batches_that_do_not_fit(
             encoder=f"python:tests.test_audit_steps:hungry_{encoder}",
             witness=("python:tests.test_audit_steps:hungry_tiny",),
             train="torchvision:FakeData", test="torchvision:FakeData", start=("noise",), detectors=detectors,
-            steps=2, limit=6, fit_limit=60, batch_size=6, device="cpu", out=tmp_path,
+            steps=2, limit=6, held_out=9, ood_limit=5, fit_limit=60, batch_size=6, device="cpu", out=tmp_path,
         )
     ).read_results()  # fmt: skip
     assert labels in results["subject"]["labels"]
@@ -132,13 +132,13 @@ def test_an_audit_halves_batches_that_do_not_fit(
 def test_a_begun_audit_without_a_usable_batch_size_is_refused(faulty: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "fits").mkdir()
     (tmp_path / "fits" / "KNN.pt").touch()
-    header: dict[str, Any] = {"format": 2, "environment": {"threads": 1}}
+    header: dict[str, Any] = {"format": FORMAT, "environment": {"threads": 1}}
     (tmp_path / "audit.json").write_text(json.dumps(header | {"batch_size": 4}))
     assert begun_header(tmp_path) == header | {"batch_size": 4}
     (tmp_path / "audit.json").write_text(json.dumps(header | faulty))
     with pytest.raises(InputError, match=r"expected batch_size to be at least 1 in .*audit.json, got .*choose another"):
         begun_header(tmp_path)
-    (tmp_path / "audit.json").write_text(json.dumps({"format": 2, "batch_size": 4, "environment": faulty}))
+    (tmp_path / "audit.json").write_text(json.dumps({"format": FORMAT, "batch_size": 4, "environment": faulty}))
     with pytest.raises(InputError, match=r"expected environment.threads to be at least 1"):
         begun_header(tmp_path)
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from benchmarks.same_audit import differences
 
+from oodattack.audit.kinds import KINDS
 from oodattack.audit.store import Audit, open_audit
 from oodattack.core.errors import InputError
 from oodattack.engines.engine import Chunk, OnStep, Result, Work, ignore, never
@@ -46,12 +46,13 @@ def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> Au
         "encoder": "python:tests.factories:small,num_classes=0",
         "train": train,
         "test": test,
-        "start": (photographs, "noise"),
+        "start": ("noise",),
         "ood": (photographs,),
         "detectors": ("Mahalanobis", "KNN", "MultiMahalanobis", "RMD", "EnergyBased"),
         "eps": (2.0,),
         "steps": 3,
         "limit": 5,
+        "held_out": 40,
         "ood_limit": 5,
         "fit_limit": 100,
         "batch_size": 2,
@@ -117,14 +118,14 @@ def test_a_headless_encoder_from_the_command_line(
 
 
 def test_a_model_of_images_is_audited(pictures: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """All three kinds of attack are applied to its own score, along with detectors that read its latent."""
+    """All kinds of attack are applied to its own score, along with detectors that read its latent."""
     results = run_audit(
         settings(pictures, tmp_path, encoder="python:tests.factories:density", detectors=("ModelScore", "KNN"))
     ).read_results()
     assert results["failures"] == {}
     rows = {row["name"]: row for row in results["detectors"]}
     assert set(rows) == {"ModelScore", "KNN"}
-    assert {found["kind"] for found in rows["ModelScore"]["attacked"].values()} == {"latent", "informed", "direct"}
+    assert {found["kind"] for found in rows["ModelScore"]["attacked"].values()} == set(KINDS)
     assert rows["ModelScore"]["applicable"]["direct"].startswith("gradient of the score (on 100 %")
     assert results["subject"]["kind"] == "model of images"
 
@@ -132,11 +133,11 @@ def test_a_model_of_images_is_audited(pictures: tuple[Path, Path, Path], tmp_pat
 def test_attacks_are_saved_in_shards_of_fixed_rows(
     whole: Path, pictures: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    names = {file.name for file in whole.glob("attacks/*/*.parquet")}
+    names = {file.name for file in whole.glob("attacks/*/*/*.parquet")}
     assert names == {"00000-00002.parquet", "00002-00004.parquet", "00004-00005.parquet"}
     shutil.copytree(whole, tmp_path / "audit")
-    middle = [path / "00002-00004.parquet" for path in (tmp_path / "audit" / "attacks").iterdir()]
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "audit").glob("attacks/*/*") if path not in middle}
+    middle = [path / "00002-00004.parquet" for path in (tmp_path / "audit").glob("attacks/*/*")]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "audit").glob("attacks/*/*/*") if path not in middle}
     for path in middle:
         path.unlink()
     run_audit(settings(pictures, tmp_path / "audit", detector=("tests.factories:Norm",)))
@@ -145,7 +146,7 @@ def test_attacks_are_saved_in_shards_of_fixed_rows(
 
 
 def test_a_shard_records_how_it_was_computed(whole: Path) -> None:
-    metadata = pq.read_schema(next(whole.glob("attacks/direct-KNN-*/00004-00005.parquet"))).metadata
+    metadata = pq.read_schema(next(whole.glob("attacks/noise/direct-KNN-*/00004-00005.parquet"))).metadata
     record = json.loads(metadata[b"oodattack"])
     assert record["batch_sizes"] == [1]
     assert record["machine"]["device"] == "cpu"
@@ -174,28 +175,16 @@ def test_another_engine_gives_the_same_audit(pictures: tuple[Path, Path, Path], 
     assert results[0]["detectors"] == results[1]["detectors"]
 
 
-def test_an_audit_of_the_old_format_is_read_but_not_resumed(
-    whole: Path, pictures: tuple[Path, Path, Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("old", "shard"), [(1, "direct-KNN-2-3/00000.parquet"), (2, "direct-KNN-2-3/00000-00002.parquet")]
+)
+def test_an_audit_of_an_old_format_is_not_resumed(
+    old: int, shard: str, pictures: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    """In format 1, a file was named after its first row only, and the subject was called a classifier."""
-    old = tmp_path / "old"
-    shutil.copytree(whole, old)
-    for folder in (old / "attacks").iterdir():
-        files = sorted(folder.iterdir())
-        tables = [pq.read_table(file) for file in files]
-        for file in files:
-            file.unlink()
-        pq.write_table(pa.concat_tables(tables[:2]).replace_schema_metadata(), folder / "00000.parquet")
-        pq.write_table(tables[2].replace_schema_metadata(), folder / "00004.parquet")
-    results = json.loads((old / "results.json").read_text())
-    results["classifier"] = {**results.pop("subject"), "classes": 10}
-    del results["classifier"]["kind"], results["classifier"]["labels"]
-    (old / "results.json").write_text(json.dumps(results))
-    header = json.loads((old / "audit.json").read_text())
-    (old / "audit.json").write_text(json.dumps({**header, "format": 1}))
-    audit = open_audit(old)
-    assert differences(Audit(whole), audit) == []
-    assert "Classifier: " in audit_markdown(audit.read_results())
-    assert draw_audit(audit, tmp_path / "figures")
-    with pytest.raises(InputError, match=r"got format 1, which can be read but not resumed; choose another --out"):
-        run_audit(settings(pictures, old, detector=("tests.factories:Norm",)))
+    """Before format 3, attacks had no set of starts."""
+    (tmp_path / "attacks" / shard).parent.mkdir(parents=True)
+    (tmp_path / "attacks" / shard).touch()
+    (tmp_path / "audit.json").write_text(json.dumps({"format": old, "settings": {}}))
+    message = rf"expected an audit of format 3 in .*, got format {old}, which .* cannot resume; choose another --out"
+    with pytest.raises(InputError, match=message):
+        run_audit(settings(pictures, tmp_path))

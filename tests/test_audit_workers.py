@@ -42,6 +42,8 @@ def settings(out: Path, **changes: Any) -> AuditSettings:
         "eps": (2.0,),
         "steps": 2,
         "limit": 3,
+        "held_out": 9,
+        "ood_limit": 5,
         "fit_limit": 60,
         "batch_size": 2,
         "device": "cpu",
@@ -80,7 +82,7 @@ def test_a_worker_uses_the_number_of_threads_of_the_header(tmp_path: Path) -> No
         other = run_audit(settings(tmp_path / "other"), engine=Cluster(pool))
     threads = json.loads((other.path / "audit.json").read_text())["environment"]["threads"]
     assert threads == torch.get_num_threads()
-    records = [json.loads(pq.read_schema(path).metadata[b"oodattack"]) for path in other.path.glob("attacks/*/*")]
+    records = [json.loads(pq.read_schema(path).metadata[b"oodattack"]) for path in other.path.glob("attacks/*/*/*")]
     assert {record["machine"]["threads"] for record in records} == {threads}
     assert {name for name, _ in other.read_scores()} == {"KNN", "MaxLogit"}
     assert differences(local, other) == []
@@ -135,7 +137,7 @@ def test_a_random_fit_is_the_same_in_every_process_and_command(tmp_path: Path) -
     whole = run_audit(settings(tmp_path / "whole", detector=own))
     other = run_audit(settings(tmp_path / "other", detector=own), engine=Pickling())
     assert differences(whole, other) == []
-    for path in other.path.glob("attacks/*/00002-00003.parquet"):
+    for path in other.path.glob("attacks/*/*/00002-00003.parquet"):
         path.unlink()
     assert differences(whole, run_audit(settings(other.path, detector=own))) == []
 

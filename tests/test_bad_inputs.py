@@ -302,12 +302,14 @@ def _audit(folder: Path) -> dict[str, Any]:
     ("change", "message"),
     [
         ({"encoder": None}, "missing --encoder"),
-        ({"train": None, "start": None}, "missing --train, --start"),
+        ({"train": None, "test": None}, "missing --train, --test"),
+        ({"start": None}, "expected images to start from, got none; name some by --ood or --start"),
+        ({"attacks": "latent,aimed"}, "expected the attack direct with aimed, which builds on it, got aimed alone"),
         ({"train": MISSING}, "it does not exist"),
         ({"test": MISSING}, "it does not exist"),
-        ({"ood": MISSING}, "it does not exist"),
-        ({"test": write("one/0.png", PNG)}, "expected at least 2 images"),
-        ({"test": lambda folder: write("text/a.png", "hello")(folder).parent}, "got none that can be decoded"),
+        ({"ood": MISSING}, f"expected a file, folder or generated start, got '{MISSING}'"),
+        ({"test": write("one/0.png", PNG)}, "expected at least 4 images"),
+        ({"ood": lambda folder: write("text/a.png", "hello")(folder).parent}, "cannot decode"),
         ({"start": "noize"}, "did you mean noise"),
         ({"detectors": "KNNN"}, "did you mean 'KNN'"),
         ({"detectors": "MCM"}, "compares images with texts"),
@@ -349,7 +351,7 @@ def test_bad_options_of_an_audit(
 def test_a_damaged_audit_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [part for name, value in _audit(tmp_path).items() for part in (f"--{name}", value)]
     assert oodattack(capsys, "audit", *arguments, "--quiet").code == 0
-    shard = next((tmp_path / "audit").glob("attacks/*/*.parquet"))
+    shard = next((tmp_path / "audit").glob("attacks/*/*/*.parquet"))
     shard.write_bytes(b"PAR1")
     done = oodattack(capsys, "audit", *arguments)
     assert done.code == 3

@@ -47,10 +47,16 @@ def other_value(field: Field) -> Any:
     return (value,) if field.many else value
 
 
+def needed(kind: type[Settings]) -> dict[str, Any]:
+    """Values of the required settings; an audit also needs starts of one kind or the other."""
+    starts = {"ood": ["given"]} if kind is COMMANDS["audit"] else {}
+    return {field.name: "given" for field in fields(kind) if field.required} | starts
+
+
 def example(kind: type[Settings]) -> Settings:
     """Valid settings, with what some other settings need in order to be valid."""
-    needed = {"test": "test", "outliers": "outliers"} if "outliers" in {field.name for field in fields(kind)} else {}
-    return kind.of(needed, {field.name: "given" for field in fields(kind) if field.required})
+    more = {"test": "test", "outliers": "outliers"} if "outliers" in {field.name for field in fields(kind)} else {}
+    return kind.of(more, needed(kind))
 
 
 def flags(values: dict[str, Any]) -> list[str]:
@@ -130,8 +136,7 @@ def test_options_come_in_the_order_of_the_fields(kind: type[Settings]) -> None:
 @EVERY_COMMAND
 def test_options_override_the_file(kind: type[Settings], tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
-    required = {field.name: "given" for field in fields(kind) if field.required}
-    file.write_text(toml({**required, "seed": 3}))
+    file.write_text(toml({**needed(kind), "seed": 3}))
     arguments = ["--config", str(file), "--seed", "0"]
     assert saved(parsed(kind, arguments))["seed"] == 0  # the default, but given
     assert saved(parsed(kind, arguments[:2]))["seed"] == 3
@@ -140,10 +145,9 @@ def test_options_override_the_file(kind: type[Settings], tmp_path: Path) -> None
 @EVERY_COMMAND
 def test_a_flag_in_the_file_can_be_switched_off(kind: type[Settings], tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
-    required = {field.name: "given" for field in fields(kind) if field.required}
     booleans = [field for field in fields(kind) if field.kind is bool]
     assert booleans
-    file.write_text(toml({**required, **{field.name: True for field in booleans}}))
+    file.write_text(toml({**needed(kind), **{field.name: True for field in booleans}}))
     off = [field.option.replace("--", "--no-") for field in booleans]
     for arguments, expected in ([], True), (off, False):
         settings = saved(parsed(kind, ["--config", str(file), *arguments]))

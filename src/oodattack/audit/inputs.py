@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,9 @@ def read_inputs(settings: AuditSettings, subject: Subject, batch_size: int) -> I
     if len(test) < 4:
         raise InputError(f"expected at least 4 images in {settings.test}, half of them held out, got {len(test)}")
     order = shuffled(len(test), settings.seed)
-    count = min(settings.limit, len(test) // 2)
-    targets = read_set(test, TARGETS, order[:count], size)
-    inside = read_set(test, IN, order[count : count + settings.held_out], size)
+    attacked = min(settings.limit, len(test) // 2)
+    targets = read_set(test, TARGETS, order[:attacked], size)
+    inside = read_set(test, IN, order[attacked : attacked + settings.held_out], size)
     places = {name: index for index, name in enumerate(test.names)}
     labels = test.labels([places[name] for name in inside.names])
     specs = [*settings.start, *settings.ood]
@@ -108,14 +109,14 @@ def _read_starts(settings: AuditSettings, spec: str, name: str, size: tuple[int,
 def _names(specs: Sequence[str]) -> list[str]:
     """Names of sets for tables and folders: the last part of each path, with a number if another set has it already.
 
-    >>> _names(["scans/a", "noise:gaussian", "ood/mnist", "more/mnist", "in"])
-    ['a', 'noise-gaussian', 'mnist', 'mnist-2', 'in-2']
+    >>> _names(["scans/a", "noise:gaussian", "ood/mnist-2", "mnist", "more/mnist", "in"])
+    ['a', 'noise-gaussian', 'mnist-2', 'mnist', 'mnist-3', 'in-2']
     """
     found = [IN, TARGETS, "train"]
     for spec in specs:
         path = Path(spec)
         name = path.stem if path.suffix and path.is_file() else path.name
         short = re.sub(r"[^\w.+-]+", "-", name or spec).strip("-.") or "set"
-        same = sum(re.fullmatch(re.escape(short) + r"(-\d+)?", other) is not None for other in found)
-        found.append(f"{short}-{same + 1}" if same else short)
+        numbered = (f"{short}-{number}" for number in count(2))
+        found.append(next(free for free in chain([short], numbered) if free not in found))
     return found[3:]

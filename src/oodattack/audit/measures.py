@@ -124,8 +124,9 @@ class Judge:
         """
         found = _checked(outside, "OOD")
         before = found if starts is None else _checked(starts, "start")
-        if len(before) != len(found) or (clusters is not None and len(clusters) != len(found)):
-            raise InputError(f"expected one start for each of {len(found)} OOD images, got {len(before)}")
+        for what, values in (("start", before), ("name of a start", found if clusters is None else clusters)):
+            if len(values) != len(found):
+                raise InputError(f"expected one {what} for each of {len(found)} OOD images, got {len(values)}")
         names, member = np.unique(clusters if clusters is not None else np.arange(len(found)), return_inverse=True)
         weights = _multiplicities(np.random.default_rng(self.seed + 1), len(names))[:, member]
         low, high = self._places(found)

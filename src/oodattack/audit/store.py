@@ -109,20 +109,22 @@ class Audit:
             InputError: if the audit has attacks from a set of that name with other starts.
         """
         file = self.path / "samples" / f"{starts.name}.parquet"
-        if file.exists():
-            before = read_table(file, ["start"])["start"].to_pylist()
-            if [cell["bytes"] for cell in before] != [encode_png(image) for image in starts.images]:
-                raise InputError(
-                    f"expected the set {starts.name} to have the starts of {file}, got others; choose another --out"
-                )
-            return
         columns: dict[str, list[Any]] = {"row": list(range(len(x_in.names)))}
         for column, images in (("x_in", x_in), ("start", starts)):
             columns[f"{column}_name"] = list(images.names)
             columns[column] = [
                 image_cell(encode_png(image), name) for image, name in zip(images.images, images.names, strict=True)
             ]
-        write_table(file, pa.table(columns, schema=_SAMPLES))
+        table = pa.table(columns, schema=_SAMPLES)
+        if file.exists():
+            before = read_table(file)
+            if before.equals(table):
+                return
+            if any((self.path / "attacks" / starts.name).glob("*/*.parquet")):
+                raise InputError(
+                    f"expected the set {starts.name} to have the starts of {file}, got others; choose another --out"
+                )
+        write_table(file, table)
 
     def shards(self) -> set[tuple[str, range]]:
         """Every finished shard: key of the attack and range of rows, from a single listing of the directory."""
@@ -219,7 +221,7 @@ class Audit:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Store the tables; NaN and infinity become null in JSON."""
-        write_text(self.path / "results.json", json.dumps(_finite(results), indent=2, allow_nan=False) + "\n")
+        write_text(self.path / "results.json", json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
 
     def read_results(self) -> dict[str, Any]:
         """The tables.
@@ -285,11 +287,16 @@ def begun_header(path: Path) -> dict[str, Any] | None:
     return header
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A JSON value with NaN and infinity replaced by None, since JSON has neither.
+
+    >>> finite({"low": [0.5, math.nan], "threshold": math.inf})
+    {'low': [0.5, None], 'threshold': None}
+    """
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

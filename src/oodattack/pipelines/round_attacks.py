@@ -71,7 +71,7 @@ class LatentAttack(RoundAttack):
 
 @dataclass(frozen=True)
 class DirectAttack(RoundAttack):
-    """Work: find images near the starts whose score is no higher than that of x_in.
+    """Work: find images near the starts with the lowest scores.
 
     Attributes:
         initial: (N, 3, H, W) uint8, the images that the latent attack found in the same ball.

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from oodattack.attacks import Ball
 from oodattack.audit.measures import Judge
+from oodattack.audit.store import finite
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.engines import Engine, OnStage, PerProcess, Step, in_batches
@@ -258,7 +259,7 @@ class _Attacker:
         return self._map(LatentAttack(self.network, self.name, self.settings.seed, x_in, starts, ball))
 
     def direct(self, x_in: Tensor, starts: Tensor, initial: Tensor) -> Tensor:
-        """Find images (N, 3, H, W) uint8 near the starts whose score is no higher than that of x_in.
+        """Find images (N, 3, H, W) uint8 near the starts with the lowest scores.
 
         Args:
             x_in: (N, 3, H, W) uint8.
@@ -302,9 +303,10 @@ def _compare(session: Session, images: _Images, sets: Mapping[str, Tensor], seed
     outside = {name: logits(found) for name, found in sets.items()}
     by_score = {}
     for kind in (MaxSoftmax, EnergyBased):
-        judge = Judge(kind.score(inside), seed)
-        found = {"natural": judge.measure(kind.score(natural))}
+        judge, before = Judge(kind.score(inside), seed), kind.score(natural)
+        starts = before[torch.arange(len(images.groups)) % len(before)]
+        found = {"natural": judge.measure(before)}
         for name, attacked in outside.items():
-            found[name] = judge.measure(kind.score(attacked), clusters=images.groups)
-        by_score[kind.__name__] = {name: asdict(measured) for name, measured in found.items()}
+            found[name] = judge.measure(kind.score(attacked), starts=starts, clusters=images.groups)
+        by_score[kind.__name__] = {name: finite(asdict(measured)) for name, measured in found.items()}
     return by_score
