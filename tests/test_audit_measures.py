@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from scipy.stats import t as student
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
 from torch import Tensor
@@ -278,3 +279,11 @@ def test_the_worst_verdict_is_that_on_a_set_on_which_the_detector_worked() -> No
     assert list(VERDICTS) == order
     for place, name in enumerate(VERDICTS):
         assert worst(list(VERDICTS)[place:][::-1]) == name
+
+
+@pytest.mark.parametrize(("shift", "value"), [(100, 1.0), (-100, 0.0)])
+def test_an_auroc_of_0_or_1_has_an_interval(shift: float, value: float) -> None:
+    """Twenty starts that all agree do not exclude others: the interval is that of Clopper and Pearson."""
+    found = Judge(torch.arange(50.0)).measure(torch.arange(20.0) + shift).auroc
+    width = 1 - binomtest(20, 20).proportion_ci(method="exact").low
+    assert (found.value, found.high - found.low) == (value, pytest.approx(width))

@@ -76,7 +76,7 @@ class Judge:
     percentile intervals of a bootstrap that draws in-distribution images, and starts with all images attacked from
     them, because those are not independent. As a bootstrap of few clusters gives intervals that are too narrow, they
     are widened by Student's t for the number of clusters (by a factor of 1.1 for 20 and of 1.6 for 5); with fewer than
-    `MIN_CLUSTERS` they range from 0 to 1. Intervals of pass rates of 0 and 1 are at least those of Clopper and Pearson.
+    `MIN_CLUSTERS` they range from 0 to 1. Those of fractions of 0 and 1 are at least as wide as Clopper and Pearson's.
 
     Args:
         inside: (N,) scores of in-distribution images.
@@ -140,8 +140,8 @@ class Judge:
         return Measure(
             auroc=_share(won.mean(), _mean(drawn, weights), count),
             two_sided=_share(abs(2 * won - 1).mean(), _mean(abs(2 * drawn - 1), weights), count),
-            fpr95_in_positive=_pass_rate(passes.mean(), _mean(drawn_passes, weights), count),
-            rejected_pass=_pass_rate(
+            fpr95_in_positive=_share(passes.mean(), _mean(drawn_passes, weights), count),
+            rejected_pass=_share(
                 passes[rejected].mean() if rejected.any() else math.nan,
                 _mean(drawn_passes, weights * drawn_rejected),
                 len(np.unique(member[rejected])),
@@ -192,7 +192,10 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _share(value: float, drawn: np.ndarray, clusters: int) -> Share:
-    """A fraction with its bootstrap interval, widened for few clusters."""
+    """A fraction with its bootstrap interval, widened for few clusters.
+
+    Where all clusters agree on 0 or 1, the bootstrap has no width; the interval is then that of Clopper and Pearson.
+    """
     if math.isnan(value):
         return Share(math.nan, math.nan, math.nan)
     if clusters < MIN_CLUSTERS:
@@ -200,13 +203,7 @@ def _share(value: float, drawn: np.ndarray, clusters: int) -> Share:
     drawn = drawn[~np.isnan(drawn)]
     widened = student.ppf(QUANTILES[1], clusters - 1) / 1.96 * math.sqrt(clusters / (clusters - 1))
     low, high = (value + widened * (end - value) for end in np.quantile(drawn, QUANTILES))
-    return Share(float(value), float(min(max(low, 0.0), value)), float(max(min(high, 1.0), value)))
-
-
-def _pass_rate(value: float, drawn: np.ndarray, clusters: int) -> Share:
-    """The same for a fraction of images; if all or none pass, a bootstrap alone would have no width."""
-    found = _share(value, drawn, clusters)
-    exact = QUANTILES[0] ** (1 / max(clusters, 1))  # Clopper and Pearson for 0 or all of the clusters
-    if value == 0:
-        return Share(found.value, 0.0, max(found.high, 1 - exact))
-    return Share(found.value, min(found.low, exact), 1.0) if value == 1 else found
+    exact = QUANTILES[0] ** (1 / clusters)
+    low = min(max(low, 0.0), value, exact if value == 1 else 1.0)
+    high = max(min(high, 1.0), value, 1 - exact if value == 0 else 0.0)
+    return Share(float(value), float(low), float(high))

@@ -45,6 +45,7 @@ from oodattack.training.session import Session, reading
 NAME = "rounds.json"
 FORMAT = 2  # earlier versions wrote no format, and numbers as strings
 STEPS = 100
+HELD_OUT = 1000  # maximum number of test images that set the thresholds
 RATE_SHARE = 0.1  # learning rate of the rounds, relative to that of the first training
 
 
@@ -158,6 +159,7 @@ class _Images:
     Attributes:
         train: labelled training images, the targets of the attacks whose images are trained on.
         x_test: (N, 3, H, W) uint8 test images, the targets of the attacks that measure.
+        inside: (M, 3, H, W) uint8 other test images, which are not attacked and set the thresholds.
         starts: (N, 3, H, W) uint8 outliers that are trained on.
         held_out: (N, 3, H, W) uint8 outliers that are not trained on, repeated in turn if there are fewer than N.
         groups: a name for each row of ``held_out``; repeated images share it.
@@ -165,6 +167,7 @@ class _Images:
 
     train: Labelled
     x_test: Tensor
+    inside: Tensor
     starts: Tensor
     held_out: Tensor
     groups: list[str]
@@ -172,7 +175,9 @@ class _Images:
 
 def _images(settings: TrainSettings, source: ImageSource, test: Labelled, outliers: Outliers) -> _Images:
     train = Labelled(source, settings.size, test.classes)
-    count = min(settings.round_images, len(test), len(train))
+    if len(test) < 2:
+        raise InputError(f"expected at least 2 test images for rounds, one of them held out, got {len(test)}")
+    count = min(settings.round_images, len(test) // 2, len(train))
 
     def some(places: range) -> list[int]:
         chosen = [places[i] for i in evenly(len(places), count)]
@@ -183,9 +188,14 @@ def _images(settings: TrainSettings, source: ImageSource, test: Labelled, outlie
 
     if not outliers.held_out:
         raise InputError(f"expected at least 2 outliers for rounds, got {len(outliers)}")
-    x_test = torch.stack([quantize(test[i][0]) for i in evenly(len(test), count)])
+    attacked = evenly(len(test), count)
+    others = sorted(set(range(len(test))) - set(attacked))
+    x_test, inside = (
+        torch.stack([quantize(test[i][0]) for i in places])
+        for places in (attacked, [others[i] for i in evenly(len(others), HELD_OUT)])
+    )
     held_out = some(outliers.held_out)
-    return _Images(train, x_test, get(some(outliers.trained)), get(held_out), [str(i) for i in held_out])
+    return _Images(train, x_test, inside, get(some(outliers.trained)), get(held_out), [str(i) for i in held_out])
 
 
 def _attack_to_train(
@@ -299,7 +309,7 @@ def _compare(session: Session, images: _Images, sets: Mapping[str, Tensor], seed
     def logits(images: Tensor) -> Tensor:
         return _in_batches(images, lambda x: session.model(session.normalise(x.to(session.accelerator.device))).cpu())
 
-    inside, natural = logits(images.x_test), logits(images.held_out[: len(set(images.groups))])
+    inside, natural = logits(images.inside), logits(images.held_out[: len(set(images.groups))])
     outside = {name: logits(found) for name, found in sets.items()}
     by_score = {}
     for kind in (MaxSoftmax, EnergyBased):
