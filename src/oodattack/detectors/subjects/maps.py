@@ -58,8 +58,8 @@ def block_names(model: nn.Module, maps: Mapping[str, Tensor]) -> tuple[str, ...]
     >>> import torch
     >>> blocks = [nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()) for _ in range(2)]
     >>> net = nn.Sequential(*blocks, nn.AvgPool2d(2), nn.Flatten())
-    >>> block_names(net, feature_maps(net, torch.rand(1, 3, 8, 8)))  # a block's last layer has the value of the block
-    ('0.1', '1.1', '2')
+    >>> block_names(net, feature_maps(net, torch.rand(1, 3, 8, 8)))
+    ('0', '1', '2')
     """
     last = {value.shape[2:]: name for name, value in maps.items()}
     found: dict[str, Tensor] = {}
