@@ -107,12 +107,13 @@ def _verdict_table(results: Row) -> list[str]:
         "## At which radius does which detector fall, from which starts?",
         "",
         "For each set of starts, the smallest eps at which the detector is broken; if it is not, its verdict at the"
-        f" largest, {eps_label(_largest(results))}. The verdict on the detector is the worst over the sets.",
+        f" largest, {eps_label(_largest(results))}. In brackets, the AUROC before the attack. The verdict on the detector"
+        " is the worst over the sets.",
         "",
         *_head(["detector", "reads", "verdict", *names]),
     ]
     for row in results["detectors"]:
-        cells = [falls(found) for found in row["sets"].values()]
+        cells = [f"{falls(found)} ({found['clean']['auroc']['value']:.2f})" for found in row["sets"].values()]
         lines.append(_line([_cell(row["name"]), _cell(row["reads"]), f"**{row['verdict']}**", *map(_cell, cells)]))
     return lines
 
