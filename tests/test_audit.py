@@ -22,8 +22,9 @@ from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Loader, Own, Subject, make_subject
 from oodattack.encoders import load_encoder
+from oodattack.engines import Progress
 from oodattack.images import decode, fit
-from oodattack.pipelines.audit import Stage, run_audit
+from oodattack.pipelines.audit import run_audit
 from oodattack.report.audit_figures import draw_audit
 from oodattack.report.audit_table import audit_markdown
 from oodattack.settings import AuditSettings
@@ -102,7 +103,7 @@ def test_a_stopped_audit_resumes_to_the_same_results(
     before: dict[Path, int] = {}
     for where in ("fitting OpenMax", "attacking: informed", "attacking: direct KNN", "scoring noise/aimed"):
 
-        def stop(stage: Stage, where: str = where) -> None:
+        def stop(stage: Progress, where: str = where) -> None:
             if stage.name.startswith(where) and (stage.done or "fitting" in where or "scoring" in where):
                 raise Stop
 

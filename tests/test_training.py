@@ -28,14 +28,14 @@ from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import load_encoder
-from oodattack.engines import Chunk, OnStage, Result, Work
+from oodattack.engines import Chunk, OnStage, Progress, Result, Work
 from oodattack.images import evenly, open_images
 from oodattack.networks import MEAN, STD, Bottleneck, CifarResNet, build_network
 from oodattack.networks.bottleneck import rate
 from oodattack.pipelines import round_attacks, rounds
 from oodattack.pipelines.attack import run_attack
 from oodattack.pipelines.audit import run_audit
-from oodattack.pipelines.train import Training, train
+from oodattack.pipelines.train import train
 from oodattack.runs import summarize
 from oodattack.settings import AuditSettings
 from oodattack.settings.attack import AttackSettings
@@ -73,7 +73,7 @@ class Stop(KeyboardInterrupt):
 def test_a_stopped_training_resumes_to_the_same_weights(
     pictures: tuple[Path, Path, Path], tmp_path: Path, method: str
 ) -> None:
-    def stop(now: Training) -> None:
+    def stop(now: Progress) -> None:
         if now.name.startswith("epoch 2") and now.done == 2:
             raise Stop
 

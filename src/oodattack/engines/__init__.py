@@ -1,7 +1,7 @@
 """Where work runs: engines, batches that fit into memory, batch sizes, and the machine."""
 
 from oodattack.engines.batch_size import measure_batch_size, rows_that_fit
-from oodattack.engines.engine import Chunk, Engine, OnStage, OnStep, Report, Result, Step, Work, run_one
+from oodattack.engines.engine import Chunk, Engine, OnStage, OnStep, Progress, Report, Result, Step, Work, run_one
 from oodattack.engines.interrupt import finish_first
 from oodattack.engines.local import LocalEngine
 from oodattack.engines.machine import environment, exact, machine
@@ -17,6 +17,7 @@ __all__ = [
     "OnStage",
     "OnStep",
     "PerProcess",
+    "Progress",
     "Report",
     "Result",
     "Step",

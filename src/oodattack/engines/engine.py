@@ -30,6 +30,23 @@ class Step:
 
 Report = Callable[[Step], None]
 OnStep = Callable[[Chunk, Step], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Progress of an audit or a training.
+
+    Attributes:
+        name: what is being done.
+        done: how much of it is done.
+        total: the total to be done.
+    """
+
+    name: str
+    done: int
+    total: int
+
+
 OnStage = Callable[[str, int, int], None]
 """Reports the stage of a command: its name, how much of it is done, and the total."""
 Work = Callable[[Chunk, Report], Result]

@@ -1,7 +1,7 @@
 """The audit: fit, attack, score, compare."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +22,7 @@ from oodattack.engines import (
     Engine,
     LocalEngine,
     PerProcess,
+    Progress,
     environment,
     exact,
     keep_freed_memory,
@@ -32,25 +33,10 @@ from oodattack.settings.saved import identity, saved
 from oodattack.storage.directory import claim
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Progress of an audit.
-
-    Attributes:
-        name: what is being done.
-        done: how much of it is done.
-        total: the total to be done.
-    """
-
-    name: str
-    done: int
-    total: int
-
-
 def run_audit(
     settings: AuditSettings,
     *,
-    on_progress: Callable[[Stage], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     engine: Engine = LocalEngine(),  # noqa: B008 -- immutable
 ) -> Audit:
     """Fit detectors, attack them, and write a directory with scores and tables; an existing audit is resumed.
@@ -85,7 +71,7 @@ def run_audit(
 
     def on_stage(name: str, done: int, total: int) -> None:
         if on_progress is not None:
-            on_progress(Stage(name, done, total))
+            on_progress(Progress(name, done, total))
 
     on_stage("loading the encoder and the images", 0, 1)
     bench = open_bench(settings)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from accelerate import Accelerator
 
 from oodattack.core.errors import InputError
 from oodattack.encoders import pick_device
-from oodattack.engines import Engine, LocalEngine, environment
+from oodattack.engines import Engine, LocalEngine, Progress, environment
 from oodattack.images import open_images
 from oodattack.networks import build_network
 from oodattack.pipelines.rounds import claim_rounds, run_rounds
@@ -27,26 +26,11 @@ FORMAT = 1
 NAME, CHECKPOINT, WEIGHTS, RESULTS = "train.json", "checkpoint.pt", "model.safetensors", "results.json"
 
 
-@dataclass(frozen=True)
-class Training:
-    """Progress of a training.
-
-    Attributes:
-        name: what is being done.
-        done: how much of it is done.
-        total: the total to be done.
-    """
-
-    name: str
-    done: int
-    total: int
-
-
 def train(
     settings: TrainSettings,
     *,
     engine: Engine | None = None,
-    on_progress: Callable[[Training], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Train a network and write a directory that ``trained:DIR`` can load; an existing training is resumed.
 
@@ -79,7 +63,7 @@ def train(
 
     def on_stage(name: str, done: int, total: int) -> None:
         if on_progress is not None:
-            on_progress(Training(name, done, total))
+            on_progress(Progress(name, done, total))
 
     open_set = partial(open_images, data_root=settings.data_root, download=settings.download)
     images = Labelled(open_set(settings.train), settings.size, augment=settings.augment)

@@ -107,8 +107,8 @@ def _verdict_table(results: Row) -> list[str]:
         "## At which radius does which detector fall, from which starts?",
         "",
         "For each set of starts, the smallest eps at which the detector is broken; if it is not, its verdict at the"
-        f" largest, {eps_label(_largest(results))}. In brackets, the AUROC before the attack. The verdict on the detector"
-        " is the worst over the sets.",
+        f" largest, {eps_label(_largest(results))}. In brackets, the AUROC before the attack. The verdict on a"
+        " detector is the worst over the sets.",
         "",
         *_head(["detector", "reads", "verdict", *names]),
     ]
