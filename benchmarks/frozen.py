@@ -158,7 +158,7 @@ def table(found: dict[str, list[list[Row]]]) -> str:
             log_ratios(best[0].float.percent, fast.float.percent),
             log_ratios(best[1].saved.percent, fast.saved.percent),
         )
-        reached = min(best[0].float.median, fast.float.median) < REACH
+        reached = best[0].float.median < REACH  # whatever `fast` does
         groups[setting.group if reached else UNREACHED].append(logs)
         cells = [
             setting.title,

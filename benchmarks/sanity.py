@@ -20,9 +20,10 @@ from torch import Tensor
 from benchmarks.inputs import machine, start_program
 from oodattack.attacks import Ball, Followed, Found, Samples, direct, follow, latent
 from oodattack.attacks.batch import run
+from oodattack.attacks.direct import GRID_SHARE
 from oodattack.audit.bench import Bench, fit_detector, open_bench
 from oodattack.audit.measures import Judge
-from oodattack.core.gradient import Spsa
+from oodattack.core.gradient import Gradient, Spsa
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector
 from oodattack.engines import exact
@@ -31,6 +32,19 @@ from oodattack.settings.ball import NORMS
 from oodattack.storage.files import write_text
 
 BUDGETS = (5, 10, 20, 40, 80)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an attack found.
+
+    Attributes:
+        images: (B, 3, H, W) in [0, 1].
+        evaluations: gradient evaluations per image, those of the attacks that it builds on included.
+    """
+
+    images: Tensor
+    evaluations: float
 
 
 @dataclass(frozen=True)
@@ -55,26 +69,33 @@ class Case:
         """AUROC of images (B, 3, H, W) in [0, 1] against the held-out images."""
         return Judge(self.inside).measure(self.detector.score(images)).auroc.value
 
-    def lowest(self, ball: Ball, initial: Tensor | None = None) -> Tensor:
-        """One try of the direct attack."""
-        found = run(self.followed.f, self.samples, None, ball, gradient=self.followed.gradient, initial=initial)
-        return dequantize(found.images)
-
-    def from_latent(self, ball: Ball) -> Tensor:
-        """What the latent attack found."""
-        return dequantize(latent(self.bench.subject.features, self.samples, ball).images)
-
-    def direct(self, ball: Ball, restarts: int = 1) -> Tensor:
-        """The direct attack of an audit, with its two tries."""
-        found: Found = direct(
-            self.followed, self.detector, self.samples, ball, self.from_latent(ball), restarts=restarts
+    def lowest(self, ball: Ball, initial: Result | None = None, source: Gradient | None = None) -> Result:
+        """One try of the direct attack, with the work of what it starts from."""
+        found = run(
+            self.followed.f,
+            self.samples,
+            None,
+            ball,
+            gradient=source or self.followed.gradient,
+            grid_steps=None if source else ball.steps // GRID_SHARE,
+            initial=initial and initial.images,
         )
-        return dequantize(found.images)
+        return _result(found, initial)
 
-    def better(self, first: Tensor, second: Tensor) -> Tensor:
-        """Of two images per sample, the one with the lower score."""
-        lower = self.detector.score(second) < self.detector.score(first)
-        return torch.where(lower[:, None, None, None], second, first)
+    def from_latent(self, ball: Ball) -> Result:
+        """What the latent attack found."""
+        return _result(latent(self.bench.subject.features, self.samples, ball), None)
+
+    def direct(self, ball: Ball, restarts: int = 1) -> Result:
+        """The direct attack of an audit, with its two tries, and the work of the latent attack."""
+        initial = self.from_latent(ball)
+        found = direct(self.followed, self.detector, self.samples, ball, initial.images, restarts=restarts)
+        return _result(found, initial)
+
+
+def _result(found: Found, initial: Result | None) -> Result:
+    work = float(found.gradient_evaluations.double().mean()) + (initial.evaluations if initial else 0.0)
+    return Result(dequantize(found.images), work)
 
 
 def open_case(bench: Bench, name: str) -> Case:
@@ -91,39 +112,36 @@ def open_case(bench: Bench, name: str) -> Case:
     return Case(bench, detector, followed, samples, torch.cat(scores))
 
 
-def figures(case: Case, norm: float, radii: list[float], steps: int) -> dict[str, Callable[[], Tensor]]:
-    """The attacks of a detector's row, by section and column; each returns images (B, 3, H, W) in [0, 1]."""
+def figures(case: Case, norm: float, radii: list[float], steps: int) -> dict[str, Callable[[], Result]]:
+    """The attacks of a detector's row, by section and column."""
     middle = radii[len(radii) // 2]
 
-    def ball(eps: float, count: int) -> Ball:
+    def ball(eps: float, count: int = steps) -> Ball:
         return Ball(eps, norm, count)
 
-    def black_box() -> Tensor:
-        found = run(case.followed.f, case.samples, None, ball(middle, steps), gradient=Spsa(directions=8))
-        return dequantize(found.images)
+    def one_try(eps: float, count: int) -> Callable[[], Result]:
+        return lambda: case.lowest(ball(eps, count))
 
     return {
-        "eps/0": lambda: case.samples.start,
-        **{f"eps/{eps:.3g}": lambda eps=eps: case.lowest(ball(eps, steps)) for eps in (*radii, math.inf)},  # type: ignore[misc]
-        **{f"steps/{count}": lambda count=count: case.lowest(ball(middle, count)) for count in BUDGETS},  # type: ignore[misc]
-        "tries/from the start": lambda: case.lowest(ball(middle, 2 * steps)),
-        "tries/from the latent attack": lambda: case.lowest(
-            ball(middle, 2 * steps), case.from_latent(ball(middle, steps))
-        ),
-        "tries/both, half each (the audit)": lambda: case.direct(ball(middle, steps)),
+        "eps/0": lambda: Result(case.samples.start, 0.0),
+        **{f"eps/{eps:.3g}": one_try(eps, steps) for eps in (*radii, math.inf)},
+        **{f"steps/{count}": one_try(middle, count) for count in BUDGETS},
+        "tries/the audit": lambda: case.direct(ball(middle)),
+        "tries/from the start": one_try(middle, 3 * steps),
+        "tries/from the latent attack": lambda: case.lowest(ball(middle, 2 * steps), case.from_latent(ball(middle))),
         "tries/through a ball a quarter as large": lambda: case.lowest(
-            ball(middle, 2 * steps - steps // 2), case.lowest(ball(middle / 4, steps // 2))
+            ball(middle, 2 * steps), case.lowest(ball(middle / 4))
         ),
-        "restarts/1": lambda: case.direct(ball(middle, steps)),
-        "restarts/3": lambda: case.direct(ball(middle, steps), restarts=3),
-        "black box/white box": lambda: case.lowest(ball(middle, steps)),
-        "black box/SPSA": black_box,
+        "restarts/1": lambda: case.direct(ball(middle)),
+        "restarts/3": lambda: case.direct(ball(middle), restarts=3),
+        "black box/white box": one_try(middle, steps),
+        "black box/SPSA": lambda: case.lowest(ball(middle), source=Spsa(directions=8)),
     }
 
 
-def table(results: Mapping[str, float], section: str, title: str) -> str:
-    """One section as a Markdown table: a row per detector."""
-    rows: dict[str, dict[str, float]] = {}
+def table(results: Mapping[str, list[float]], section: str, title: str) -> str:
+    """One section as a Markdown table: a row per detector; in brackets the gradient evaluations per image."""
+    rows: dict[str, dict[str, list[float]]] = {}
     for key, value in results.items():
         name, part, column = key.split("/", 2)
         if part == section:
@@ -131,7 +149,7 @@ def table(results: Mapping[str, float], section: str, title: str) -> str:
     columns = list(next(iter(rows.values())))
     lines = [f"**{title}**\n", "| detector | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
     for name, row in rows.items():
-        cells = [f"{row[column]:.3f}" if column in row else "–" for column in columns]
+        cells = [f"{row[column][0]:.3f} ({row[column][1]:.0f})" if column in row else "–" for column in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -156,38 +174,41 @@ def main(
 ) -> None:
     """Attack each detector in many ways, and print AUROCs."""
     file = out / "results.json"
-    results: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    results: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}
     given = {"train": train, "test": test, "ood": tuple(ood), "out": out, "detectors": detectors, "norm": norm}
     settings = AuditSettings.of({**given, "encoder": encoder, "eps": eps, "limit": limit, "fit_limit": fit_limit})
     radii, names = list(settings.eps), list(settings.detectors)
     bench = open_bench(settings)
     other = open_bench(AuditSettings.of({**given, "encoder": witness, "limit": limit, "fit_limit": fit_limit}))
 
-    def keep(key: str, value: float) -> None:
-        results[key] = value
+    def keep(key: str, value: float, work: float) -> None:
+        results[key] = [value, work]
         write_text(file, json.dumps(results, indent=1))
-        typer.echo(f"{key}: {value:.3f}", err=True)
+        typer.echo(f"{key}: {value:.3f} ({work:.0f})", err=True)
 
     with exact():
         for name in names:
             case, elsewhere = open_case(bench, name), open_case(other, name)
             for key, attack in figures(case, NORMS[settings.norm], radii, steps).items():
                 if f"{name}/{key}" not in results:
-                    keep(f"{name}/{key}", case.auroc(attack()))
+                    found = attack()
+                    keep(f"{name}/{key}", case.auroc(found.images), found.evaluations)
             ball = Ball(radii[len(radii) // 2], NORMS[settings.norm], steps)
             if f"{name}/transfer/other: direct on the first" not in results:
-                images, matched = case.direct(ball), case.from_latent(ball)
-                keep(f"{name}/transfer/first: before", case.auroc(case.samples.start))
-                keep(f"{name}/transfer/first: direct", case.auroc(images))
-                keep(f"{name}/transfer/other: before", elsewhere.auroc(case.samples.start))
-                keep(f"{name}/transfer/other: latent on the first", elsewhere.auroc(matched))
-                keep(f"{name}/transfer/other: direct on itself", elsewhere.auroc(elsewhere.direct(ball)))
-                keep(f"{name}/transfer/other: direct on the first", elsewhere.auroc(images))
+                images, matched, itself = case.direct(ball), case.from_latent(ball), elsewhere.direct(ball)
+                keep(f"{name}/transfer/first: before", case.auroc(case.samples.start), 0)
+                keep(f"{name}/transfer/first: direct", case.auroc(images.images), images.evaluations)
+                keep(f"{name}/transfer/other: before", elsewhere.auroc(case.samples.start), 0)
+                keep(f"{name}/transfer/other: direct on itself", elsewhere.auroc(itself.images), itself.evaluations)
+                keep(
+                    f"{name}/transfer/other: latent on the first", elsewhere.auroc(matched.images), matched.evaluations
+                )
+                keep(f"{name}/transfer/other: direct on the first", elsewhere.auroc(images.images), images.evaluations)
     middle = f"eps {radii[len(radii) // 2]:g}"
     titles = {
         "eps": f"AUROC of one try of {steps} steps, against eps",
         "steps": f"AUROC of one try at {middle}, against the number of steps",
-        "tries": f"AUROC at {middle} with {2 * steps} steps, spent in several ways",
+        "tries": f"AUROC at {middle}, with about the same work spent in several ways",
         "restarts": f"AUROC of the direct attack at {middle}, {steps} steps, against the number of restarts",
         "black box": f"AUROC at {middle} with {steps} steps: by the gradient, and by SPSA (16 evaluations per step)",
         "transfer": f"AUROC at {middle}: attacked on the first network, scored by the other",

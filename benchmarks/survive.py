@@ -24,11 +24,21 @@ def _settings(audit: Audit) -> AuditSettings:
     return AuditSettings.of({**audit.read_results()["settings"], "out": str(audit.path)})
 
 
+def _keys(audit: Audit, detector: str, starts: str, eps: float) -> list[str]:
+    """The latent attacks, and those on the detector itself, from a set of starts within a ball."""
+    return [
+        key
+        for key, attack in audit.read_results()["attacks"].items()
+        if (attack["kind"] == "latent" or attack["target"] == detector)
+        and attack["starts"] == starts
+        and float(attack["eps"]) <= eps
+    ]
+
+
 def _strongest(audit: Audit, detector: str, starts: str, eps: float) -> Tensor:
-    """(N,) the lowest score of each image over the attacks from a set within a ball that a detector has scored."""
-    attacks, scores = audit.read_results()["attacks"], audit.read_scores()
-    keys = [key for key, a in attacks.items() if a["starts"] == starts and float(a["eps"]) <= eps]
-    return torch.stack([scores[detector, key] for key in keys if (detector, key) in scores]).amin(0)
+    """(N,) the lowest score of each image over these attacks."""
+    scores = audit.read_scores()
+    return torch.stack([scores[detector, key] for key in _keys(audit, detector, starts, eps)]).amin(0)
 
 
 def _passes(judge: Judge, before: Tensor, after: Tensor) -> str:
@@ -45,10 +55,11 @@ def table(alone: Audit, behind: Audit, bench: Bench) -> str:
         bench: the fitted detectors of the second.
     """
     lines = [
-        "| detector | from | eps | rejected | alone, read directly | alone, through the pipeline | with --pipeline |",
+        "| detector | from | eps | rejected: alone, behind | alone, read directly | alone, through the pipeline "
+        "| with --pipeline |",
         "|---|---|---|---|---|---|---|",
     ]
-    attacks, plain, piped = alone.read_results()["attacks"], alone.read_scores(), behind.read_scores()
+    plain, piped = alone.read_scores(), behind.read_scores()
     for name, detector in bench.detectors.items():
         judges = [Judge(scores[name, "in"]) for scores in (plain, piped)]
         for starts in bench.inputs.sets:
@@ -56,14 +67,13 @@ def table(alone: Audit, behind: Audit, bench: Bench) -> str:
             before = [scores[name, starts][rows % len(scores[name, starts])] for scores in (plain, piped)]
             for eps in sorted(bench.settings.eps):
                 through = []
-                for key, attack in attacks.items():
-                    own = attack["kind"] == "latent" or attack["target"] == name
-                    if own and attack["starts"] == starts and float(attack["eps"]) <= eps:
-                        images = alone.read_images(key, bench.inputs.starts(starts).names)
-                        scored = score_images({name: detector}, images, 64, bench.subject.device, lambda _step: None)
-                        through.append(scored.values[name])
+                for key in _keys(alone, name, starts, eps):
+                    images = alone.read_images(key, bench.inputs.starts(starts).names)
+                    scored = score_images({name: detector}, images, 64, bench.subject.device, lambda _step: None)
+                    through.append(scored.values[name])
                 cells: list[Any] = [
-                    *(name, starts, f"{eps:g}", f"{int((before[1] > judges[1].limit).sum())} of {len(rows)}"),
+                    *(name, starts, f"{eps:g}"),
+                    ", ".join(str(int((b > j.limit).sum())) for b, j in zip(before, judges, strict=True)),
                     _passes(judges[0], before[0], _strongest(alone, name, starts, eps)),
                     _passes(judges[1], before[1], torch.stack(through).amin(0)),
                     _passes(judges[1], before[1], _strongest(behind, name, starts, eps)),

@@ -172,9 +172,9 @@ def test_images_of_one_start_are_not_independent() -> None:
 
 @pytest.mark.parametrize("clusters", [MIN_CLUSTERS, 20, 1000])
 def test_intervals_of_few_clusters_are_widened_by_students_t(clusters: int) -> None:
-    drawn = np.random.default_rng(0).uniform(0.45, 0.52, 4000)
+    drawn = np.random.default_rng(0).uniform(0.05, 0.8, 4000)  # wider than what a sample of this size may miss
     found = measures._share(0.5, drawn, clusters)
-    low, high = _ends(list(drawn), 0.5, clusters)
+    low, high = (min(max(end, 0.0), 1.0) for end in _ends(list(drawn), 0.5, clusters))
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
 
 
@@ -253,25 +253,30 @@ WORKED = (0.9, 0.85, 0.95)
         (WORKED, (0.5, 0.45, 0.55), "broken"),
         (WORKED, (0.5, 0.45, 0.551), "bent"),  # the interval is included
         (WORKED, (0.82, 0.8, 0.84), "held"),
-        (WORKED, (0.80, 0.7, 0.84), "bent"),  # below 0.81
+        (WORKED, (0.80, 0.7, 0.82), "held"),  # the interval is included here, too
+        (WORKED, (0.75, 0.7, 0.80), "bent"),  # below 0.81
         ((0.5, 0.45, 0.6), (0.1, 0.05, 0.2), "blind"),
         ((0.8, 0.55, 1.0), (0.1, 0.05, 0.2), "blind"),  # the lower end decides
         ((0.8, 0.551, 1.0), (0.1, 0.05, 0.2), "broken"),
     ],
 )
 def test_verdicts(clean: tuple[float, float, float], strongest: tuple[float, float, float], expected: str) -> None:
-    assert verdict(_measure(clean), _measure(strongest), adaptive=True) == expected
+    before, after = _measure(clean), _measure(strongest)
+    assert verdict(before, before, after, adaptive=True) == expected
     # Without an attack on the score itself, only damage is news.
-    alone = verdict(_measure(clean), _measure(strongest), adaptive=False)
+    alone = verdict(before, before, after, adaptive=False)
     assert alone == ("not attacked adaptively" if expected == "held" else expected)
 
 
 def test_verdicts_that_say_nothing_of_the_detector() -> None:
     held = _measure(WORKED)
-    assert verdict(held, None, adaptive=True) == "unfinished"
+    assert verdict(held, held, None, adaptive=True) == "unfinished"
+    fell = _measure((0.1, 0.0, 0.2))
     for clusters, expected in ((MIN_CLUSTERS - 1, "too few starts"), (MIN_CLUSTERS, "broken")):
-        fell = _measure((0.1, 0.0, 0.2), clusters)
-        assert verdict(held, fell, adaptive=True) == expected
+        assert verdict(held, _measure(WORKED, clusters), fell, adaptive=True) == expected
+    # The set as a whole may be detected where the starts are not.
+    starts = _measure((0.6, 0.5, 0.7))
+    assert verdict(held, starts, fell, adaptive=True) == verdict(starts, held, fell, adaptive=True) == "blind"
 
 
 def test_the_worst_verdict_is_that_on_a_set_on_which_the_detector_worked() -> None:
@@ -288,3 +293,15 @@ def test_an_auroc_of_0_or_1_has_an_interval(shift: float, value: float) -> None:
     width = 1 - binomtest(20, 20).proportion_ci(method="exact").low
     assert found.value == value
     assert found.high - found.low == pytest.approx(width)
+
+
+def test_intervals_do_not_shrink_away_from_the_ends() -> None:
+    """One image more that passes must not lower the upper end."""
+    judge = Judge(torch.arange(100.0))
+    ends = []
+    for passing in range(5):
+        scores = torch.full((20,), 200.0)
+        scores[:passing] = 0.0
+        ends.append(judge.measure(scores).fpr95_in_positive.high)
+    assert ends == sorted(ends)
+    assert len(set(ends)) == 5

@@ -11,7 +11,7 @@ from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector
 
 FAR_BELOW = -1.0  # rank of a score below those of all x_in by their standard deviation
-GRID_SHARE = 6  # steps in floating point for each on the 8-bit grid: rounding costs a score less than it costs latents
+GRID_SHARE = 6  # steps in floating point for each on the 8-bit grid, where more steps gain a score little
 
 
 def direct(
@@ -26,7 +26,7 @@ def direct(
         ball: the ball, and the number of steps of each try.
         initial: (B, 3, H, W) images in [0, 1] within the ball from which the second try starts, such as those that the
             latent attack found; None for no second try. It covers only samples whose score is not yet `FAR_BELOW` those
-            of x_in: lowering it further would change no rank.
+            of x_in: lowering it further would hardly change a rank.
         restarts: number of attempts per try, see `oodattack.attack`.
 
     >>> from oodattack.attacks import follow

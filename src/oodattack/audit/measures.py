@@ -76,7 +76,8 @@ class Judge:
     percentile intervals of a bootstrap that draws in-distribution images, and starts with all images attacked from
     them, because those are not independent. As a bootstrap of few clusters gives intervals that are too narrow, they
     are widened by Student's t for the number of clusters (by a factor of 1.1 for 20 and of 1.6 for 5); with fewer than
-    `MIN_CLUSTERS` they range from 0 to 1. Those of fractions of 0 and 1 are at least as wide as Clopper and Pearson's.
+    `MIN_CLUSTERS` they range from 0 to 1. They also allow for the largest share of starts that a sample of this size
+    misses altogether with a probability of 2.5 %; where all agree on 0 or 1, this is Clopper and Pearson's interval.
 
     Args:
         inside: (N,) scores of in-distribution images.
@@ -192,10 +193,7 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _share(value: float, drawn: np.ndarray, clusters: int) -> Share:
-    """A fraction with its bootstrap interval, widened for few clusters.
-
-    Where all clusters agree on 0 or 1, the bootstrap has no width; the interval is then that of Clopper and Pearson.
-    """
+    """A fraction with its bootstrap interval, widened for few clusters and for those that the sample may miss."""
     if math.isnan(value):
         return Share(math.nan, math.nan, math.nan)
     if clusters < MIN_CLUSTERS:
@@ -203,7 +201,7 @@ def _share(value: float, drawn: np.ndarray, clusters: int) -> Share:
     drawn = drawn[~np.isnan(drawn)]
     widened = student.ppf(QUANTILES[1], clusters - 1) / 1.96 * math.sqrt(clusters / (clusters - 1))
     low, high = (value + widened * (end - value) for end in np.quantile(drawn, QUANTILES))
-    exact = QUANTILES[0] ** (1 / clusters)
-    low = min(max(low, 0.0), value, exact if value == 1 else 1.0)
-    high = max(min(high, 1.0), value, 1 - exact if value == 0 else 0.0)
-    return Share(float(value), float(low), float(high))
+    # With a probability of 2.5 %, a sample contains none of a share as large as this.
+    missed = 1 - QUANTILES[0] ** (1 / clusters)
+    low, high = min(low, value * (1 - missed)), max(high, value + missed * (1 - value))
+    return Share(float(value), float(max(low, 0.0)), float(min(high, 1.0)))

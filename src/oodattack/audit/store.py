@@ -32,7 +32,7 @@ from oodattack.storage.files import write_text, write_torch
 from oodattack.storage.tables import IMAGE, create_table, image_cell, read_table, with_record, write_table
 
 NAME = "audit.json"
-FORMAT = 3  # before, attacks had no set of starts, and thresholds came from the attacked x_in
+FORMAT = 3  # to be raised when files or attacks change; before, attacks had no set of starts
 
 Scores = Mapping[tuple[str, str], Tensor]
 """Scores (N,) in float64, by detector and set. The images of an attack are a set named by its key."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from oodattack.attacks import Slope
 from oodattack.audit.inputs import IN, Inputs
 from oodattack.audit.kinds import reading
 from oodattack.audit.kinds.latent import Z
@@ -15,7 +16,7 @@ from oodattack.audit.measures import Judge, Measure
 from oodattack.audit.plan import Attack
 from oodattack.audit.store import Audit, Scores
 from oodattack.audit.verdict import Verdict, verdict, worst
-from oodattack.detectors import Detector
+from oodattack.detectors import ENSEMBLE, Detector
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.saved import plain
 
@@ -36,6 +37,7 @@ class Audited:
         name: name of the detector.
         detector: the detector.
         how: how its score is followed, or why it cannot be.
+        slope: what is known about the gradient of its score; None if it cannot be followed.
         attacks: attacks that are finished and scored.
         unfinished: attacks that failed, in general or only for this detector.
     """
@@ -43,6 +45,7 @@ class Audited:
     name: str
     detector: Detector
     how: str
+    slope: Slope | None
     attacks: Sequence[Attack]
     unfinished: Sequence[Attack]
 
@@ -54,13 +57,17 @@ class Audited:
         return [attack for attack in self.attacks if attack.starts == starts and attack.within(eps, steps)]
 
     def failed(self, starts: str, eps: float) -> bool:
-        """Whether an attack from a set of starts in a ball failed."""
-        return any(attack.starts == starts and attack.eps == eps for attack in self.unfinished)
+        """Whether an attack from a set of starts in a ball failed; attacks on the ensemble do not count for others."""
+        return any(
+            attack.starts == starts and attack.eps == eps and (attack.target != ENSEMBLE or self.name == ENSEMBLE)
+            for attack in self.unfinished
+        )
 
 
 def audited(
     detectors: Mapping[str, Detector],
     how: Mapping[str, str],
+    slopes: Mapping[str, Slope],
     attacks: Sequence[Attack],
     failures: Mapping[str, str],
 ) -> list[Audited]:
@@ -69,6 +76,7 @@ def audited(
     Args:
         detectors: detectors by name.
         how: by detector, how its score is followed or why it cannot be.
+        slopes: by detector, what is known about the gradient of its score.
         attacks: all planned attacks.
         failures: reasons of failures, by the key of an attack, or by ``KEY by DETECTOR`` if only that detector's scores
             failed.
@@ -78,11 +86,13 @@ def audited(
         mine = [attack for attack in attacks if attack.concerns(name, detector)]
         failed = [a for a in mine if a.key in failures or f"{a.key} by {name}" in failures]
         done = [attack for attack in mine if attack not in failed]
-        found.append(Audited(name, detector, how[name], done, failed))
+        found.append(Audited(name, detector, how[name], slopes.get(name), done, failed))
     return found
 
 
-def tabulate(settings: AuditSettings, rows: Sequence[Audited], scores: Scores, inputs: Inputs) -> list[dict[str, Any]]:
+def tabulate(
+    settings: AuditSettings, rows: Sequence[Audited], scores: Scores, inputs: Inputs, work: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """The results of each detector as JSON values, those that withstood most first.
 
     Args:
@@ -90,8 +100,9 @@ def tabulate(settings: AuditSettings, rows: Sequence[Audited], scores: Scores, i
         rows: detectors and attacks.
         scores: the scores of all sets.
         inputs: the images.
+        work: gradient evaluations per image, by the key of an attack.
     """
-    table = [_row(settings, row, scores, inputs) for row in rows]
+    table = [_row(_Figures(settings, row, scores, inputs, work)) for row in rows]
 
     def order(row: Mapping[str, Any]) -> tuple[int, float]:
         least = [found["radii"][-1]["auroc"]["value"] for found in row["sets"].values() if found["radii"]]
@@ -113,10 +124,10 @@ def work_of(attack: Attack, audit: Audit) -> dict[str, Any]:
     }
 
 
-def _row(settings: AuditSettings, row: Audited, scores: Scores, inputs: Inputs) -> dict[str, Any]:
+def _row(figures: "_Figures") -> dict[str, Any]:
     """One detector: its figures on every set of starts, before and after the attacks, and its verdicts."""
-    figures = _Figures(settings, row, scores, inputs)
-    sets = {name: figures.of_set(name) for name in inputs.sets}
+    row = figures.row
+    sets = {name: figures.of_set(name) for name in figures.inputs.sets}
     verdicts: dict[str, Verdict] = {name: found["verdict"] for name, found in sets.items()}
     headline = worst(list(verdicts.values()))
     reads = reading(row.name, row.detector)
@@ -139,8 +150,10 @@ def _row(settings: AuditSettings, row: Audited, scores: Scores, inputs: Inputs) 
 class _Figures:
     """The figures of one detector."""
 
-    def __init__(self, settings: AuditSettings, row: Audited, scores: Scores, inputs: Inputs) -> None:
-        self.settings, self.row, self.inputs = settings, row, inputs
+    def __init__(
+        self, settings: AuditSettings, row: Audited, scores: Scores, inputs: Inputs, work: Mapping[str, float]
+    ) -> None:
+        self.settings, self.row, self.inputs, self.work = settings, row, inputs, work
         self.scores = {images: values for (name, images), values in scores.items() if name == row.name}
         self.judge = Judge(self.scores[IN], settings.seed)
         self.rows = len(inputs.targets.names)
@@ -149,15 +162,17 @@ class _Figures:
         """The figures on one set of starts: before the attacks, and against eps and the number of steps."""
         settings, images = self.settings, self.inputs.sets[starts]
         clean = self.judge.measure(self.scores[starts], clusters=images.names)
-        radii = [self._strongest(starts, clean, eps, settings.steps) for eps in sorted(settings.eps)]
+        before = self.judge.measure(self._starts(starts), clusters=self.inputs.starts(starts).names)
+        reference = (clean, before)
+        radii = [self._strongest(starts, reference, eps, settings.steps) for eps in sorted(settings.eps)]
         largest = max(settings.eps)
         budgets = [
-            self._strongest(starts, clean, largest, steps) for steps in sorted((*settings.budget, settings.steps))
+            self._strongest(starts, reference, largest, steps) for steps in sorted((*settings.budget, settings.steps))
         ]
         found: list[Verdict] = [at["verdict"] for at in radii]
         return {
             "clean": asdict(clean),
-            "before": asdict(self.judge.measure(self._starts(starts), clusters=self.inputs.starts(starts).names)),
+            "before": asdict(before),
             "verdict": found[-1],
             "falls_at": next((at["eps"] for at in radii if at["verdict"] == "broken"), None),
             "radii": radii,
@@ -170,7 +185,13 @@ class _Figures:
 
     def flags(self, sets: Mapping[str, Any]) -> list[str]:
         """Signs that attacks were too weak, in words."""
-        found = []
+        found, slope = [], self.row.slope
+        if slope is not None and slope.nonzero < slope.images:
+            found.append(
+                f"its gradient is zero or not finite on {slope.images - slope.nonzero} of {slope.images} images"
+            )
+        if slope is not None and 2 * slope.agreeing < slope.compared:
+            found.append(f"its gradient agrees with differences on {slope.agreeing} of {slope.compared} images only")
         for name, figures in sets.items():
             if figures["verdict"] in ("blind", "too few starts", "unfinished"):
                 continue
@@ -179,10 +200,13 @@ class _Figures:
                 found.append(f"{name}: more steps still lower its AUROC, from {values[-2]:.3f} to {values[-1]:.3f}")
             last = figures["radii"][-1]
             if last["eps"] == "inf" and last["auroc"]["value"] > NOTICEABLE:
-                found.append(f"{name}: AUROC {last['auroc']['value']:.3f} at infinite eps, where 0 is possible")
+                found.append(
+                    f"{name}: AUROC {last['auroc']['value']:.3f} at infinite eps: equal scores among in-distribution"
+                    " images, or a weak attack"
+                )
         return found
 
-    def _strongest(self, starts: str, clean: Measure, eps: float, steps: int) -> dict[str, Any]:
+    def _strongest(self, starts: str, reference: tuple[Measure, Measure], eps: float, steps: int) -> dict[str, Any]:
         """The strongest attack on each image within a ball and a budget, and its verdict."""
         attacks = self.row.within(starts, eps, steps)
         adaptive = any(attack.kind == DIRECT and attack.target == self.row.name for attack in attacks)
@@ -197,7 +221,8 @@ class _Figures:
         return {
             "eps": plain(eps),
             "steps": steps,
-            "verdict": verdict(clean, found if finished else None, adaptive=adaptive),
+            "verdict": verdict(*reference, found if finished else None, adaptive=adaptive),
+            "gradient_evaluations": sum(self.work[attack.key] for attack in attacks),
             "attack": min(means, key=lambda key: means[key], default=None),
             **asdict(found),
             "two_sided": asdict(two_sided),

@@ -12,21 +12,23 @@ Verdict = Literal["broken", "bent", "unfinished", "not attacked adaptively", "he
 VERDICTS: dict[Verdict, str] = {
     "broken": "it worked before the attack, and its AUROC under the strongest attack on each image is at or below"
     " 0.55, including the interval",
-    "bent": "AUROC under the strongest attack below 0.9 times the AUROC before the attack",
+    "bent": "AUROC under the strongest attack, including its interval, below 0.9 times that of its starts",
     "unfinished": "an attack on the detector failed, so there is no verdict",
     "not attacked adaptively": "neither, but the direct attack could not run on its score, so this says little",
     "held": "neither, at this eps and budget; a stronger attack may exist",
-    "blind": "AUROC before the attack not above 0.55, including the interval: there is nothing to break",
+    "blind": "AUROC before the attack not above 0.55, including the interval, on the set or on the starts: there is"
+    " nothing to break",
     "too few starts": f"fewer than {MIN_CLUSTERS} different starts, from which nothing follows for others",
 }
 """Every verdict with its meaning, the worst first; the last two say nothing about attacks."""
 
 
-def verdict(clean: Measure, strongest: Measure | None, *, adaptive: bool) -> Verdict:
+def verdict(clean: Measure, before: Measure, strongest: Measure | None, *, adaptive: bool) -> Verdict:
     """The effect of the attacks from one set of starts in one ball; see `VERDICTS`.
 
     Args:
-        clean: the detector's figures on the set before the attack.
+        clean: the detector's figures on all images of the set.
+        before: its figures on those from which attacks start.
         strongest: its figures on the images that the strongest attack made from them; None if one failed.
         adaptive: whether the direct attack was among the attacks.
 
@@ -34,20 +36,20 @@ def verdict(clean: Measure, strongest: Measure | None, *, adaptive: bool) -> Ver
     >>> from oodattack.audit.measures import Judge
     >>> judge = Judge(torch.arange(9.0))
     >>> high, low = (judge.measure(torch.arange(9.0) + shift) for shift in (9, -9))
-    >>> verdict(high, low, adaptive=True), verdict(high, high, adaptive=True), verdict(low, low, adaptive=True)
-    ('broken', 'held', 'blind')
-    >>> verdict(high, high, adaptive=False)
+    >>> [verdict(before, before, after, adaptive=True) for before, after in ((high, low), (high, high), (low, low))]
+    ['broken', 'held', 'blind']
+    >>> verdict(high, high, high, adaptive=False)
     'not attacked adaptively'
     """
     if strongest is None:
         return "unfinished"
-    if min(clean.clusters, strongest.clusters) < MIN_CLUSTERS:
+    if min(clean.clusters, before.clusters) < MIN_CLUSTERS:
         return "too few starts"
-    if clean.auroc.low <= BROKEN_AUROC:
+    if min(clean.auroc.low, before.auroc.low) <= BROKEN_AUROC:
         return "blind"
     if strongest.auroc.high <= BROKEN_AUROC:
         return "broken"
-    if strongest.auroc.value < BENT_SHARE * clean.auroc.value:
+    if strongest.auroc.high < BENT_SHARE * before.auroc.value:
         return "bent"
     return "held" if adaptive else "not attacked adaptively"
 

@@ -31,7 +31,9 @@ class Ensemble(Detector):
         self.members = dict(members)
         self.ranks = {name: Ranks(scores[name]) for name in members}
         self.draws = max((member.draws or 0 for member in members.values()), default=0) or None
-        self.source = hashlib.sha256("+".join(members).encode()).hexdigest()  # other members are another detector
+        # With other members, or other code of a member, it is another detector.
+        described = "+".join(f"{name} {member.source}" for name, member in members.items())
+        self.source = hashlib.sha256(described.encode()).hexdigest()
 
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
         """The scores (B,) of images, given those of the members, (B,) each."""

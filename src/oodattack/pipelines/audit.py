@@ -93,7 +93,10 @@ def run_audit(
         failures |= faults
         on_stage("measuring", 0, 1)
         done = [attack for attack in attacks if attack.key not in failures]
-        rows = audited(bench.detectors, {**followed, **unfollowed}, attacks, failures)
+        slopes = {name: found.slope for name, found in bench.followed.items()}
+        rows = audited(bench.detectors, {**followed, **unfollowed}, slopes, attacks, failures)
+        work = {attack.key: work_of(attack, audit) for attack in done}
+        evaluations = {key: float(found["gradient_evaluations"]) for key, found in work.items()}
         scores = {**clean, **attacked}
         names = {name: images.names for name, images in bench.inputs.clean.items()}
         names |= {attack.key: bench.inputs.starts(attack.starts).names for attack in done}
@@ -105,8 +108,8 @@ def run_audit(
                 "subject": describe(bench),
                 "sets": {name: len(images.names) for name, images in bench.inputs.clean.items()},
                 "skipped": bench.inputs.skipped(),
-                "attacks": {attack.key: work_of(attack, audit) for attack in done},
-                "detectors": tabulate(settings, rows, scores, bench.inputs),
+                "attacks": work,
+                "detectors": tabulate(settings, rows, scores, bench.inputs, evaluations),
                 "jointly": _jointly(bench, done, scores),
                 "absent": [asdict(absent) for absent in bench.absent],
                 "failures": failures,

@@ -1,5 +1,6 @@
 """The report of an audit, in Markdown."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -203,8 +204,27 @@ def _joint_table(results: Row) -> list[str]:
 
 
 def _flags(results: Row) -> list[str]:
+    settings = results["settings"]
     found = [f"- {_cell(row['name'])}, {_cell(flag)}." for row in results["detectors"] for flag in row["flags"]]
-    return ["Signs that an attack was too weak:", "", *found, ""] if found else []
+    if not settings["budget"]:
+        found.append("- Not checked: whether more steps would lower AUROCs (`--budget`).")
+    if _largest(results) < math.inf:
+        found.append("- Not checked: whether AUROCs reach 0 without a bound (`--eps inf`).")
+    work = [at["gradient_evaluations"] for row in results["detectors"] for at in _last(row)]
+    return [
+        "Signs that an attack was too weak:",
+        "",
+        *(found or ["- None."]),
+        "",
+        f"The strongest attack within the largest eps is the best of all attacks within smaller ones, too: in all"
+        f" {min(work):.0f} to {max(work):.0f} gradient evaluations per image.",
+        "",
+    ]
+
+
+def _last(row: Row) -> list[Row]:
+    """The figures of a detector at the largest eps, for every set of starts."""
+    return [found["radii"][-1] for found in row["sets"].values()]
 
 
 def _measures_table(results: Row) -> list[str]:
