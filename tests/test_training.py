@@ -417,7 +417,7 @@ def test_rounds_halve_batches_that_do_not_fit(
 
     monkeypatch.setattr(rounds, "STEPS", 1)
     monkeypatch.setattr(CifarResNet, "forward", hungry)
-    with pytest.warns(UserWarning, match="not enough memory for a batch of [68]: reduced to [34]"):
+    with pytest.warns(UserWarning, match=r"not enough memory for a batch of \d+: reduced to \d+"):
         rows = train(few_rounds(pictures, tmp_path / "net", batch_size=4, round_images=8))["rounds"]
     assert [row["round"] for row in rows] == [0, 1]
 

@@ -115,13 +115,13 @@ def _table(results: Mapping[str, Any]) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for heading in ("detector", "verdict", "worst from", "before", "after", "95 %", "pass", "falls"):
+    for heading in ("detector", "verdict", "worst from", "AUROC", "95 %", "pass %", "falls"):
         table.add_column(
             heading,
             justify="left" if heading in ("detector", "verdict", "worst from") else "right",
             no_wrap=heading != "verdict",
             overflow="ellipsis",
-            max_width=12 if heading == "worst from" else None,
+            max_width={"worst from": 11, "verdict": 10}.get(heading),
         )
     for row in results["detectors"]:
         name = min(row["verdict_of"], key=lambda name: row["sets"][name]["radii"][-1]["auroc"]["value"])
@@ -132,10 +132,9 @@ def _table(results: Mapping[str, Any]) -> Table:
             printable(row["name"]),
             row["verdict"],
             printable(name),
-            f"{before['auroc']['value']:.2f}",
-            f"{after['auroc']['value']:.2f}",
+            "→".join(f"{at['auroc']['value']:.2f}" for at in (before, after)),
             f"{after['auroc']['low']:.2f}–{after['auroc']['high']:.2f}",
-            f"{passed} %",
+            passed,
             "–" if found["falls_at"] is None else falls(found),
         )
     return table
