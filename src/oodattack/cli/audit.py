@@ -121,7 +121,7 @@ def _table(results: Mapping[str, Any]) -> Table:
             justify="left" if heading in ("detector", "verdict", "worst from") else "right",
             no_wrap=heading != "verdict",
             overflow="ellipsis",
-            max_width={"worst from": 11, "verdict": 10}.get(heading),
+            max_width={"worst from": 10, "verdict": 10}.get(heading),
         )
     for row in results["detectors"]:
         name = min(row["verdict_of"], key=lambda name: row["sets"][name]["radii"][-1]["auroc"]["value"])
