@@ -103,7 +103,7 @@ def open_case(bench: Bench, name: str) -> Case:
     fit_detector(bench, name)
     detector, inputs = bench.detectors[name], bench.inputs
     count = len(inputs.targets.names)
-    sets = [inputs.starts(starts) for starts in inputs.sets]
+    sets = [inputs.starts[starts] for starts in inputs.sets]
     start = dequantize(torch.stack([sets[i % len(sets)].images[i // len(sets)] for i in range(count)]))
     samples = Samples(dequantize(inputs.targets.images), start, list(range(count)))
     tried = torch.cat([samples.x_in[:4], samples.start[:12]])

@@ -68,7 +68,7 @@ def table(alone: Audit, behind: Audit, bench: Bench) -> str:
             for eps in sorted(bench.settings.eps):
                 through = []
                 for key in _keys(alone, name, starts, eps):
-                    images = alone.read_images(key, bench.inputs.starts(starts).names)
+                    images = alone.read_images(key, bench.inputs.starts[starts].names)
                     scored = score_images({name: detector}, images, 64, bench.subject.device, lambda _step: None)
                     through.append(scored.values[name])
                 cells: list[Any] = [

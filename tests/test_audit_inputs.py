@@ -74,7 +74,7 @@ def test_each_set_has_its_own_starts(digits: tuple[Path, Path], subject: Subject
         count = 1 if name == "solid-gray" else 4  # a picture without random draws is a single start
         assert len(images.names) == len(set(images.names)) == count
         assert len(torch.unique(images.images, dim=0)) == count  # generated noise differs
-        starts = found.starts(name)
+        starts = found.starts[name]
         assert starts.names == tuple(images.names[row % count] for row in range(10))
         assert torch.equal(starts.images[-1], images.images[9 % count])
 

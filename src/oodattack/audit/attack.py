@@ -61,7 +61,7 @@ class AttackShard:
     def _attack(self, bench: Bench, shard: Shard, rows: range, function: BatchAttack, report: Report) -> Found:
         report(Step(rows.start - shard.rows.start, len(rows), 0.0))
         x_in, device = bench.inputs.targets, bench.subject.device
-        starts = bench.inputs.starts(shard.attack.starts)
+        starts = bench.inputs.starts[shard.attack.starts]
         seeds = [sample_seed(bench.settings.seed, x_in.names[row], starts.names[row]) for row in rows]
         samples = Samples(x_in.rows(rows, device), starts.rows(rows, device), seeds)
         ball = Ball(shard.attack.eps, NORMS[bench.settings.norm], shard.attack.steps)

@@ -101,7 +101,7 @@ def accepted_by_all(
     judge = Judge(torch.zeros(len(scores[members[0], IN])), settings.seed)
     sets: dict[str, Any] = {}
     for name, images in inputs.sets.items():
-        starts = inputs.starts(name).names
+        starts = inputs.starts[name].names
         passed = accepted(name)
         before = passed[torch.arange(len(starts)) % len(passed)]
         radii = []

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,10 @@ class Inputs:
         """Every set that is scored without an attack, by name: "in" (held out), "targets" (x_in), and those of OOD."""
         return {IN: self.inside, TARGETS: self.targets, **self.sets}
 
-    def starts(self, name: str) -> ImageSet:
-        """The start of each row of the attacks on a set: its images in turn."""
-        return self.sets[name].cycled(len(self.targets.names))
+    @cached_property
+    def starts(self) -> dict[str, ImageSet]:
+        """By set, the start of each row of the attacks from it: its images in turn."""
+        return {name: images.cycled(len(self.targets.names)) for name, images in self.sets.items()}
 
     def skipped(self) -> dict[str, Mapping[str, str]]:
         """Images that could not be decoded, with the reason, by set; sets without such images are omitted."""

@@ -52,7 +52,7 @@ def still_outside(
     """
     settings, inputs = bench.settings, bench.inputs
     wanted = [a for a in attacks if a.kind == "latent" and a.steps == settings.steps]
-    starts = {name: inputs.starts(name) for name in inputs.sets}
+    starts = inputs.starts
     sets = {
         IN: inputs.inside,
         TARGETS: inputs.targets,

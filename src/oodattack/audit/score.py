@@ -95,7 +95,7 @@ class ScoreAttacked:
         """See `oodattack.engines.Work`."""
         bench = self.bench.get()
         try:
-            images = self.audit.read_images(attack.key, bench.inputs.starts(attack.starts).names)
+            images = self.audit.read_images(attack.key, bench.inputs.starts[attack.starts].names)
         except InputError as error:
             return Scored(unreadable=one_line(error))
         concerned = {name: d for name, d in bench.detectors.items() if attack.concerns(name, d)}

@@ -162,13 +162,11 @@ class _Figures:
         """The figures on one set of starts: before the attacks, and against eps and the number of steps."""
         settings, images = self.settings, self.inputs.sets[starts]
         clean = self.judge.measure(self.scores[starts], clusters=images.names)
-        before = self.judge.measure(self._starts(starts), clusters=self.inputs.starts(starts).names)
+        before = self.judge.measure(self._starts(starts), clusters=self.inputs.starts[starts].names)
         reference = (clean, before)
         radii = [self._strongest(starts, reference, eps, settings.steps) for eps in sorted(settings.eps)]
         largest = max(settings.eps)
-        budgets = [
-            self._strongest(starts, reference, largest, steps) for steps in sorted((*settings.budget, settings.steps))
-        ]
+        budgets = sorted((*settings.budget, settings.steps)) if settings.budget else []
         found: list[Verdict] = [at["verdict"] for at in radii]
         return {
             "clean": asdict(clean),
@@ -176,7 +174,7 @@ class _Figures:
             "verdict": found[-1],
             "falls_at": next((at["eps"] for at in radii if at["verdict"] == "broken"), None),
             "radii": radii,
-            "budgets": budgets if settings.budget else [],
+            "budgets": [self._strongest(starts, reference, largest, steps) for steps in budgets],
         }
 
     def attacked(self, attack: Attack) -> Measure:
@@ -217,7 +215,7 @@ class _Figures:
         ranks = torch.stack([self.judge.rank(row) for row in values])
         nearest = (ranks - 0.5).abs().argmin(0)
         two_sided = self._compare(starts, values.gather(0, nearest[None])[0]).two_sided
-        means = {attack.key: float(self.judge.rank(self.scores[attack.key]).mean()) for attack in attacks}
+        means = {attack.key: float(row.mean()) for attack, row in zip(attacks, ranks[1:], strict=True)}
         return {
             "eps": plain(eps),
             "steps": steps,
@@ -234,7 +232,7 @@ class _Figures:
         return values[torch.arange(self.rows) % len(values)]
 
     def _compare(self, starts: str, values: torch.Tensor) -> Measure:
-        return self.judge.measure(values, starts=self._starts(starts), clusters=self.inputs.starts(starts).names)
+        return self.judge.measure(values, starts=self._starts(starts), clusters=self.inputs.starts[starts].names)
 
 
 def _described(attack: Attack) -> dict[str, Any]:

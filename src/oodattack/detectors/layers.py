@@ -64,8 +64,8 @@ class LayersMahalanobis(Wrapped):
 class LayersGram(Wrapped):
     """Row sums of each block's Gram matrices of order 1 to 10, compared with their range in each class.
 
-    The orders are those of Sastry & Oore 2020, who read every convolution and activation; every block, as here, detects
-    as well on CIFAR-10 at a fraction of the cost.
+    The orders are those of Sastry & Oore 2020, who read every convolution and activation. Here it is every block, at a
+    fraction of the cost; docs/sanity.md compares how well both detect.
     """
 
     def __init__(self, subject: Subject) -> None:

@@ -80,8 +80,8 @@ def run_audit(
     batch_size = header["batch_size"]
     with claim(settings.out, NAME, header, noun="audit", is_begun=is_begun), exact():
         audit = Audit(settings.out)
-        for name in bench.inputs.sets:
-            audit.write_samples(bench.inputs.targets, bench.inputs.starts(name))
+        for starts in bench.inputs.starts.values():
+            audit.write_samples(bench.inputs.targets, starts)
         bench = fit_detectors(bench, audit, engine, on_stage)
         bench, clean = score_clean(bench, audit, batch_size, engine, on_stage)
         bench, clean = add_ensemble(bench, audit, clean)
@@ -99,7 +99,7 @@ def run_audit(
         evaluations = {key: float(found["gradient_evaluations"]) for key, found in work.items()}
         scores = {**clean, **attacked}
         names = {name: images.names for name, images in bench.inputs.clean.items()}
-        names |= {attack.key: bench.inputs.starts(attack.starts).names for attack in done}
+        names |= {attack.key: bench.inputs.starts[attack.starts].names for attack in done}
         audit.write_scores(scores, names)
         audit.write_results(
             {

@@ -1,22 +1,17 @@
 """The aimed attack: one per detector whose score can be followed."""
 
-from collections.abc import Collection
-
 from torch import Tensor
 
 from oodattack.attacks import Ball, Found, Samples, aimed
-from oodattack.audit.kinds.kind import BatchAttack, Context, Detectors, Target
+from oodattack.audit.kinds.direct import Direct
+from oodattack.audit.kinds.kind import BatchAttack, Context
 from oodattack.detectors import Detector
 
 
-class Aimed:
-    """See `oodattack.attacks.aimed`."""
+class Aimed(Direct):
+    """See `oodattack.attacks.aimed`; it has the targets of the direct attack."""
 
     builds_on: str | None = "direct"
-
-    def targets(self, detectors: Detectors, followed: Collection[str]) -> list[Target]:
-        """The detectors whose score can be followed."""
-        return [Target(name, detector.source) for name, detector in detectors.items() if name in followed]
 
     def concerns(self, target: str, name: str, detector: Detector) -> bool:  # noqa: ARG002
         """Only the target itself."""
