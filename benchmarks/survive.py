@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.inputs import machine, start_program
 from oodattack.audit.bench import Bench, open_fitted_bench
+from oodattack.audit.data import in_turn
 from oodattack.audit.measures import Judge
 from oodattack.audit.score import score_images
 from oodattack.audit.store import Audit, open_audit
@@ -63,8 +64,7 @@ def table(alone: Audit, behind: Audit, bench: Bench) -> str:
     for name, detector in bench.detectors.items():
         judges = [Judge(scores[name, "in"]) for scores in (plain, piped)]
         for starts in bench.inputs.sets:
-            rows = torch.arange(len(bench.inputs.targets.names))
-            before = [scores[name, starts][rows % len(scores[name, starts])] for scores in (plain, piped)]
+            before = [in_turn(scores[name, starts], len(bench.inputs.targets.names)) for scores in (plain, piped)]
             for eps in sorted(bench.settings.eps):
                 through = []
                 for key in _keys(alone, name, starts, eps):

@@ -23,8 +23,8 @@ from oodattack.detectors import (
     own_detector,
     own_name,
 )
-from oodattack.encoders import Encoder, load_encoder
-from oodattack.engines import exact, load_in_worker, rows_that_fit
+from oodattack.encoders import Encoder
+from oodattack.engines import exact, open_encoder, open_encoder_in_worker, rows_that_fit
 from oodattack.settings.audit import AuditSettings
 
 MAX_BATCH_SIZE = 64  # maximum number of samples in a shard; an interrupted audit loses at most one shard
@@ -69,14 +69,7 @@ def open_bench(settings: AuditSettings) -> Bench:
     Raises:
         InputError: if a setting is invalid or an input cannot be read.
     """
-    encoder = load_encoder(
-        settings.encoder,
-        device=settings.device,
-        trust=settings.trust,
-        pipeline=settings.pipeline,
-        native_size=settings.native_size,
-    )
-    return _bench(settings, encoder)
+    return _bench(settings, open_encoder(settings))
 
 
 def open_in_worker(settings: AuditSettings, header: Mapping[str, Any]) -> Bench:
@@ -84,20 +77,12 @@ def open_in_worker(settings: AuditSettings, header: Mapping[str, Any]) -> Bench:
 
     Args:
         settings: the settings of the audit.
-        header: the header of the audit; see `oodattack.engines.load_in_worker`.
+        header: the header of the audit; see `oodattack.engines.open_encoder_in_worker`.
 
     Raises:
         InputError: if a setting is invalid, an input cannot be read, or the encoder is a different one.
     """
-    encoder = load_in_worker(
-        settings.encoder,
-        header,
-        device=settings.device,
-        trust=settings.trust,
-        pipeline=settings.pipeline,
-        native_size=settings.native_size,
-    )
-    return _bench(settings, encoder)
+    return _bench(settings, open_encoder_in_worker(settings, header))
 
 
 def _bench(settings: AuditSettings, encoder: Encoder) -> Bench:

@@ -12,6 +12,15 @@ from oodattack.detectors import Subject
 from oodattack.images import ImageSource, decode, evenly, fit
 
 
+def in_turn(values: Tensor, count: int) -> Tensor:
+    """``count`` rows: those of ``values`` in turn, again from the first after the last, as attacks take their starts.
+
+    >>> in_turn(torch.tensor([7, 8]), 3).tolist()
+    [7, 8, 7]
+    """
+    return values[torch.arange(count) % len(values)]
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images in memory.
@@ -34,8 +43,8 @@ class ImageSet:
         >>> ImageSet("a", torch.zeros(2, 3, 1, 1, dtype=torch.uint8), ("x", "y")).cycled(3).names
         ('x', 'y', 'x')
         """
-        places = [i % len(self.names) for i in range(count)]
-        return ImageSet(self.name, self.images[places], tuple(self.names[i] for i in places))
+        places = in_turn(torch.arange(len(self.names)), count)
+        return ImageSet(self.name, self.images[places], tuple(self.names[i] for i in places.tolist()))
 
     def rows(self, rows: range, device: torch.device) -> Tensor:
         """The images of some rows, (B, 3, H, W) in [0, 1]."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from oodattack.audit.bench import Bench, open_fitted_bench
+from oodattack.audit.data import in_turn
 from oodattack.audit.inputs import IN, Inputs
 from oodattack.audit.measures import Judge, threshold
 from oodattack.audit.plan import Attack
@@ -103,7 +104,7 @@ def accepted_by_all(
     for name, images in inputs.sets.items():
         starts = inputs.starts[name].names
         passed = accepted(name)
-        before = passed[torch.arange(len(starts)) % len(passed)]
+        before = in_turn(passed, len(starts))
         radii = []
         for eps in sorted(settings.eps):
             within = [a for a in attacks if a.starts == name and a.within(eps, settings.steps)]

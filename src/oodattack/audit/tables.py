@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from oodattack.attacks import Slope
+from oodattack.audit.data import in_turn
 from oodattack.audit.inputs import IN, Inputs
 from oodattack.audit.kinds import reading
 from oodattack.audit.kinds.latent import Z
@@ -228,8 +229,7 @@ class _Figures:
 
     def _starts(self, starts: str) -> torch.Tensor:
         """(N,) the scores of the starts, row by row."""
-        values = self.scores[starts]
-        return values[torch.arange(self.rows) % len(values)]
+        return in_turn(self.scores[starts], self.rows)
 
     def _compare(self, starts: str, values: torch.Tensor) -> Measure:
         return self.judge.measure(values, starts=self._starts(starts), clusters=self.inputs.starts[starts].names)

@@ -8,7 +8,7 @@ from oodattack.engines.machine import environment, exact, machine
 from oodattack.engines.memory import compute_images, in_batches, keep_freed_memory
 from oodattack.engines.per_process import PerProcess
 from oodattack.engines.seeds import sample_seed
-from oodattack.engines.worker import load_in_worker
+from oodattack.engines.worker import open_encoder, open_encoder_in_worker
 
 __all__ = [
     "Chunk",
@@ -28,9 +28,10 @@ __all__ = [
     "finish_first",
     "in_batches",
     "keep_freed_memory",
-    "load_in_worker",
     "machine",
     "measure_batch_size",
+    "open_encoder",
+    "open_encoder_in_worker",
     "rows_that_fit",
     "run_one",
     "sample_seed",

@@ -11,8 +11,8 @@ from oodattack.core.checks import check_health
 from oodattack.core.errors import InputError
 from oodattack.core.gradient import Gradient, get_gradient
 from oodattack.core.pixels import dequantize
-from oodattack.encoders import Encoder, load_encoder, pick_device
-from oodattack.engines import load_in_worker
+from oodattack.encoders import Encoder, pick_device
+from oodattack.engines import open_encoder, open_encoder_in_worker
 from oodattack.images import ImageSource, open_images
 from oodattack.pipelines.plan import Plan, make_plan
 from oodattack.settings.attack import AttackSettings
@@ -88,13 +88,7 @@ def open_inputs(settings: AttackSettings) -> Inputs:
     """
     pick_device(settings.device)  # report an unusable device before opening images and encoder
     images = _open_images(settings)
-    encoder = load_encoder(
-        settings.encoder,
-        pipeline=settings.pipeline,
-        native_size=settings.native_size,
-        trust=settings.trust,
-        device=settings.device,
-    )
+    encoder = open_encoder(settings)
     return Inputs(encoder, make_plan(settings, images, encoder.input_size))
 
 
@@ -103,19 +97,12 @@ def open_in_worker(settings: AttackSettings, header: Mapping[str, Any]) -> Input
 
     Args:
         settings: the settings of the run.
-        header: the header of the run; see `oodattack.engines.load_in_worker`.
+        header: the header of the run; see `oodattack.engines.open_encoder_in_worker`.
 
     Raises:
         InputError: if something is missing or unreadable, or the encoder is a different one.
     """
-    encoder = load_in_worker(
-        settings.encoder,
-        header,
-        device=settings.device,
-        trust=settings.trust,
-        pipeline=settings.pipeline,
-        native_size=settings.native_size,
-    )
+    encoder = open_encoder_in_worker(settings, header)
     return Inputs(encoder, make_plan(settings, _open_images(settings), encoder.input_size))
 
 

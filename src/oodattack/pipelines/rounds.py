@@ -20,6 +20,7 @@ from pytorch_ood.detector import EnergyBased, MaxSoftmax
 from torch import Tensor
 
 from oodattack.attacks import Ball
+from oodattack.audit.data import in_turn
 from oodattack.audit.measures import Judge
 from oodattack.audit.store import finite
 from oodattack.core.errors import InputError
@@ -314,7 +315,7 @@ def _compare(session: Session, images: _Images, sets: Mapping[str, Tensor], seed
     by_score = {}
     for kind in (MaxSoftmax, EnergyBased):
         judge, before = Judge(kind.score(inside), seed), kind.score(natural)
-        starts = before[torch.arange(len(images.groups)) % len(before)]
+        starts = in_turn(before, len(images.groups))
         found = {"natural": judge.measure(before)}
         for name, attacked in outside.items():
             found[name] = judge.measure(kind.score(attacked), starts=starts, clusters=images.groups)
