@@ -218,7 +218,7 @@ def _roc(axes: Axes, groups: Mapping[str, np.ndarray]) -> None:
 def _against_eps(axes: Axes, row: Row, figure: str) -> None:
     """A share against eps, one line for each set of starts."""
     for colour, (name, found) in zip(_cycled(row), row["sets"].items(), strict=False):
-        curve = [{"eps": 0.0, **found["clean"]}, *found["radii"]]
+        curve = [{"eps": 0.0, **found["before"]}, *found["radii"]]
         # Radii usually span decades, and one may be infinite: they are spaced evenly.
         axes.set_xticks(range(len(curve)), [eps_label(float(at["eps"])) for at in curve])
         _curve(axes, range(len(curve)), [at[figure] for at in curve], colour, name)
@@ -227,7 +227,7 @@ def _against_eps(axes: Axes, row: Row, figure: str) -> None:
 
 def _against_budget(axes: Axes, row: Row) -> None:
     for colour, (name, found) in zip(_cycled(row), row["sets"].items(), strict=False):
-        curve = [{"steps": 0, **found["clean"]}, *found["budgets"]]
+        curve = [{"steps": 0, **found["before"]}, *found["budgets"]]
         _curve(axes, [at["steps"] for at in curve], [at["auroc"] for at in curve], colour, name)
     axes.set_ylim(-0.02, 1.02)
 
