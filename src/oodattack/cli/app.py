@@ -26,8 +26,9 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Exit codes: 0 success; 2 invalid input (finished work is kept); 3 an audit in which an attack failed; 130"
-    " interrupted by Ctrl-C (repeat the command to resume); 1 an error in the program itself."
+    epilog="Exit codes: 0 success; 2 invalid input (finished work is kept); 3 an audit in which an attack failed; 4"
+    " an audit that does not meet a --require (whether or not an attack failed); 130 interrupted by Ctrl-C (repeat the"
+    " command to resume); 1 an error in the program itself."
 )
 def program(
     version: Annotated[

@@ -24,6 +24,7 @@ from rich.progress import (
 # Exit codes.
 BAD_INPUT = 2
 UNFINISHED = 3  # an audit in which an attack failed
+UNMET = 4  # an audit that does not meet a requirement
 INTERRUPTED = 130
 
 

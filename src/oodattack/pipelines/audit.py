@@ -14,6 +14,7 @@ from oodattack.audit.ensemble import accepted_by_all, add_ensemble, scored_by_al
 from oodattack.audit.fit import fit_detectors
 from oodattack.audit.outside import open_witnesses, still_outside
 from oodattack.audit.plan import Attack, plan
+from oodattack.audit.required import check_names
 from oodattack.audit.score import score_attacked, score_clean
 from oodattack.audit.store import FORMAT, NAME, Audit, Scores, begun_header, is_begun
 from oodattack.audit.tables import audited, tabulate, work_of
@@ -75,6 +76,8 @@ def run_audit(
 
     on_stage("loading the encoder and the images", 0, 1)
     bench = open_bench(settings)
+    joint = [ENSEMBLE] * bool(settings.jointly)
+    check_names(settings, [*bench.detectors, *joint, *(absent.name for absent in bench.absent)], bench.inputs.sets)
     witnesses = open_witnesses(settings)
     header = _header(bench, engine)
     batch_size = header["batch_size"]
