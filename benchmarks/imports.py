@@ -20,7 +20,7 @@ WHAT = {
     "cli": "one file per command",
     "report": "tables, figures, pages",
     "pipelines": "what a command does from end to end",
-    "audit": "detectors before and after the attacks",
+    "auditing": "detectors before and after the attacks",
     "training": "training networks",
     "attacks": "latent, informed, direct",
     "detectors": "detectors and their subjects",

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from oodattack.audit.required import Outcome, judge_requirements
+from oodattack.auditing.required import Outcome, judge_requirements
 from oodattack.core.errors import InputError
 from oodattack.pipelines.audit import run_audit
 from oodattack.report.junit import write_junit
@@ -25,7 +25,7 @@ EPS = "2/255"
 @pytest.fixture(scope="module", autouse=True)
 def _few_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.audit.measures.RESAMPLES", 40)
+        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
         yield
 
 

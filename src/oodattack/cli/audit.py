@@ -27,7 +27,7 @@ from oodattack.settings.audit import AuditSettings
 from oodattack.settings.ball import NORM_NAMES
 
 if TYPE_CHECKING:
-    from oodattack.audit.required import Outcome
+    from oodattack.auditing.required import Outcome
 
 EXAMPLES = r"""[bold]Examples[/bold]
 
@@ -75,7 +75,7 @@ def audit(settings: AuditSettings, *, junit: JUnit = None, json: Json = False, q
     console = error_console(quiet=quiet)
     with plain_warnings(console):
         console.print("loading torch …", style="dim")
-        from oodattack.audit.required import judge_requirements
+        from oodattack.auditing.required import judge_requirements
         from oodattack.pipelines.audit import run_audit
         from oodattack.report.audit_figures import draw_audit
         from oodattack.report.audit_table import write_audit

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from oodattack.audit.data import ImageSet, TrainImages, read_set
+from oodattack.auditing.data import ImageSet, TrainImages, read_set
 from oodattack.core.errors import InputError
 from oodattack.detectors import Subject
 from oodattack.images import open_images, open_starts, shuffled

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from oodattack.audit.verdict import VERDICTS
+from oodattack.auditing.verdict import VERDICTS
 from oodattack.core.errors import InputError, did_you_mean
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.requirement import Requirement, parse_requirement
