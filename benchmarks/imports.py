@@ -18,6 +18,7 @@ from matplotlib.patches import FancyArrowPatch
 ROOT = Path(__file__).parents[1]
 WHAT = {
     "cli": "one file per command",
+    "api": "what Python calls",
     "report": "tables, figures, pages",
     "pipelines": "what a command does from end to end",
     "auditing": "detectors before and after the attacks",

@@ -1,7 +1,7 @@
 """oodattack: does a detector of out-of-distribution images withstand an attack?
 
-Implements the attack of arXiv 2009.08016 on any differentiable encoder. `attack` is the core; `encoders`, `images`,
-`engines`, `runs` and `report` are built around it.
+Implements the attack of arXiv 2009.08016 on any differentiable encoder. `attack` attacks a batch of images, `audit` the
+detectors of a model; `encoders`, `images`, `engines`, `runs` and `report` are what they are built from.
 """
 
 import importlib
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from oodattack._version import __version__
 
 if TYPE_CHECKING:
-    from oodattack.core.attack import attack
+    from oodattack.api.attack import attack
+    from oodattack.api.audit import audit
     from oodattack.core.checks import check_health
     from oodattack.core.errors import InputError
     from oodattack.core.gradient import Autograd, Spsa
@@ -25,7 +26,8 @@ _HOMES = {
     "InputError": "core.errors",
     "Method": "core.methods",
     "Spsa": "core.gradient",
-    "attack": "core.attack",
+    "attack": "api.attack",
+    "audit": "api.audit",
     "check_health": "core.checks",
     "dequantize": "core.pixels",
     "mape": "core.metrics",
@@ -40,6 +42,7 @@ __all__ = [
     "Spsa",
     "__version__",
     "attack",
+    "audit",
     "check_health",
     "dequantize",
     "mape",

@@ -33,12 +33,14 @@ from oodattack.settings.audit import AuditSettings
 from oodattack.settings.saved import identity, saved
 from oodattack.storage.directory import claim
 
+LOCAL = LocalEngine()
+
 
 def run_audit(
     settings: AuditSettings,
     *,
     on_progress: Callable[[Progress], None] | None = None,
-    engine: Engine = LocalEngine(),  # noqa: B008 -- immutable
+    engine: Engine = LOCAL,
 ) -> Audit:
     """Fit detectors, attack them, and write a directory with scores and tables; an existing audit is resumed.
 
@@ -68,14 +70,29 @@ def run_audit(
     ...     [row["name"] for row in audit.read_results()["detectors"]]
     ['MaxLogit']
     """
+    if on_progress is not None:
+        on_progress(Progress("loading the encoder and the images", 0, 1))
+    return audit_bench(open_bench(settings), on_progress=on_progress, engine=engine)
+
+
+def audit_bench(
+    bench: Bench, *, on_progress: Callable[[Progress], None] | None = None, engine: Engine = LOCAL
+) -> Audit:
+    """Audit opened detectors, encoder and images; see `run_audit`.
+
+    Args:
+        bench: a bench whose detectors are not fitted yet. With other engines than `LocalEngine`, its settings must name
+            the encoder and the images, because each worker opens them.
+        on_progress: called whenever the stage changes.
+        engine: computes fits, scores and attacks.
+    """
     keep_freed_memory()
 
     def on_stage(name: str, done: int, total: int) -> None:
         if on_progress is not None:
             on_progress(Progress(name, done, total))
 
-    on_stage("loading the encoder and the images", 0, 1)
-    bench = open_bench(settings)
+    settings = bench.settings
     joint = [ENSEMBLE] * bool(settings.jointly)
     check_names(settings, [*bench.detectors, *joint, *(absent.name for absent in bench.absent)], bench.inputs.sets)
     witnesses = open_witnesses(settings)

@@ -157,6 +157,11 @@ class AuditSettings(Settings):
     download: Download = False
     trust: Trust = False
 
+    @property
+    def layer_names(self) -> tuple[str, ...] | None:
+        """The names in ``layers``."""
+        return None if self.layers is None else tuple(self.layers.split("+"))
+
     def check(self) -> None:
         """Check that there are starts, the ball, the requirements, and that budgets are below the number of steps."""
         if not (self.start or self.ood):
