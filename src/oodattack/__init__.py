@@ -5,6 +5,7 @@ detectors of a model; `encoders`, `images`, `engines`, `runs` and `report` are w
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from oodattack._version import __version__
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from oodattack.core.metrics import mape
     from oodattack.core.pixels import dequantize, quantize
     from oodattack.core.result import AttackResult
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user configures logging
 
 _HOMES = {
     "AttackResult": "core.result",

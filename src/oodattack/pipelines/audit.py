@@ -1,6 +1,7 @@
 """The audit: fit, attack, score, compare."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from oodattack.engines import (
     environment,
     exact,
     keep_freed_memory,
+    logged_stages,
     run_one,
 )
 from oodattack.settings.audit import AuditSettings
@@ -34,6 +36,7 @@ from oodattack.settings.saved import identity, saved
 from oodattack.storage.directory import claim
 
 LOCAL = LocalEngine()
+logger = logging.getLogger(__name__)
 
 
 def run_audit(
@@ -70,8 +73,7 @@ def run_audit(
     ...     [row["name"] for row in audit.read_results()["detectors"]]
     ['MaxLogit']
     """
-    if on_progress is not None:
-        on_progress(Progress("loading the encoder and the images", 0, 1))
+    logged_stages(logger, on_progress)("loading the encoder and the images", 0, 1)
     return audit_bench(open_bench(settings), on_progress=on_progress, engine=engine)
 
 
@@ -87,11 +89,7 @@ def audit_bench(
         engine: computes fits, scores and attacks.
     """
     keep_freed_memory()
-
-    def on_stage(name: str, done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(Progress(name, done, total))
-
+    on_stage = logged_stages(logger, on_progress)
     settings = bench.settings
     joint = [ENSEMBLE] * bool(settings.jointly)
     check_names(settings, [*bench.detectors, *joint, *(absent.name for absent in bench.absent)], bench.inputs.sets)
@@ -137,7 +135,19 @@ def audit_bench(
             }
         )
         on_stage("measuring", 1, 1)
+    _log(bench, failures)
     return audit
+
+
+def _log(bench: Bench, failures: Mapping[str, str]) -> None:
+    """Log what the results lack; %r, because names of files may contain line breaks."""
+    for absent in bench.absent:
+        logger.info("left out %s: %r", absent.name, absent.reason)
+    for images, skipped in bench.inputs.skipped().items():
+        for reason in skipped.values():
+            logger.warning("skipped an image of %s: %r", images, reason)
+    for attack, reason in failures.items():
+        logger.warning("failed %s: %r", attack, reason)
 
 
 def _jointly(bench: Bench, done: list[Attack], scores: Scores) -> dict[str, Any] | None:
