@@ -145,7 +145,7 @@ def test_a_run(tmp_path: Path) -> None:
     }
     run = run_attack(AttackSettings(**values, limit=3, start=("noise",), steps=2, out=tmp_path / "run"))
     assert repr(run) == f"<Run in {run.path}: 3 of 3 samples finished>"
-    facts = dict(Cells(run._repr_html_()).rows[1:])  # type: ignore[arg-type]
+    facts = {name: fact for name, fact in Cells(run._repr_html_()).rows[1:]}  # noqa: C416 -- rows are lists
     assert facts["samples"] == "3 of 3 finished"
     assert facts["median MAPE"] == f"{sorted(run.read(['mape'])['mape'].to_pylist())[1]:.3g}"
     settings = {**run.header["settings"], "encoder": HOSTILE, "images": HOSTILE}

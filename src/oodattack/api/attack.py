@@ -36,7 +36,8 @@ def attack(
     progress: bool = False,
 ) -> AttackResult:
     """`oodattack.core.attack.attack`, which describes the other arguments, with ``progress``."""
-    with _bar(steps, restarts) if progress else nullcontext() as bar:
+    shown: AbstractContextManager[Callback | None] = _bar(steps, restarts) if progress else nullcontext()
+    with shown as bar:
 
         def report(step: int, figure: torch.Tensor) -> None:
             if callback is not None:

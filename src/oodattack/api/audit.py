@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from oodattack.detectors import Detector, Own, Subject, make_subject
 from oodattack.detectors.own import REQUIRED
 from oodattack.encoders import Encoder
 from oodattack.encoders.own import declared_size
-from oodattack.engines import open_encoder, rows_that_fit
+from oodattack.engines import Progress, open_encoder, rows_that_fit
 from oodattack.images import ImageSource, image_source, open_images
 from oodattack.pipelines.audit import audit_bench
 from oodattack.settings.audit import AuditSettings
@@ -102,9 +102,12 @@ def audit(
         },
         settings,
     )
-    with evaluation_mode(model) if isinstance(model, nn.Module) else nullcontext():  # noqa: SIM117 -- for the reader
-        with audit_bar(Console(stderr=True)) if progress else nullcontext() as bar:
-            return audit_bench(_open(checked, model, train, test, ood, own), on_progress=bar)
+    frozen: AbstractContextManager[None] = evaluation_mode(model) if isinstance(model, nn.Module) else nullcontext()
+    shown: AbstractContextManager[Callable[[Progress], None] | None] = nullcontext()
+    if progress:
+        shown = audit_bar(Console(stderr=True))
+    with frozen, shown as bar:
+        return audit_bench(_open(checked, model, train, test, ood, own), on_progress=bar)
 
 
 def _open(
