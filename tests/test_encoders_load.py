@@ -1,5 +1,6 @@
 """The string that names an encoder, and the packages that provide encoders."""
 
+import json
 import sys
 import time
 import urllib.request
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from oodattack.core.errors import InputError
@@ -161,9 +163,17 @@ def hub_files(tmp_path: Path) -> tuple[Path, nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = timm.create_model("test_resnet", num_classes=3)
-    config = {"label_names": ["cat", "dog", "frog"], "input_size": [3, 64, 64], "mean": [0.1] * 3, "std": [0.2] * 3}
-    timm.models.save_for_hf(model, str(tmp_path / "files"), model_config=config, safe_serialization=True)
-    return tmp_path / "files", model.eval()
+    config = {
+        "architecture": "test_resnet",
+        "num_classes": 3,
+        "label_names": ["cat", "dog", "frog"],
+        "pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.1] * 3, "std": [0.2] * 3, "classifier": "fc"},
+    }
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return folder, model.eval()
 
 
 def check_hub_model(f: Encoder, model: nn.Module) -> None:

@@ -50,7 +50,7 @@ app.command("show", epilog=show.EXAMPLES)(show.show)
 def main() -> None:
     """Run the program; invalid input ends in a one-sentence error instead of a traceback."""
     try:
-        app()
+        app(prog_name="oodattack")
     except InputError as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")
         sys.exit(BAD_INPUT)
