@@ -181,16 +181,16 @@ def _reach_hub(name: str, pretrained_config: Callable[[str], Any]) -> None:
     kind, _, target = name.partition(":")
     if kind == "local-dir":
         return
-    if kind == "hf-hub":
-        (repository, _, revision), files = target.partition("@"), ("config.json",)
-    else:
+    files: tuple[str, ...] = ("config.json",)
+    repository, _, revision = target.partition("@")
+    if kind != "hf-hub":
         config = pretrained_config(name)
         if config is None or not config.hf_hub_id:
             return
-        repository, revision = config.hf_hub_id, None
+        repository, revision = config.hf_hub_id, ""
         files = (config.hf_hub_filename or "model.safetensors", "pytorch_model.bin")
     hub = importlib.import_module("huggingface_hub")
-    found = [hub.try_to_load_from_cache(repository, file, revision=revision) for file in files]
+    found = [hub.try_to_load_from_cache(repository, file, revision=revision or None) for file in files]
     if not any(isinstance(path, str) for path in found):
         hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=10)
 
