@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.audit.bench import open_bench
-from oodattack.audit.measures import Judge
-from oodattack.audit.plan import Attack, plan
-from oodattack.audit.store import Audit, Scores
-from oodattack.audit.tables import audited, tabulate
+from oodattack.auditing.bench import open_bench
+from oodattack.auditing.measures import Judge
+from oodattack.auditing.plan import Attack, plan
+from oodattack.auditing.store import Audit, Scores
+from oodattack.auditing.tables import audited, tabulate
 from oodattack.detectors import Loader, Subject
 from oodattack.pipelines.audit import run_audit
 from oodattack.settings import AuditSettings
@@ -43,7 +43,7 @@ class Brightness:
 def audit(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audit]:
     folder = tmp_path_factory.mktemp("nested")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.audit.measures.RESAMPLES", 40)  # see test_audit_measures.py
+        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)  # see test_audit_measures.py
         yield run_audit(
             AuditSettings(
                 encoder="python:tests.factories:small",

@@ -13,7 +13,6 @@ from oodattack.core.errors import InputError
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
@@ -26,8 +25,9 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Exit codes: 0 success; 2 invalid input (finished work is kept); 3 an audit in which an attack failed; 130"
-    " interrupted by Ctrl-C (repeat the command to resume); 1 an error in the program itself."
+    epilog="Exit codes: 0 success; 2 invalid input (finished work is kept); 3 an audit in which an attack failed; 4"
+    " an audit that does not meet a --require (whether or not an attack failed); 130 interrupted by Ctrl-C (repeat the"
+    " command to resume); 1 an error in the program itself."
 )
 def program(
     version: Annotated[
@@ -50,7 +50,7 @@ app.command("show", epilog=show.EXAMPLES)(show.show)
 def main() -> None:
     """Run the program; invalid input ends in a one-sentence error instead of a traceback."""
     try:
-        app()
+        app(prog_name="oodattack")
     except InputError as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")
         sys.exit(BAD_INPUT)

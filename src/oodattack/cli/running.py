@@ -12,8 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from oodattack.api.progress import bars
 from oodattack.cli.terminal import (
-    bars,
     error_console,
     json_number,
     output_console,

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oodattack.audit.store import Audit
-from oodattack.audit.verdict import VERDICTS
+from oodattack.auditing.store import Audit
+from oodattack.auditing.verdict import VERDICTS
 from oodattack.report.audit_short import short_table
 from oodattack.report.markdown import cell, head, line
 from oodattack.report.style import count_label, eps_label
