@@ -7,7 +7,7 @@ from typing import Any
 
 from oodattack.audit.store import Audit
 from oodattack.audit.verdict import VERDICTS
-from oodattack.report.style import count_label, eps_label
+from oodattack.report.numbers import count_label, eps_label
 from oodattack.settings.ball import NORM_NAMES
 from oodattack.storage.files import write_text
 
