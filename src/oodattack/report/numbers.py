@@ -56,13 +56,13 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def share(fraction: float) -> str:
-    """Format a fraction as a percentage with three significant digits.
+    """Format a fraction as a percentage with three significant digits, which no line break separates from its sign.
 
-    >>> share(0.00000123), share(0.97), share(float("nan"))
-    ('0.000123 %', '97 %', 'undefined')
+    >>> [share(fraction).split() for fraction in (0.00000123, 0.97, float("nan"))]
+    [['0.000123', '%'], ['97', '%'], ['undefined']]
     """
     text = significant(100 * fraction)
-    return f"{text} %" if math.isfinite(fraction) else text
+    return f"{text}\N{NO-BREAK SPACE}%" if math.isfinite(fraction) else text
 
 
 def count(value: int) -> str:

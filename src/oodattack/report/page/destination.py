@@ -87,7 +87,7 @@ class Folder:
         path = self.folder / "index.html"
         write_text(path, html)
         for old in {*self.folder.glob("images/*.png"), *self.folder.glob("rows/*.js")} - self.written:
-            old.unlink()
+            old.unlink(missing_ok=True)
         return path
 
 

@@ -36,19 +36,21 @@ Cell = str | Shown | Markup
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; columns of numbers are aligned to the right.
+    """A table; all columns but the first are aligned to the right.
 
     Attributes:
-        caption: what the table shows.
+        title: what the table shows, for those who hear it.
         head: titles of the columns.
         rows: cells; the first of each row is its heading.
         sortable: whether a reader with JavaScript may sort it by any column.
+        note: what its columns mean; may be empty.
     """
 
-    caption: str
+    title: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     sortable: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)

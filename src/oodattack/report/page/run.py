@@ -7,21 +7,21 @@ from typing import Any
 
 from markupsafe import Markup
 
-from oodattack.report.numbers import count, count_label, eps_label, share
+from oodattack.report.numbers import count, count_label, eps_label
 from oodattack.report.page.command import command
 from oodattack.report.page.destination import Destination
 from oodattack.report.page.elements import Table, shown_share
 from oodattack.report.page.page import Choice, Gallery, Page, render_page
 from oodattack.report.page.run_charts import Histograms, against_eps, convergence
 from oodattack.report.page.run_rows import PANEL_COLUMNS, card, latents, panel, pictures
-from oodattack.report.page.run_table import COLUMNS, Row, RunTable, ball, notices, read_table, summary, verdict
+from oodattack.report.page.run_table import COLUMNS, Row, RunTable, ball, lead, notices, read_table, summary, verdict
 from oodattack.runs import Run
 from oodattack.runs.summary import SMALL_MAPE
 from oodattack.settings import AttackSettings
 
 SAYS_NOT = (
     "A small MAPE means that this encoder gives x_out and x_in almost the same latent. It does not say that every"
-    " detector accepts x_out: one that reads something else may reject it. `oodattack audit` measures that.",
+    " detector accepts x_out: one that reads something else may reject it. An audit (oodattack audit) measures that.",
     "Attacks that did not succeed do not show that the encoder withstands them: more steps, more restarts or another"
     " method may find what these did not.",
     "The figures hold for these images, starts, radii and this encoder, and for the 8-bit PNGs as they were stored;"
@@ -96,10 +96,7 @@ def _page(run: Run, table: RunTable, skipped: Mapping[str, str]) -> Page:
         kind="oodattack: attack on an encoder",
         title=sentence.striptags(),
         verdict=sentence,
-        lead=f"Each image x_out began as its start, an image x′_out that has nothing to do with x_in, and was changed"
-        f" until {run.header['settings']['encoder']} gave it the latent z of x_in. MAPE is the remaining difference of"
-        f" the latents; below {share(SMALL_MAPE)}, a detector of out-of-distribution images that reads z has next to"
-        " nothing to go by.",
+        lead=lead(table),
         command=command("attack", AttackSettings, run.header["settings"], str(run.path)),
         says_not=SAYS_NOT,
         notices=notices(table, skipped),
@@ -114,7 +111,7 @@ def _facts(run: Run, table: RunTable) -> Sequence[tuple[str, str]]:
     facts = [
         ("encoder f", settings["encoder"]),
         ("latent z", f"{inputs['layer']}, {count(inputs['latent_dim'])} numbers"),
-        ("images", f"{height} × {width} pixels"),
+        ("image size", f"{height} × {width} pixels"),
         ("ball", f"{table.norm}, eps {radii}, pixels in [0, 1]"),
         ("method", f"{settings['method']}, {count(settings['steps'])} steps"),
         ("device", str(run.header["environment"].get("device", ""))),

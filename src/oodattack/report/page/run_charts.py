@@ -28,7 +28,7 @@ class Histograms:
     def __init__(self, table: RunTable) -> None:
         self.table = table
         both = [row[name] for row in table.rows for name in ("mape", "mape_before") if finite(row[name])]
-        self.edges, self.log = bins(both)
+        self.edges, self.log = bins([*both, SMALL_MAPE])
         self.apart = len(self.edges) - 1  # the number of the bar of what is not finite
 
     def chart(self, row: Row) -> str:

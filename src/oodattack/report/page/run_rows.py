@@ -98,7 +98,7 @@ def latents(row: Row, *, compact: bool = False, prefix: str = "panel") -> list[F
             scatter(
                 f"{prefix}-{name}",
                 f"{title}, MAPE {text}",
-                "Where a dot lies on a disc, the two components are equal.",
+                "Where a dot is within a ring, the two components are equal.",
                 points=[Points("z_in", "in", z["z_in"]), Points(name, kind, z[name])],
                 limits=limits,
                 max_points=most,
@@ -148,7 +148,7 @@ def _convergence(row: Row, *, compact: bool) -> list[Figure]:
             "panel-history",
             "Convergence of the winning try, in floating point",
             f"The MAPE falls from {share(history[0])} to {share(history[-1])}.",
-            drawn=[Line("MAPE", steps.tolist(), history[steps].tolist())],
+            drawn=[Line("MAPE", steps.tolist(), history[steps].tolist(), key=f"rows/{row['row']}/history")],
             x_label="gradient evaluations",
             y_label="MAPE",
             x_text=lambda step: count(round(step)),

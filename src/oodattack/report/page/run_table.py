@@ -101,6 +101,30 @@ def verdict(table: RunTable) -> Markup:
     )
 
 
+def lead(table: RunTable) -> Markup:
+    """What was measured, for a reader who has never heard of it, and the two figures that the verdict leaves out."""
+    name = table.run.header["settings"]["encoder"]
+    found = Markup(
+        "Each image x_out began as its start, which has nothing to do with the image x_in, and was changed"
+        " until the encoder {} gave it nearly the latent vector z of x_in. MAPE is what still differs between the two"
+        " latents. Where it is small, a detector of out-of-distribution images that reads z sees x_in."
+    ).format(name)
+    rows = table.strongest
+    before, after = ([row[name] for row in rows if finite(row[name])] for name in ("mape_before", "mape"))
+    if before and after:
+        found += Markup(" Here its median fell from {} to {}").format(
+            shown_share("verdict/before", quantiles(before)[1]), shown_share("verdict/median", quantiles(after)[1])
+        )
+        classified = [row for row in rows if row["class_in"] is not None]
+        if classified:
+            taken = sum(row["class_in"] == row["class_out"] for row in classified)
+            found += Markup(", and {} of {} are put into the class of their x_in").format(
+                shown_count("verdict/class_taken", taken), shown_count("verdict/classified", len(classified))
+            )
+        found += "."
+    return found
+
+
 def notices(table: RunTable, skipped: Mapping[str, str]) -> list[Markup]:
     """What is missing or unfinished."""
     run, found = table.run, []
@@ -154,12 +178,12 @@ def summary(table: RunTable) -> Table:
         if classes:
             cells.append("–" if group.class_taken is None else shown_share(f"{key}/class_taken", group.class_taken))
         rows.append(cells)
-    caption = (
+    note = (
         f"Medians per start and eps. MAPE: mean |z_out − z_in|, relative to the largest |z_in|; as PNG is the figure"
         f" that counts. distance: of x_out from its start, {table.norm}, pixels in [0, 1]. evaluations: mean number of"
         " gradients per image. class of x_in: share of x_out that the encoder puts into the class of x_in."
     )
-    return Table(caption, head, rows, sortable=True)
+    return Table("Results per start and eps", head, rows, sortable=True, note=note)
 
 
 def quantiles(values: Sequence[float]) -> tuple[float, float, float]:

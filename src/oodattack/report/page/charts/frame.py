@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from oodattack.report.page.charts.scale import Scale
 
-WIDTH, HEIGHT = 440, 250
+WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 44  # margins, which contain the labels of the axes
 
 

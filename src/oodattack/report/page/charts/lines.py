@@ -23,6 +23,7 @@ class Line:
         y: one value per x.
         low: lower border of the interval at each x; empty for none.
         high: upper border.
+        key: where the values come from, for tests; by default the chart and the name.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Line:
     y: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+    key: str = ""
 
 
 def lines(
@@ -103,18 +105,18 @@ def _table(
     head, columns = [x_label], []
     for line in drawn:
         head.append(line.name)
-        columns.append((f"{line.name}/value", dict(zip(line.x, line.y, strict=True))))
+        key = line.key or f"charts/{name}/{line.name}"
+        columns.append((f"{key}/value", dict(zip(line.x, line.y, strict=True))))
         if len(line.low):
             head += [f"{interval}, lower", f"{interval}, upper"]
-            columns.append((f"{line.name}/low", dict(zip(line.x, line.low, strict=True))))
-            columns.append((f"{line.name}/high", dict(zip(line.x, line.high, strict=True))))
+            columns.append((f"{key}/low", dict(zip(line.x, line.low, strict=True))))
+            columns.append((f"{key}/high", dict(zip(line.x, line.high, strict=True))))
     places = sorted({at for line in drawn for at in line.x})
     chosen = [places[number] for number in np.linspace(0, len(places) - 1, min(max_rows, len(places))).astype(int)]
     rows: list[list[Cell]] = []
     for at in chosen:
         cells = [
-            Shown(f"charts/{name}/{key}/{at:g}", values[at], y_text(values[at])) if at in values else ""
-            for key, values in columns
+            Shown(f"{key}/{at:g}", values[at], y_text(values[at])) if at in values else "" for key, values in columns
         ]
         rows.append([x_text(at), *cells])
     return Table(title, head, rows)

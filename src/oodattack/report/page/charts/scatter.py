@@ -18,7 +18,7 @@ class Points:
 
     Attributes:
         name: in the legend and the table.
-        kind: class in the style sheet: "in" are small dots, all others larger discs.
+        kind: class in the style sheet: "in" are dots, all others rings.
         values: one per component; those that are not finite are left out of the drawing.
     """
 
@@ -62,11 +62,8 @@ def scatter(
     x = Scale(0, max(1, length - 1), LEFT + 4, WIDTH - RIGHT - 4)
     low, high = limits
     y = Scale(low, high if high > low else low + 1, HEIGHT - BOTTOM - 3, TOP + 3)
-    # Tenths of a unit of the drawing, as whole numbers: half the size of a path with decimal fractions.
-    across = np.array([10 * x(component) for component in chosen]).round().astype(int)
     parts = [axes(Axis(x, "component of z", lambda at: count(round(at))), Axis(y, "value", significant))]
-    # The first series is drawn last: small dots over larger discs, which vanish behind them where the values agree.
-    parts += [_path(series, chosen, across, y, dense=len(chosen) > 200) for series in reversed(points)]
+    parts += [_path(series, chosen, x, y) for series in points]
     largest = np.argsort(-np.nan_to_num(np.abs(points[0].values)), kind="stable")[:table_rows]
     rows: list[list[Cell]] = [
         [
@@ -82,23 +79,28 @@ def scatter(
         ]
         for component in sorted(largest.tolist())
     ]
-    caption = f"{title}: the {len(rows)} components with the largest {points[0].name}"
+    largest_of = f"The {len(rows)} components with the largest {points[0].name}"
     return Figure(
         title,
         svg(name, title, description, parts),
-        Table(caption, ["component", *(series.name for series in points)], rows),
+        Table(title, ["component", *(series.name for series in points)], rows, note=largest_of),
         [(series.kind, series.name) for series in points],
         note,
     )
 
 
-def _path(series: Points, chosen: np.ndarray, across: np.ndarray, y: Scale, *, dense: bool) -> Markup:
-    """One path of all points: lines of no length, which round caps turn into dots."""
+def _path(series: Points, chosen: np.ndarray, x: Scale, y: Scale) -> Markup:
+    """One path of all points, which the style sheet marks with dots or rings. Its unit is a quarter of the drawing's.
+
+    Whole numbers, each relative to the one before, take half the space of decimal fractions.
+    """
     values = series.values[chosen].astype(np.float64)
     finite = np.isfinite(values)
     part = (np.clip(values[finite], y.low, y.high) - y.low) / (y.high - y.low)
-    down = (10 * (y.start + part * (y.stop - y.start))).round().astype(int)
-    path = "".join(f"M{a} {d}h0" for a, d in zip(across[finite].tolist(), down.tolist(), strict=True))
-    return Markup('<path class="dots {}{}" transform="scale(.1)" d="{}"/>').format(
-        series.kind, " dense" if dense else "", path
+    across = np.array([4 * x(component) for component in chosen[finite]])
+    down = 4 * (y.start + part * (y.stop - y.start))
+    places = np.stack([across, down], 1).round().astype(int)
+    steps = np.diff(places, axis=0, prepend=np.zeros((1, 2), dtype=int)).ravel().tolist()
+    return Markup('<path class="dots {}" transform="scale(.25)" d="m{}"/>').format(
+        series.kind, " ".join(map(str, steps))
     )
