@@ -61,7 +61,7 @@ if (data) {
   more.addEventListener("click", () => {
     const first = cards.children.length;
     show(data.batch);
-    $("[data-row]", cards.children[first])?.focus();
+    $$("[data-row]", cards)[first]?.focus();
   });
   listeners.push(update);
 }
