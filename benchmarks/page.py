@@ -3,7 +3,8 @@
     python -m benchmarks.page --rows 1000,10000 --folder /tmp/pages
 
 The runs are synthetic, but of the usual size: photographs of 224x224 pixels, crops of those of scikit-image, latents of
-1280 numbers, 100 steps; the images of a thousand rows differ, and larger runs repeat them. Opening ends when the first images can be seen, filtering when the new ones are.
+1280 numbers, 100 steps; the images of a thousand rows differ, and larger runs repeat them. Opening ends when the first
+images can be seen, filtering when the new ones are.
 """
 
 import argparse
