@@ -2,7 +2,7 @@
 
     python -m benchmarks.page --rows 1000,10000 --folder /tmp/pages
 
-The runs are synthetic, but of the usual size: photographs of 224x224 pixels, crops of those of scikit-image, latents of
+The runs are synthetic, but of the usual size: photographs of 224x224 pixels, crops of those of the demo, latents of
 1280 numbers, 100 steps; the images of a thousand rows differ, and larger runs repeat them. Opening ends when the first
 images can be seen, filtering when the new ones are.
 """
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
-from skimage import data
 
+from oodattack.cli.photographs import copy_photographs
 from oodattack.report.page import write_page
 from oodattack.runs import Run, ShardRecord, open_run, start_run
 
@@ -47,7 +47,9 @@ def make_run(path: Path, rows: int, seed: int = 0) -> Run:
         "environment": {"device": "cpu"},
     }
     generator = np.random.default_rng(seed)
-    different = list(_rows(range(min(rows, 1000)), generator))
+    folder, _ = copy_photographs(path.parent / "photographs")
+    photographs = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(folder.iterdir())]
+    different = list(_rows(range(min(rows, 1000)), photographs, generator))
     with start_run(path, header) as run:
         for number in range(run.shard_count):
             shard = [{**different[row % 1000], "row": row} for row in run.shard_rows(number)]
@@ -55,8 +57,7 @@ def make_run(path: Path, rows: int, seed: int = 0) -> Run:
     return open_run(path)
 
 
-def _rows(numbers: range, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
-    photographs = [data.chelsea(), data.coffee(), data.rocket(), data.astronaut()]
+def _rows(numbers: range, photographs: list[np.ndarray], generator: np.random.Generator) -> Iterator[dict[str, Any]]:
     start = _png(generator.integers(0, 256, (SIDE, SIDE, 3)))
     for number in numbers:
         photograph = photographs[number % len(photographs)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 MISSING = "the tests of pages need Chromium: install the package chromium (apt-get install chromium)"
@@ -28,12 +28,23 @@ class Visit:
         """Numbers of the rows in the gallery, after all of them have been shown."""
         while self.page.locator("#more").is_visible():
             self.page.locator("#more").click()
-        return self.page.locator(".card").evaluate_all("cards => cards.map(card => Number(card.dataset.row))")
+        cards = self.page.locator(".card")
+        return [int(row) for row in cards.evaluate_all("cards => cards.map(card => card.dataset.row)")]
 
     def open_row(self, number: int) -> None:
         """Open the panel of a row, and wait until its content is there."""
         self.page.evaluate("row => { location.hash = `row=${row}` }", number)
         self.page.locator("#panel-title", has_text=f"Row {number}:").wait_for()
+
+    def refuse_dialog(self, dialog: Dialog) -> None:
+        """Note what only a script that was smuggled in would show."""
+        self.wrong.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def refuse_network(self, request: Request) -> None:
+        """Note what would have left the folder of the page."""
+        if not request.url.startswith(LOCAL):
+            self.wrong.append(f"request: {request.url}")
 
     def violations(self) -> list[str]:
         """What axe finds."""
@@ -64,10 +75,12 @@ def visit(browser: Browser, path: Path, hash_: str = "", **options: Any) -> Iter
     page = found.page
     page.on("console", lambda message: found.wrong.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: found.wrong.append(f"exception: {error}"))
-    page.on("dialog", lambda dialog: (found.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    page.on("request", lambda one: None if one.url.startswith(LOCAL) else found.wrong.append(f"request: {one.url}"))
+    page.on("dialog", found.refuse_dialog)
+    page.on("request", found.refuse_network)
     page.on("requestfailed", lambda one: found.wrong.append(f"failed: {one.url[:200]}"))
-    page.goto(path.resolve().as_uri() + hash_)
-    yield found
-    context.close()
+    try:
+        page.goto(path.resolve().as_uri() + hash_)
+        yield found
+    finally:
+        context.close()
     assert found.wrong == []

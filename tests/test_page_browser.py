@@ -22,7 +22,6 @@ from oodattack.settings.attack import AttackSettings
 from tests.browser import Visit, chromium, visit
 from tests.pages import Expected, parse
 
-PHONE = {"viewport": {"width": 320, "height": 700}}
 ROWS = 30
 HOSTILE = [
     '"><script>window.hacked=1</script>.png',
@@ -314,7 +313,7 @@ def test_axe_finds_nothing(scheme: str, browser: Browser, folder: Path) -> None:
 
 def test_nothing_is_wider_than_a_phone(browser: Browser, folder: Path, hostile: tuple[Path, list[str]]) -> None:
     for path in (folder, write_page(hostile[0])):
-        with visit(browser, path, **PHONE) as here:
+        with visit(browser, path, viewport={"width": 320, "height": 700}) as here:
             too_wide = "element => element.scrollWidth - element.clientWidth"
             assert here.page.locator("html").evaluate(too_wide) == 0
             here.open_row(1)
