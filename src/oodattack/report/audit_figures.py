@@ -14,7 +14,8 @@ from torch import Tensor
 
 from oodattack.auditing.store import Audit
 from oodattack.report.draw import save
-from oodattack.report.style import BEFORE, COLOURS, IN, OUT, entitle, eps_label
+from oodattack.report.numbers import eps_label
+from oodattack.report.style import BEFORE, COLOURS, IN, OUT, entitle
 from oodattack.settings.ball import NORM_NAMES
 
 Row = Mapping[str, Any]

@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any
 
 from oodattack.report.markdown import cell, head, line
-from oodattack.report.style import eps_label
+from oodattack.report.numbers import eps_label
 
 NOT_WORKING = ("blind", "too few starts")
 

@@ -9,7 +9,7 @@ from oodattack.auditing.store import Audit
 from oodattack.auditing.verdict import VERDICTS
 from oodattack.report.audit_short import short_table
 from oodattack.report.markdown import cell, head, line
-from oodattack.report.style import count_label, eps_label
+from oodattack.report.numbers import count_label, eps_label
 from oodattack.settings.ball import NORM_NAMES
 from oodattack.storage.files import write_text
 
