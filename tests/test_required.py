@@ -114,6 +114,16 @@ def test_figures_that_say_nothing_about_attacks_fail(results: Results, verdict: 
     assert verdict in found.text
 
 
+def test_attacks_that_failed_leave_a_requirement_unmet(results: Results) -> None:
+    """A detector may be broken already, and its figures would be lower if all attacks had run."""
+    changed = conclusive(results)
+    at(changed, "KNN", "noise").update(verdict="broken", finished=False)
+    outcomes = judged(changed, f"auroc>=0.1@linf:{EPS}")
+    assert outcomes["KNN", "noise"].status == "failed"
+    assert "an attack failed" in outcomes["KNN", "noise"].text
+    assert {outcome.status for key, outcome in outcomes.items() if key != ("KNN", "noise")} == {"met"}
+
+
 def test_no_pass_rate_is_a_failure(results: Results) -> None:
     changed = conclusive(results)
     at(changed, "KNN", "noise")["rejected_pass"] = {"value": None, "low": None, "high": None}

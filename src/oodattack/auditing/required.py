@@ -71,7 +71,7 @@ def judge_requirements(results: Mapping[str, Any]) -> list[Outcome]:
         One outcome for each requirement, detector and set of starts that it concerns.
 
     >>> share = {"value": 0.8, "low": 0.75, "high": 0.85}
-    >>> radius = {"eps": 5.0, "verdict": "held", "auroc": share}
+    >>> radius = {"eps": 5.0, "verdict": "held", "finished": True, "auroc": share}
     >>> row = {"name": "KNN", "sets": {"mnist": {"radii": [radius]}}}
     >>> settings = {"require": ["auroc>=0.7@l2:5", "auroc>=0.8@l2:5"], "detectors": ["KNN"], "detector": []}
     >>> results = {"settings": settings, "detectors": [row], "absent": [], "failures": {}}
@@ -103,6 +103,8 @@ def _judge(requirement: Requirement, at: Mapping[str, Any]) -> tuple[bool, str]:
     text = f"{name} {share['value']:.3f} (95 %: {share['low']:.3f} to {share['high']:.3f})"
     if at["verdict"] not in CONCLUSIVE:
         return False, f"{text}, but {at['verdict']}: {VERDICTS[at['verdict']]}"
+    if not at["finished"]:
+        return False, f"{text}, but an attack failed, which might have done worse"
     if requirement.figure == "auroc":
         return share["low"] >= requirement.bound, text
     return share["high"] <= requirement.bound, text

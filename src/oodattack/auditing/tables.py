@@ -239,6 +239,7 @@ class _Figures:
             "eps": plain(eps),
             "steps": steps,
             "verdict": verdict(*reference, found, finished=finished, adaptive=adaptive),
+            "finished": finished,
             "gradient_evaluations": sum(self.work[attack.key] for attack in attacks),
             "attack": min(means, key=lambda key: means[key], default=None),
             **asdict(found),
