@@ -29,6 +29,7 @@ from oodattack.pipelines.attack import run_attack
 from oodattack.runs import Run, ShardRecord, open_run, start_run, summarize
 from oodattack.settings.attack import AttackSettings
 from oodattack.storage.files import write_whole
+from oodattack.storage.hashes import recorded, sha256_of
 
 ENCODER = "python:tests.factories:tiny"
 ROOT = Path(__file__).parents[1]
@@ -155,8 +156,9 @@ run_attack(settings(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
-# Two syncs per file, of its contents (before the rename) and of the directory (after it); run.json is the first file.
-@pytest.mark.parametrize(("sync", "shards", "partial"), [(5, 1, True), (6, 2, False)])
+# Two syncs per file, of its contents (before the rename) and of the directory (after it); run.json is the first file, and
+# a file with the hash follows each.
+@pytest.mark.parametrize(("sync", "shards", "partial"), [(9, 1, True), (10, 2, False)])
 def test_a_killed_run_resumes_and_gives_the_rows_of_an_uninterrupted_one(
     shared_photos: Path, finished: Run, tmp_path: Path, sync: int, shards: int, partial: bool
 ) -> None:
@@ -177,6 +179,8 @@ def test_a_killed_run_resumes_and_gives_the_rows_of_an_uninterrupted_one(
     assert rows_of(killed) == rows_of(finished.path)
     assert not list((killed / "shards").glob("*.partial"))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert recorded(killed).keys() == recorded(finished.path).keys()
+    assert all(sha256_of(killed / name) == digest for name, digest in recorded(killed).items())
 
 
 def test_ctrl_c_finishes_the_current_shard(shared_photos: Path, finished: Run, tmp_path: Path) -> None:
@@ -239,7 +243,7 @@ def test_a_run_of_format_2_is_read_but_not_resumed(photos: Path, tmp_path: Path)
     assert old.skipped() == skipped
     assert old.record(0).batch_sizes == ()
     assert sum(group.count for group in summarize(old)) == len(rows)
-    with pytest.raises(InputError, match=r"expected a run of format 3 to resume, got format 2 in .*only be read"):
+    with pytest.raises(InputError, match=r"expected a run of format 4 to resume, got format 2 in .*only be read"):
         run_attack(settings(photos, tmp_path / "run"))
 
 

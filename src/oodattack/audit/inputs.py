@@ -1,24 +1,24 @@
 """The images that an audit's settings name."""
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from oodattack.audit.data import ImageSet, TrainImages, read_set
 from oodattack.core.errors import InputError
 from oodattack.detectors import Subject
-from oodattack.images import open_images, open_starts, shuffled
+from oodattack.images import digest, open_images, open_starts, shuffled
 from oodattack.images.generated import generate
 from oodattack.images.starts import ManyStarts
 from oodattack.settings.audit import AuditSettings
 
-IN, TARGETS = "in", "targets"  # names of the two sets of in-distribution images
+TRAIN, IN, TARGETS = "train", "in", "targets"  # names of the sets of in-distribution images
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Inputs:
         inside_classes: names of their classes; None if unknown.
         targets: x_in, the in-distribution images that attacked images imitate; one per row of an attack.
         sets: sets of OOD images, by name; attacks start from each.
-        digests: digests of the images, by setting.
+        contents: by the name of a set, "train" among them, a function that returns a digest of its images' contents.
     """
 
     train: TrainImages
@@ -39,7 +39,7 @@ class Inputs:
     inside_classes: tuple[str, ...] | None
     targets: ImageSet
     sets: Mapping[str, ImageSet]
-    digests: Mapping[str, Any]
+    contents: Mapping[str, Callable[[], str]]
 
     @property
     def clean(self) -> dict[str, ImageSet]:
@@ -51,9 +51,13 @@ class Inputs:
         """By set, the start of each row of the attacks from it: its images in turn."""
         return {name: images.cycled(len(self.targets.names)) for name, images in self.sets.items()}
 
+    def digests(self, names: Iterable[str]) -> dict[str, str]:
+        """Digests of the contents of some sets, by name; see `oodattack.images.digest`."""
+        return {name: self.contents[name]() for name in names}
+
     def skipped(self) -> dict[str, Mapping[str, str]]:
         """Images that could not be decoded, with the reason, by set; sets without such images are omitted."""
-        found = {"train": self.train.skipped, **{name: images.skipped for name, images in self.clean.items()}}
+        found = {TRAIN: self.train.skipped, **{name: images.skipped for name, images in self.clean.items()}}
         return {name: skipped for name, skipped in found.items() if skipped}
 
 
@@ -80,22 +84,34 @@ def read_inputs(settings: AuditSettings, subject: Subject, batch_size: int) -> I
     places = {name: index for index, name in enumerate(test.names)}
     labels = test.labels([places[name] for name in inside.names])
     specs = [*settings.start, *settings.ood]
+    fitted = TrainImages(train, subject, settings.fit_limit, batch_size)
+    read = {name: _read_starts(settings, spec, name, size) for spec, name in zip(specs, _names(specs), strict=True)}
     return Inputs(
-        train=TrainImages(train, subject, settings.fit_limit, batch_size),
+        train=fitted,
         inside=inside,
         inside_classes=None if labels is None else labels.names,
         targets=targets,
-        sets={name: _read_starts(settings, spec, name, size) for spec, name in zip(specs, _names(specs), strict=True)},
-        digests={"train": train.digest(), "test": test.digest()},
+        sets={name: images for name, (images, _) in read.items()},
+        contents={
+            TRAIN: partial(digest, train, fitted.chosen),
+            IN: partial(digest, test, order[attacked : attacked + settings.held_out]),
+            TARGETS: partial(digest, test, order[:attacked]),
+            **{name: content for name, (_, content) in read.items()},
+        },
     )
 
 
-def _read_starts(settings: AuditSettings, spec: str, name: str, size: tuple[int, int]) -> ImageSet:
-    """A set of starts: at most ``ood_limit`` images of a collection, or as many generated ones that differ."""
+def _read_starts(
+    settings: AuditSettings, spec: str, name: str, size: tuple[int, int]
+) -> tuple[ImageSet, Callable[[], str]]:
+    """A set of starts, and a function that returns the digest of their contents.
+
+    At most ``ood_limit`` images of a collection, or as many generated ones that differ.
+    """
     opened = open_starts(spec, size=size, seed=settings.seed, data_root=settings.data_root, download=settings.download)
     if isinstance(opened, ManyStarts):
-        order = shuffled(len(opened.source), settings.seed)
-        return read_set(opened.source, name, order[: settings.ood_limit], size)
+        chosen = shuffled(len(opened.source), settings.seed)[: settings.ood_limit]
+        return read_set(opened.source, name, chosen, size), partial(digest, opened.source, chosen)
     label, image = opened.get(0)
     images = [image]
     for number in range(1, settings.ood_limit):
@@ -104,7 +120,8 @@ def _read_starts(settings: AuditSettings, spec: str, name: str, size: tuple[int,
             break  # a file, or a picture without random draws
         images.append(another)
     names = [label] + [f"{label} {number}" for number in range(1, len(images))]
-    return ImageSet(name, torch.stack(images), tuple(names))
+    found = ImageSet(name, torch.stack(images), tuple(names))
+    return found, lambda: hashlib.sha256(found.images.numpy().tobytes()).hexdigest()
 
 
 def _names(specs: Sequence[str]) -> list[str]:
@@ -113,7 +130,7 @@ def _names(specs: Sequence[str]) -> list[str]:
     >>> _names(["scans/a", "noise:gaussian", "ood/mnist-2", "mnist", "more/mnist", "in"])
     ['a', 'noise-gaussian', 'mnist-2', 'mnist', 'mnist-3', 'in-2']
     """
-    found = [IN, TARGETS, "train"]
+    found = [IN, TARGETS, TRAIN]
     for spec in specs:
         path = Path(spec)
         name = path.stem if path.suffix and path.is_file() else path.name

@@ -1,5 +1,6 @@
 """Image sources: decoding, folders, tables, public data sets, start images."""
 
+from oodattack.images.content import digest
 from oodattack.images.decode import decode
 from oodattack.images.shape import encode_png, fit
 from oodattack.images.sources import ImageSource, evenly, open_images, shuffled
@@ -9,6 +10,7 @@ __all__ = [
     "ImageSource",
     "StartSource",
     "decode",
+    "digest",
     "encode_png",
     "evenly",
     "fit",

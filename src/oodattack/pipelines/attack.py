@@ -146,5 +146,5 @@ def _refuse_empty(run: Run, settings: AttackSettings) -> None:
         return
     first = next(iter(run.skipped().values()))
     for number in run.done():
-        run.shard(number).unlink()
+        run.delete_shard(number)
     raise InputError(f"expected images in {settings.images}, got none that can be decoded; the first: {first}")
