@@ -156,8 +156,8 @@ run_attack(settings(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
-# Two syncs per file, of its contents (before the rename) and of the directory (after it); run.json is the first file, and
-# a file with the hash follows each.
+# Two syncs per file, of its contents (before the rename) and of the directory (after it); run.json is the first file. A
+# file with its hash follows each.
 @pytest.mark.parametrize(("sync", "shards", "partial"), [(9, 1, True), (10, 2, False)])
 def test_a_killed_run_resumes_and_gives_the_rows_of_an_uninterrupted_one(
     shared_photos: Path, finished: Run, tmp_path: Path, sync: int, shards: int, partial: bool

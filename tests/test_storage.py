@@ -78,9 +78,7 @@ def test_exactly_one_of_several_creators_wins_and_no_file_is_torn(tmp_path: Path
 def _claim(number: int, barrier: Any, queue: Any, folder: Path) -> None:
     barrier.wait(timeout=120)
     try:
-        with claim(
-            folder / "run", RUN, {"settings": {"seed": number}}, is_begun=never_begun
-        ) as header:
+        with claim(folder / "run", RUN, {"settings": {"seed": number}}, is_begun=never_begun) as header:
             queue.put(header["settings"]["seed"])
             barrier.wait(timeout=120)  # hold the directory until every process has tried
     except InputError as error:

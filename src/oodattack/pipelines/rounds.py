@@ -145,8 +145,8 @@ def _has_rounds(path: Path) -> bool:
         return True  # `claim` reports it
     if found != ROUNDS.format:
         raise InputError(
-            f"expected rounds of format {ROUNDS.format} in {path}, got format {found}, which can be read but not resumed;"
-            " choose another --out"
+            f"expected rounds of format {ROUNDS.format} in {path}, got format {found}, which can be read but not"
+            " resumed; choose another --out"
         )
     return True
 

@@ -2,7 +2,8 @@
 
 ``run.json`` is written first and does not change once a shard exists. A shard is a fixed range of rows,
 ``shards/00012.parquet``, written whole by the process that computed it; if two processes write the same shard, the
-first one wins. The SHA-256 of each is in ``hashes/``. The shards that exist are the only record of which rows are done, so nothing can contradict them.
+first one wins. The shards that exist are the only record of which rows are done, so nothing can contradict them.
+``hashes/`` contains the SHA-256 of each file.
 """
 
 from collections.abc import Mapping, Sequence

@@ -41,8 +41,9 @@ def claim(
             written to.
 
     >>> import tempfile
+    >>> layout = Layout("run", 4, {"a.json": "run"})
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with claim(Path(folder), Layout("run", 4, {"a.json": "run"}), {"rows": 3}, is_begun=lambda _: False) as header:
+    ...     with claim(Path(folder), layout, {"rows": 3}, is_begun=lambda _: False) as header:
     ...         header
     {'format': 4, 'rows': 3}
     """

@@ -1,9 +1,9 @@
 """SHA-256 of the files in a directory, recorded when they are written.
 
-The hash of ``shards/00000.parquet`` is in ``hashes/shards/00000.parquet.sha256``, in the format of ``sha256sum``: a file
-of its own, so that several processes can record theirs at once. It is written after the file, and removed before the
-file is replaced. A process that dies in between leaves a file without a hash, never with a wrong one; `settle` adds what
-is missing when the command resumes.
+The hash of ``shards/00000.parquet`` is in ``hashes/shards/00000.parquet.sha256``, in the format of ``sha256sum``: a
+file of its own, so that several processes can record theirs at once. It is written after the file, and removed before
+the file is replaced. A process that dies in between leaves a file without a hash, never with a wrong one; `settle` adds
+what is missing when the command resumes.
 
 Hashes reveal damage and careless edits. They are not signatures: whoever changes a file can also change its hash.
 """
