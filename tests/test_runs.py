@@ -217,7 +217,9 @@ def test_resuming_with_other_settings_is_refused(
 
 def test_changed_images_are_noticed(photos: Path, tmp_path: Path) -> None:
     run_attack(settings(photos, tmp_path / "run", steps=1))
-    (photos / "0.png").write_bytes(encode_png(torch.zeros(3, 50, 50, dtype=torch.uint8)))
+    png = bytearray((photos / "0.png").read_bytes())
+    png[-1] ^= 1
+    (photos / "0.png").write_bytes(png)  # of the same size
     with pytest.raises(InputError, match=r"inputs\.images"):
         run_attack(settings(photos, tmp_path / "run", steps=1))
 
@@ -327,6 +329,31 @@ def test_a_shard_without_rows_is_read_by_datasets(photos: Path, tmp_path: Path) 
     assert row["image"].size == (32, 32)
     expected = decode(run.read(["image"])["image"][0].as_py()["bytes"])
     assert torch.equal(torch.from_numpy(np.array(row["image"])).permute(2, 0, 1), expected)
+
+
+def test_the_card_shows_a_run_with_hostile_names(photos: Path, tmp_path: Path) -> None:
+    """The Hub reads the front matter of README.md; a name must neither change it nor be more than text."""
+    datasets = pytest.importorskip("datasets")
+    yaml = pytest.importorskip("yaml")
+    name = "a\n---\nconfigs: []\n| `b` |<script>alert(1)</script> [c](file:d) \u202eé"
+    hostile = photos.rename(tmp_path / name.replace("/", "_"))
+    run = run_attack(settings(hostile, tmp_path / "run", steps=1, eps=(1.0,), start=("noise",)))
+    card = (run.path / "README.md").read_text()
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front)["configs"] == [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "shards/*.parquet"}]}
+    ]
+    assert "\u202e" not in card
+    [line] = [line for line in text.splitlines() if line.startswith("| images |")]
+    assert not set(line.removeprefix("| images |").removesuffix("|")) & set("`<>[]_*|\\:")
+    assert "script" in line
+    data = datasets.load_dataset(str(run.path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [row["row"] for row in data] == [row["row"] for row in rows_of(run.path)]
+    assert isinstance(data[0]["image"], Image.Image)
+    # A card that somebody has edited is kept.
+    (run.path / "README.md").write_text("mine")
+    run_attack(settings(hostile, tmp_path / "run", steps=1, eps=(1.0,), start=("noise",)))
+    assert (run.path / "README.md").read_text() == "mine"
 
 
 def test_pandas_reads_the_shards(finished: Run) -> None:

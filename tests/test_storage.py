@@ -1,6 +1,7 @@
 """Files that are written completely or not at all: races between writers, crashes, and reading back."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from oodattack.core.errors import InputError, WriteError
+from oodattack.storage import hashes
 from oodattack.storage.directory import claim
 from oodattack.storage.files import create_whole, is_partial, write_whole
 from oodattack.storage.layout import Layout
@@ -91,6 +93,65 @@ def test_only_one_of_several_processes_claims_a_directory(tmp_path: Path) -> Non
     [winner] = [result for result in results if isinstance(result, int)]
     assert all("in use by another process" in result for result in results if isinstance(result, str))
     assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"format": 4, "settings": {"seed": winner}}
+
+
+def _write_shards(number: int, barrier: Any, queue: Any, folder: Path) -> None:
+    """Write the same shards as other processes, with other contents, as `Run.write_shard` does."""
+    barrier.wait(timeout=120)
+    for turn in range(ROUNDS):
+        file = folder / "shards" / f"{turn}.parquet"
+        if create_table(file, pa.table({"row": [number]})):
+            hashes.record(folder, file)
+    queue.put(number)
+
+
+def test_hashes_are_those_of_the_winners_of_several_processes(tmp_path: Path) -> None:
+    _in_processes(_write_shards, tmp_path)
+    recorded = hashes.recorded(tmp_path)
+    assert set(recorded) == {f"shards/{turn}.parquet" for turn in range(ROUNDS)}
+    assert all(hashes.sha256_of(tmp_path / name) == digest for name, digest in recorded.items())
+
+
+def test_a_file_never_has_the_hash_of_its_predecessor(tmp_path: Path) -> None:
+    """If the process stops while it replaces the file, there is no hash, until the directory is claimed again."""
+    layout = Layout("run", 4, documents={"run.json": "run"}, others=("*.txt",))
+    file, gone, untracked = (tmp_path / name for name in ("a.txt", "gone.txt", "b.png"))
+    with claim(tmp_path, layout, {}, is_begun=never_begun):
+        for path in (file, gone):
+            with hashes.replacing(tmp_path, path):
+                path.write_text("first")
+        untracked.write_text("a figure")
+    gone.unlink()
+    with pytest.raises(KeyboardInterrupt), hashes.replacing(tmp_path, file):
+        file.write_text("second")
+        raise KeyboardInterrupt
+    assert set(hashes.recorded(tmp_path)) == {"run.json", "gone.txt"}
+    with claim(tmp_path, layout, {}, is_begun=never_begun):
+        pass
+    recorded = hashes.recorded(tmp_path)
+    assert set(recorded) == {"run.json", "a.txt"}
+    assert recorded["a.txt"] == hashlib.sha256(b"second").hexdigest()
+    # A recorded hash is kept: claiming a directory does not accept a file that was changed since.
+    file.write_text("third")
+    with claim(tmp_path, layout, {}, is_begun=lambda _: True):
+        pass
+    assert hashes.recorded(tmp_path) == recorded
+
+
+def test_sha256sum_checks_the_recorded_hashes(tmp_path: Path) -> None:
+    with claim(tmp_path, RUN, {}, is_begun=never_begun):
+        pass
+    [line] = (tmp_path / "hashes" / "run.json.sha256").read_text().splitlines()
+    assert line == f"{hashlib.sha256((tmp_path / 'run.json').read_bytes()).hexdigest()}  run.json"
+    (tmp_path / "hashes" / "run.json.sha256").write_text("nonsense")
+    assert hashes.recorded(tmp_path) == {"run.json": ""}
+
+
+def test_a_header_that_is_replaced_has_a_new_hash(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        with claim(tmp_path, RUN, {"settings": {"seed": seed}}, is_begun=never_begun):
+            pass
+        assert hashes.recorded(tmp_path) == {"run.json": hashes.sha256_of(tmp_path / "run.json")}
 
 
 def test_a_file_that_exists_is_not_overwritten_where_hard_links_are_missing(

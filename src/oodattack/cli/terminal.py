@@ -24,6 +24,7 @@ from rich.progress import (
 # Exit codes.
 BAD_INPUT = 2
 UNFINISHED = 3  # an audit in which an attack failed
+DIFFERENT = 4  # a directory that is not what its command wrote
 INTERRUPTED = 130
 
 

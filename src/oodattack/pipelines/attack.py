@@ -22,7 +22,7 @@ from oodattack.engines import (
 from oodattack.pipelines.inputs import Inputs, open_in_worker, open_inputs
 from oodattack.pipelines.measure import Measure
 from oodattack.pipelines.shard import AttackShard
-from oodattack.runs import Run, export_pngs, find_run, start_run
+from oodattack.runs import Run, export_pngs, find_run, start_run, write_card
 from oodattack.settings.attack import AttackSettings
 from oodattack.settings.saved import identity
 
@@ -109,6 +109,7 @@ def run_attack(
             on_ready(opened.encoder, run)
         _compute_shards(engine, AttackShard(run, inputs(run.header)), settings, on_progress or (lambda _progress: None))
         _refuse_empty(run, settings)
+        write_card(run)
     return run
 
 
