@@ -12,9 +12,10 @@ from oodattack.attacks import Found
 from oodattack.audit.attack import AttackShard
 from oodattack.audit.bench import Bench
 from oodattack.audit.data import ImageSet
+from oodattack.audit.layout import FORMAT
 from oodattack.audit.plan import Attack, Shard
 from oodattack.audit.score import score_images
-from oodattack.audit.store import FORMAT, Audit, begun_header
+from oodattack.audit.store import Audit, begun_header
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +189,9 @@ def test_a_changed_setting_with_its_hash_contradicts_the_rows(run: Path) -> None
 def test_other_weights_are_found(tmp_path: Path, finished_run: Path) -> None:
     weights = tmp_path / "w.pth"
     torch.save(tiny().state_dict(), weights)
-    options = {"encoder": f"python:tests.factories:tiny,weights={weights}", "limit": 1, "start": ("noise",)}
-    out = run_attack(settings(write_photos(tmp_path / "photos"), tmp_path / "run", **options)).path
+    encoder = f"python:tests.factories:tiny,weights={weights}"
+    photos = write_photos(tmp_path / "photos")
+    out = run_attack(settings(photos, tmp_path / "run", encoder=encoder, limit=1, start=("noise",))).path
     assert differing(verify(out, TRUSTED)) == []
     other = tiny()
     with torch.no_grad():
@@ -198,11 +200,11 @@ def test_other_weights_are_found(tmp_path: Path, finished_run: Path) -> None:
     assert differing(verify(out)) == []
     found = verify(out, TRUSTED)
     assert differing(found) == [("run.json", None, "SHA-256 of the encoder")]
-    assert found.differences[0].measured == load_encoder(options["encoder"], device="cpu").digest()
-    assert found.unchecked == ["nothing was scored again, because the encoder is another one"]
+    assert found.differences[0].measured == load_encoder(encoder, device="cpu").digest()
+    assert found.unchecked == ["no image was scored again: the encoder is another one"]
     # Under another name, the same weights are the same encoder. A name of one's own needs no trust.
     torch.save(tiny().state_dict(), weights)
-    assert differing(verify(finished_run, Rescoring(str(options["encoder"]), "cpu"))) == []
+    assert differing(verify(finished_run, Rescoring(encoder, "cpu"))) == []
 
 
 def test_an_image_outside_the_ball_is_found(run: Path, audit: Path) -> None:
@@ -307,6 +309,32 @@ def test_forged_tables_are_found(audit: Path) -> None:
     } == found
 
 
+def test_rows_that_are_missing_repeated_or_empty_are_found(run: Path, audit: Path) -> None:
+    """They are reported, and what depends on them is not computed, without an error."""
+    shard, scores = run / "shards" / "00000.parquet", audit / "scores.parquet"
+
+    def spoil(rows: list[dict[str, Any]]) -> None:
+        rows[0] |= {"eps": None}
+        rows[1] |= {"row": 0}
+        rows[2] |= {"z_out": None, "mape": None}
+        rows[3] |= {"z_in": [1.0], "mape_parts": []}
+
+    edit_rows(shard, spoil)
+    hashes.record(run, shard)
+    name = "shards/00000.parquet"
+    assert set(differing(verify(run))) == {(name, 0, "eps"), (name, 0, "row")}
+    found = set(differing(verify(run, TRUSTED)))
+    assert {(name, 2, "z_out"), (name, 3, "length of z_in"), (name, 3, "number of mape_parts")} <= found
+    for change in (lambda rows: rows.pop(), lambda rows: rows[3].update(score=None), lambda rows: rows.reverse()):
+        shutil.copy(scores, audit / "kept")
+        edit_rows(scores, change)
+        hashes.record(audit, scores)
+        spoilt = verify(audit, TRUSTED)
+        assert {difference.file for difference in spoilt.differences} == {"scores.parquet"}
+        assert spoilt.unchecked == ["no image was scored again: scores.parquet does not fit results.json"]
+        shutil.move(audit / "kept", scores)
+
+
 def test_missing_and_additional_files_are_found(run: Path, audit: Path) -> None:
     (run / "shards" / "00001.parquet").rename(run / "shards" / "00099.parquet")
     found = verify(run)
@@ -359,7 +387,7 @@ def test_a_document_that_violates_its_schema_is_found(run: Path, audit: Path) ->
         ("run.json", None, "schema run, $.settings"),
         ("run.json", None, "schema run, $.settings.eps[0]"),
     ]
-    assert found.unchecked == ["nothing was scored again, because there is no valid run.json"]
+    assert found.unchecked == ["no image was scored again: there is no valid run.json of format 4"]
     (audit / "results.json").write_text('{"format": NaN}')
     assert ("results.json", None, "JSON") in differing(verify(audit))
 
@@ -398,9 +426,13 @@ def test_code_that_a_directory_names_does_not_run_without_trust(run: Path, audit
     with pytest.raises(InputError, match=r"tests\.factories:Norm; pass --trust"):
         verify(audit, Rescoring("python:tests.factories:small"))
     for encoder in ("file:w.pth,factory=os:abort", "embedded,pipeline=python:os:abort"):
-        edit_json(run / "run.json", lambda header, encoder=encoder: header["settings"].update(encoder=encoder))
+        edit_json(run / "run.json", partial(_name_encoder, encoder))
         with pytest.raises(InputError, match="names code that would run"):
             verify(run, Rescoring())
+
+
+def _name_encoder(encoder: str, header: Any) -> None:
+    header["settings"]["encoder"] = encoder
 
 
 def test_a_training_is_verified(digits: tuple[Path, Path], tmp_path: Path) -> None:

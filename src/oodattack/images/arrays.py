@@ -53,7 +53,7 @@ class ArraySource:
 
     def content(self, index: int) -> bytes:
         """The pixels, after the shape that they are stored in."""
-        return f"{self.pixels.shape[1:]}".encode() + self.pixels[index].tobytes()
+        return f"{self.pixels.shape[1:]}".encode() + bytes(self.pixels[index].tobytes())
 
 
 def open_array(spec: str, path: Path) -> ArraySource:

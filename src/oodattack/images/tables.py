@@ -59,25 +59,21 @@ class TableSource:
 
     def read(self, index: int) -> Tensor:
         """Image `index` at its native size, uint8 `(3, H, W)`; raises InputError if it cannot be decoded."""
-        index = range(len(self.names))[index]
-        name = f"{self.names[index]} of {self._chunk(index).path}"
-        stored = self._stored(index)
+        name, stored = self._stored(index)
         return decode(stored, name=name)
 
     def content(self, index: int) -> bytes:
         """The bytes of the cell, or of the file that it names."""
-        stored = self._stored(range(len(self.names))[index])
+        name, stored = self._stored(index)
         try:
             return stored.read_bytes() if isinstance(stored, Path) else stored
         except OSError as error:
-            raise InputError(f"cannot read {stored}: {reason(error)}") from error
+            raise InputError(f"cannot read {name}: {reason(error)}") from error
 
-    def _chunk(self, index: int) -> Chunk:
-        return self.chunks[bisect_right(self.chunks, index, key=lambda chunk: chunk.first) - 1]
-
-    def _stored(self, index: int) -> bytes | Path:
-        """The bytes of an image, or its file."""
-        chunk = self._chunk(index)
+    def _stored(self, index: int) -> tuple[str, bytes | Path]:
+        """The name of an image in messages, and its bytes or its file."""
+        index = range(len(self.names))[index]
+        chunk = self.chunks[bisect_right(self.chunks, index, key=lambda chunk: chunk.first) - 1]
         name = f"{self.names[index]} of {chunk.path}"
         try:
             value = _column(chunk)[index - chunk.first].as_py()
@@ -85,12 +81,12 @@ class TableSource:
             raise InputError(f"cannot decode {name}: {reason(error)}") from error
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if data is not None:
-            return bytes(data)
+            return name, bytes(data)
         if path is not None:
-            file = (chunk.path.parent / path).resolve()
+            file: Path = (chunk.path.parent / path).resolve()
             if not file.is_relative_to(chunk.path.parent.resolve()) or not file.is_file():
                 raise InputError(f"cannot decode {name}: expected a file next to the table, got {path!r}")
-            return file
+            return name, file
         raise InputError(f"cannot decode {name}: the row has no image")
 
     def labels(self, indices: Sequence[int]) -> Labels | None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Never
 
+import pyarrow as pa
+
 from oodattack.core.errors import InputError
 from oodattack.pipelines.verify.findings import Findings
 from oodattack.storage.hashes import recorded, sha256_of
@@ -30,9 +32,10 @@ def check_files(layout: Layout, findings: Findings) -> dict[str, Any]:
         document = _read_document(name, schema, layout, findings)
         if document is not None:
             documents[name] = document
+    current = documents.get(layout.header, {}).get("format") == layout.format  # older formats have other columns
     for pattern, columns in layout.tables.items():
         for file in sorted(findings.path.glob(pattern)):
-            _check_table(file, columns, findings, whole=_name(file, findings) not in hashed)
+            _check_table(file, columns if current else None, findings, whole=_name(file, findings) not in hashed)
     return documents
 
 
@@ -67,10 +70,14 @@ def _read_document(name: str, schema: str | None, layout: Layout, findings: Find
     except (OSError, ValueError, RecursionError) as error:
         findings.differ(name, "JSON", str(error), "a JSON document")
         return None
-    version = document.get("format") if isinstance(document, dict) else None
+    if not isinstance(document, dict):
+        findings.differ(name, "JSON", type(document).__name__, "an object")
+        return None
+    version = document.get("format")
     if (type(version) is int and version < layout.format) or (version is None and name != layout.header):
         findings.unchecked.append(f"{name} has format {version}; schemas are published since format {layout.format}")
-        return document if isinstance(document, dict) else None
+        # What follows can use it if it has all that newer ones have, as run.json of format 3 does.
+        return document if schema and not faults({**document, "format": layout.format}, schema) else None
     if schema is None:
         return document
     found = faults(document, schema)
@@ -84,7 +91,7 @@ def _refuse(constant: str) -> Never:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def _check_table(file: Path, columns: Any, findings: Findings, *, whole: bool) -> None:
+def _check_table(file: Path, columns: pa.Schema | None, findings: Findings, *, whole: bool) -> None:
     """Compare the columns of a table with its schema; ``whole`` reads all rows, which a correct hash makes needless."""
     name = _name(file, findings)
     try:
@@ -94,11 +101,13 @@ def _check_table(file: Path, columns: Any, findings: Findings, *, whole: bool) -
     except InputError as error:
         findings.differ(name, "Parquet", str(error), "a readable table")
         return
+    if columns is None:
+        return
     stored, expected = ({column.name: column.type for column in schema} for schema in (found, columns))
     for column in sorted({*stored, *expected}):
         if stored.get(column) != expected.get(column):  # equal types may print differently, as Parquet renames items
-            types = (str(kinds[column]) if column in kinds else MISSING for kinds in (stored, expected))
-            findings.differ(name, f"type of column {column}", *types)
+            one, other = (str(kinds[column]) if column in kinds else MISSING for kinds in (stored, expected))
+            findings.differ(name, f"type of column {column}", one, other)
     findings.checked["tables by their columns"] += 1
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,13 @@ class Findings:
         """Compare values that must be the same."""
         if stored != measured:
             self.differ(file, what, stored, measured, row)
+
+    def present(self, file: str, row: Mapping[str, Any], names: Sequence[str]) -> bool:
+        """Whether these columns of a row have values; those that have none are recorded."""
+        absent = [name for name in names if row[name] is None]
+        for name in absent:
+            self.differ(file, name, None, "a value", row["row"])
+        return not absent
 
     def close(
         self,

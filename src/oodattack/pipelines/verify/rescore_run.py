@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from oodattack.core.checks import evaluation_mode
 from oodattack.core.errors import InputError
@@ -15,11 +16,12 @@ from oodattack.pipelines.batch import measure_images, to_batch
 from oodattack.pipelines.verify.findings import RELATIVE, Findings
 from oodattack.pipelines.verify.options import OnStage, Rescoring
 from oodattack.pipelines.verify.rescoring import MAPE_SCALE, check_ball, checked_image, is_same_encoder
-from oodattack.runs import Run
+from oodattack.runs import SCHEMA, Run
 from oodattack.settings.ball import NORMS
 
 IMAGES = ("x_in", "start", "image")
 _LATENTS = ("z_in", "z_start", "z_out")
+_NEVER_NULL = ("row", "eps", "x_in_name", "start_name", "mape_parts", *IMAGES, *_LATENTS)
 
 
 def rescore_run(run: Run, options: Rescoring, findings: Findings, on_stage: OnStage) -> None:
@@ -49,10 +51,14 @@ def rescore_run(run: Run, options: Rescoring, findings: Findings, on_stage: OnSt
         on_stage("scoring the images again", number, run.shard_count)
         file = f"shards/{run.shard(number).name}"
         try:
-            rows = run.read_shard(number).to_pylist()
-        except (InputError, KeyError):
-            findings.unchecked.append(f"{file} cannot be read, so its images were not scored again")
+            table = run.read_shard(number)
+        except InputError as error:
+            findings.unchecked.append(f"the images of {file} were not scored again: {error}")
             continue
+        if not set(SCHEMA.names) <= set(table.column_names):
+            findings.unchecked.append(f"the images of {file} were not scored again, because it lacks columns")
+            continue
+        rows = table.to_pylist()
         check = partial(_check_rows, file, encoder, settings, findings, rows)
         with exact():
             for _ in in_batches(range(len(rows)), run.header["batch_size"], check):
@@ -67,19 +73,22 @@ def _check_rows(
     rows: Sequence[Mapping[str, Any]],
     some: range,
 ) -> None:
-    usable, pixels = [], []
+    usable: list[Mapping[str, Any]] = []
+    pixels: dict[str, list[Tensor]] = {name: [] for name in IMAGES}
     for row in rows[some.start : some.stop]:
-        found = [
-            checked_image(file, row["row"], name, (row[name] or {}).get("bytes"), encoder.input_size, findings)
-            for name in IMAGES
-        ]
-        if all(image is not None for image in found):
+        if not findings.present(file, row, _NEVER_NULL):
+            continue
+        images = {
+            name: checked_image(file, row["row"], name, row[name], encoder.input_size, findings) for name in IMAGES
+        }
+        decoded = {name: image for name, image in images.items() if image is not None}
+        if len(decoded) == len(images):
             usable.append(row)
-            pixels.append(found)
+            for name, image in decoded.items():
+                pixels[name].append(image)
     if not usable:
         return
-    device = encoder.mean.device
-    x_in, start = (to_batch([found[place] for found in pixels], device) for place in (0, 1))
+    x_in, start = (to_batch(pixels[name], encoder.mean.device) for name in ("x_in", "start"))
     with evaluation_mode(encoder), torch.no_grad():
         z_in = encoder(x_in)
     pngs = [row["image"]["bytes"] for row in usable]

@@ -1,5 +1,8 @@
 """What a stored image must be: a PNG of 8 bits, inside its ball."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from oodattack.core.errors import InputError
@@ -17,17 +20,18 @@ def is_same_encoder(file: str, stored: str, encoder: Encoder, findings: Findings
     measured = encoder.digest()
     findings.equal(file, "SHA-256 of the encoder", stored, measured)
     if stored != measured:
-        findings.unchecked.append("nothing was scored again, because the encoder is another one")
+        findings.unchecked.append("no image was scored again: the encoder is another one")
     return stored == measured
 
 
 def checked_image(
-    file: str, row: int, name: str, png: bytes | None, size: tuple[int, int], findings: Findings
+    file: str, row: int, name: str, cell: Mapping[str, Any] | None, size: tuple[int, int], findings: Findings
 ) -> Tensor | None:
-    """The pixels (3, H, W) uint8 of a stored image; None if it is no PNG file that can be decoded."""
+    """The pixels (3, H, W) uint8 of a stored image; None if it is no PNG file of this size that can be decoded."""
+    png = (cell or {}).get("bytes") or b""
     try:
-        header = png_header(png or b"")
-        pixels = decode(png or b"")
+        header = png_header(png)
+        pixels = decode(png)
     except InputError as error:
         findings.differ(file, name, str(error), "a PNG image", row)
         return None

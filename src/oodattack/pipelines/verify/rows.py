@@ -1,6 +1,5 @@
 """Level 1: do the rows of a run, and the scores of an audit, agree with the settings that they were computed with?"""
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +28,8 @@ def check_run(run: Run, findings: Findings) -> None:
         except InputError:
             continue  # `check_files` has reported it
         for row in table:
+            if not findings.present(name, row, ("row", "eps")):
+                continue
             place = row["row"]
             if not (place > previous and place in run.shard_rows(number)):
                 rows = run.shard_rows(number)
@@ -40,16 +41,19 @@ def check_run(run: Run, findings: Findings) -> None:
         findings.checked["rows by the settings"] += len(table)
 
 
-def check_audit(documents: Mapping[str, Any], findings: Findings) -> None:
+def check_audit(documents: Mapping[str, Any], findings: Findings) -> bool:
     """Compare the settings in the header with those of the tables, and the numbers of rows of every set.
 
     Args:
         documents: the valid ones among audit.json and results.json.
         findings: receives what is found.
+
+    Returns:
+        Whether there is one score for each detector and image of the tables, so that they can be computed again.
     """
     header, results = documents.get(NAME), documents.get(RESULTS)
     if header is None or results is None:
-        return
+        return False
     for key, value in header["settings"].items():
         findings.equal(RESULTS, f"settings.{key}", results["settings"].get(key), value)
     findings.checked["settings in two files"] += len(header["settings"])
@@ -67,14 +71,29 @@ def check_audit(documents: Mapping[str, Any], findings: Findings) -> None:
         else:
             findings.equal(f"attacks/{key}", "rows", sorted(rows), list(range(attacked)))
         findings.checked["rows of attacks"] += len(rows)
+    before = len(findings.differences)
+    _check_scores(results, findings)
+    return len(findings.differences) == before
+
+
+def _check_scores(results: Mapping[str, Any], findings: Findings) -> None:
+    """Check that scores.parquet has a score of every detector for every image, in the order of the rows."""
     try:
-        scores = read_table(findings.path / "scores.parquet", ["detector", "set", "row"])
+        table = read_table(findings.path / "scores.parquet").to_pylist()
     except InputError as error:
         findings.differ("scores.parquet", "Parquet", str(error), "a readable table")
         return
-    counts = Counter(zip(scores["detector"].to_pylist(), scores["set"].to_pylist(), strict=True))
+    places: dict[tuple[str, str], list[int]] = {}
+    for row in table:
+        if findings.present("scores.parquet", row, ("detector", "set", "row", "score")):
+            places.setdefault((row["detector"], row["set"]), []).append(row["row"])
     for row in results["detectors"]:
         for images in (*results["sets"], *row["attacked"]):
-            what, expected = f"scores of {row['name']} on {images}", results["sets"].get(images, attacked)
-            findings.equal("scores.parquet", what, counts[row["name"], images], expected)
-    findings.checked["numbers of scores"] += len(counts)
+            count = results["sets"].get(images, results["sets"]["targets"])
+            rows = places.pop((row["name"], images), [])
+            if rows != list(range(count)):
+                what = f"rows of {row['name']} on {images}"
+                findings.differ("scores.parquet", what, f"{len(rows)} rows", f"{count} rows, in order")
+    for detector, images in places:
+        findings.differ("scores.parquet", f"rows of {detector} on {images}", "scores", "a set of results.json")
+    findings.checked["rows of scores"] += len(table)

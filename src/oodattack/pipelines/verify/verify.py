@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from oodattack.audit.layout import LAYOUT as AUDIT
+from oodattack.audit.layout import RESULTS
 from oodattack.core.errors import InputError
 from oodattack.pipelines.verify.files import check_files
 from oodattack.pipelines.verify.findings import Findings
@@ -53,13 +54,12 @@ def verify(path: Path, rescoring: Rescoring | None = None, *, on_stage: OnStage 
     report = on_stage or (lambda _name, _done, _total: None)
     report("comparing hashes", 0, 1)
     documents = check_files(layout, findings)
-    header = documents.get(layout.header)
-    if layout is RUN and header is not None:
-        check_run(open_run(path), findings)
-    if layout is AUDIT:
-        check_audit(documents, findings)
+    obstacle = _check_contents(layout, documents, findings)
     if rescoring is not None:
-        _rescore(layout, documents, rescoring, findings, report)
+        if obstacle:
+            findings.unchecked.append(f"no image was scored again: {obstacle}")
+        else:
+            _rescore(layout, documents, rescoring, findings, report)
     return findings
 
 
@@ -73,20 +73,28 @@ def _layout(path: Path) -> Layout:
     )
 
 
+def _check_contents(layout: Layout, documents: Mapping[str, Any], findings: Findings) -> str:
+    """Check rows and scores; returns why images cannot be scored again, or an empty text."""
+    if layout is RUN and RUN.header in documents:
+        check_run(open_run(findings.path), findings)
+    consistent = layout is not AUDIT or check_audit(documents, findings)
+    if layout is TRAINING:
+        return "a training has none"
+    absent = [name for name in layout.documents if name not in documents]
+    if absent:
+        return f"there is no valid {absent[0]} of format {layout.format}"
+    return "" if consistent else f"scores.parquet does not fit {RESULTS}"
+
+
 def _rescore(
     layout: Layout, documents: Mapping[str, Any], rescoring: Rescoring, findings: Findings, report: OnStage
 ) -> None:
-    absent = [name for name in layout.documents if name not in documents]
-    if absent:
-        findings.unchecked.append(f"nothing was scored again, because there is no valid {absent[0]}")
-        return
+    # Imported here, because level 1 needs no torch.
     if layout is RUN:
         from oodattack.pipelines.verify.rescore_run import rescore_run
 
         rescore_run(open_run(findings.path), rescoring, findings, report)
-    elif layout is AUDIT:
+    else:
         from oodattack.pipelines.verify.rescore_audit import rescore_audit
 
         rescore_audit(documents, rescoring, findings, report)
-    else:
-        findings.unchecked.append("a training has no images to score again")
