@@ -23,6 +23,7 @@ from oodattack.pipelines.verify.tables import check_tables
 from oodattack.settings.audit import AuditSettings
 
 SCORES = "scores.parquet"
+MIN_SCORE_SCALE = 1e-3  # a score that is a difference of float32 numbers around 1 is rounded by up to 1e-6
 
 
 def rescore_audit(documents: Mapping[str, Any], options: Rescoring, findings: Findings, on_stage: OnStage) -> None:
@@ -161,7 +162,7 @@ def _compare(detector: str, images: str, stored: Scores, measured: Tensor, findi
     """Compare the scores of a set; they may differ by a thousandth of their spread among in-distribution images."""
     inside = stored.get((detector, IN), torch.empty(0))
     finite = inside[inside.isfinite()]
-    scale = float(finite.std(correction=0)) if len(finite) else 0.0
+    scale = max(float(finite.std(correction=0)) if len(finite) else 0.0, MIN_SCORE_SCALE)
     before = stored[detector, images]
     findings.equal(SCORES, f"number of scores of {detector} on {images}", len(before), len(measured))
     for row, (one, other) in enumerate(zip(before.tolist(), measured.tolist(), strict=False)):
