@@ -314,15 +314,15 @@ def test_rows_that_are_missing_repeated_or_empty_are_found(run: Path, audit: Pat
     shard, scores = run / "shards" / "00000.parquet", audit / "scores.parquet"
 
     def spoil(rows: list[dict[str, Any]]) -> None:
-        rows[0] |= {"eps": None}
         rows[1] |= {"row": 0}
         rows[2] |= {"z_out": None, "mape": None}
         rows[3] |= {"z_in": [1.0], "mape_parts": []}
+        rows[4] |= {"eps": None}
 
     edit_rows(shard, spoil)
     hashes.record(run, shard)
     name = "shards/00000.parquet"
-    assert set(differing(verify(run))) == {(name, 0, "eps"), (name, 0, "row")}
+    assert set(differing(verify(run))) == {(name, 0, "eps"), (name, 0, "row"), (name, 4, "eps")}
     found = set(differing(verify(run, TRUSTED)))
     assert {(name, 2, "z_out"), (name, 3, "length of z_in"), (name, 3, "number of mape_parts")} <= found
     for change in (lambda rows: rows.pop(), lambda rows: rows[3].update(score=None), lambda rows: rows.reverse()):
