@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from oodattack.audit.store import Audit, open_audit
+from oodattack.auditing.store import Audit, open_audit
 from oodattack.report.style import count_label
 
 DIGEST = r"-[0-9a-f]{8}$"

@@ -21,8 +21,8 @@ from benchmarks.inputs import machine, start_program
 from oodattack.attacks import Ball, Followed, Found, Samples, direct, follow, latent
 from oodattack.attacks.batch import run
 from oodattack.attacks.direct import GRID_SHARE
-from oodattack.audit.bench import Bench, fit_detector, open_bench
-from oodattack.audit.measures import Judge
+from oodattack.auditing.bench import Bench, fit_detector, open_bench
+from oodattack.auditing.measures import Judge
 from oodattack.core.gradient import Gradient, Spsa
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.inputs import machine, start_program
 from oodattack.attacks import follow
-from oodattack.audit.data import TrainImages, read_set
+from oodattack.auditing.data import TrainImages, read_set
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import NotApplicableError, make_detectors, make_subject
 from oodattack.encoders import load_encoder

@@ -12,11 +12,11 @@ import typer
 from torch import Tensor
 
 from benchmarks.inputs import machine, start_program
-from oodattack.audit.bench import Bench, open_fitted_bench
-from oodattack.audit.data import in_turn
-from oodattack.audit.measures import Judge
-from oodattack.audit.score import score_images
-from oodattack.audit.store import Audit, open_audit
+from oodattack.auditing.bench import Bench, open_fitted_bench
+from oodattack.auditing.data import in_turn
+from oodattack.auditing.measures import Judge
+from oodattack.auditing.score import score_images
+from oodattack.auditing.store import Audit, open_audit
 from oodattack.core.errors import InputError
 from oodattack.settings.audit import AuditSettings
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.audit.kinds import KINDS
-from oodattack.audit.plan import plan
-from oodattack.audit.store import open_audit
+from oodattack.auditing.kinds import KINDS
+from oodattack.auditing.plan import plan
+from oodattack.auditing.store import open_audit
 from oodattack.core.errors import InputError, WriteError
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize
@@ -80,7 +80,7 @@ class Stop(KeyboardInterrupt):
 def _few_resamples() -> Iterator[None]:
     """Use few resamples, for speed; `test_audit_measures.py` tests the intervals."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.audit.measures.RESAMPLES", 40)
+        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
         yield
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from oodattack.attacks import Found
-from oodattack.audit.data import ImageSet
-from oodattack.audit.inputs import Inputs, read_inputs
-from oodattack.audit.plan import Attack, Shard
-from oodattack.audit.store import Audit
+from oodattack.auditing.data import ImageSet
+from oodattack.auditing.inputs import Inputs, read_inputs
+from oodattack.auditing.plan import Attack, Shard
+from oodattack.auditing.store import Audit
 from oodattack.core.errors import InputError
 from oodattack.detectors import Subject, make_subject
 from oodattack.encoders import load_encoder

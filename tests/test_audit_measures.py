@@ -11,9 +11,9 @@ from scipy.stats import t as student
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
 from torch import Tensor
 
-from oodattack.audit import measures
-from oodattack.audit.measures import MIN_CLUSTERS, Judge, Measure, Share, threshold
-from oodattack.audit.verdict import VERDICTS, verdict, worst
+from oodattack.auditing import measures
+from oodattack.auditing.measures import MIN_CLUSTERS, Judge, Measure, Share, threshold
+from oodattack.auditing.verdict import VERDICTS, verdict, worst
 from oodattack.core.errors import InputError
 
 

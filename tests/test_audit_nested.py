@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from oodattack.audit.measures import Judge
-from oodattack.audit.store import Audit
+from oodattack.auditing.measures import Judge
+from oodattack.auditing.store import Audit
 from oodattack.detectors import Loader, Subject
 from oodattack.pipelines.audit import run_audit
 from oodattack.settings import AuditSettings
@@ -40,7 +40,7 @@ class Brightness:
 def audit(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audit]:
     folder = tmp_path_factory.mktemp("nested")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.audit.measures.RESAMPLES", 40)  # see test_audit_measures.py
+        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)  # see test_audit_measures.py
         yield run_audit(
             AuditSettings(
                 encoder="python:tests.factories:small",

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from oodattack.audit.measures import Measure, Share
-from oodattack.audit.verdict import verdict
+from oodattack.auditing.measures import Measure, Share
+from oodattack.auditing.verdict import verdict
 from oodattack.core.metrics import mape
 from oodattack.encoders import load_encoder
 from tests.cli import oodattack
@@ -25,7 +25,7 @@ from tests.digits import SIDE, write_photographs
 def test_digits_from_folders_to_a_report(
     digits: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oodattack.audit.measures.RESAMPLES", 40)  # see test_audit_measures.py
+    monkeypatch.setattr("oodattack.auditing.measures.RESAMPLES", 40)  # see test_audit_measures.py
     train, test = digits
     natural = write_photographs(tmp_path / "photographs", 12)
     net, out = tmp_path / "net", tmp_path / "audit"

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from oodattack.attacks import Found
-from oodattack.audit.attack import AttackShard
-from oodattack.audit.bench import Bench
-from oodattack.audit.data import ImageSet
-from oodattack.audit.layout import FORMAT
-from oodattack.audit.plan import Attack, Shard
-from oodattack.audit.score import score_images
-from oodattack.audit.store import Audit, begun_header
+from oodattack.auditing.attack import AttackShard
+from oodattack.auditing.bench import Bench
+from oodattack.auditing.data import ImageSet
+from oodattack.auditing.layout import FORMAT
+from oodattack.auditing.plan import Attack, Shard
+from oodattack.auditing.score import score_images
+from oodattack.auditing.store import Audit, begun_header
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector
@@ -113,7 +113,7 @@ def hungry_tiny() -> nn.Module:
 def test_an_audit_halves_batches_that_do_not_fit(
     encoder: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oodattack.audit.measures.RESAMPLES", 40)
+    monkeypatch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
     detectors = ("KNN", "Mahalanobis", "MaxLogit", "MultiMahalanobis")
     results = run_audit(
         AuditSettings(

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from benchmarks.same_audit import differences
 
-from oodattack.audit.kinds import KINDS
-from oodattack.audit.store import Audit, open_audit
+from oodattack.auditing.kinds import KINDS
+from oodattack.auditing.store import Audit, open_audit
 from oodattack.core.errors import InputError
 from oodattack.engines.engine import Chunk, OnStep, Result, Work, ignore, never
 from oodattack.pipelines.audit import run_audit
@@ -36,7 +36,7 @@ def pictures(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 def _few_resamples() -> Iterator[None]:
     """The intervals are a matter of `test_audit_measures.py`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.audit.measures.RESAMPLES", 40)
+        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
         yield
 
 

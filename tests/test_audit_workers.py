@@ -28,7 +28,7 @@ from tests.test_engines import Pickling
 def _few_resamples() -> Iterator[None]:
     """The intervals are a matter of `test_audit_measures.py`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.audit.measures.RESAMPLES", 40)
+        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
         yield
 
 
@@ -167,7 +167,7 @@ def test_a_worker_measures_the_batch_size(tmp_path: Path, monkeypatch: pytest.Mo
         measured_in_a_worker.append(engine.running)
         return 2
 
-    monkeypatch.setattr("oodattack.audit.batch_size.measure_batch_size", measure)
+    monkeypatch.setattr("oodattack.auditing.batch_size.measure_batch_size", measure)
     audit = run_audit(settings(tmp_path, batch_size=None, detectors=("MaxLogit",), attacks=("latent",)), engine=engine)
     assert measured_in_a_worker == [True]
     assert audit.read_header()["batch_size"] == 2

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from oodattack.audit.store import Audit
+from oodattack.auditing.store import Audit
 from oodattack.core.errors import InputError
 from oodattack.detectors import Classifier, Detector, make_detectors, own_detector
 from oodattack.encoders import Encoder

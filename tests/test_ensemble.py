@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from oodattack.attacks import Ball, Samples, direct, follow
-from oodattack.audit.measures import threshold
-from oodattack.audit.store import Audit
+from oodattack.auditing.measures import threshold
+from oodattack.auditing.store import Audit
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import ENSEMBLE, Detector, Ensemble, make_detectors, make_subject

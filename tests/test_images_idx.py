@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from oodattack.audit.data import TrainImages
+from oodattack.auditing.data import TrainImages
 from oodattack.core.errors import InputError
 from oodattack.detectors import Classifier
 from oodattack.encoders import Encoder

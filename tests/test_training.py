@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from oodattack.attacks import Ball, Found, Samples, direct, latent
-from oodattack.audit.measures import Judge, Measure
-from oodattack.audit.store import finite
+from oodattack.auditing.measures import Judge, Measure
+from oodattack.auditing.store import finite
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Classifier, make_detectors

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from oodattack.audit.layout import LAYOUT as AUDIT
+from oodattack.auditing.layout import LAYOUT as AUDIT
 from oodattack.core.errors import InputError
 from oodattack.encoders import load_encoder
 from oodattack.pipelines.attack import run_attack
@@ -43,7 +43,7 @@ TRUSTED = Rescoring(device="cpu", trust=True)
 def _few_resamples() -> Iterator[None]:
     """Use few resamples, for speed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.audit.measures.RESAMPLES", 40)
+        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
         yield
 
 

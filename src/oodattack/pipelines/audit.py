@@ -6,19 +6,19 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from oodattack.audit.attack import follow_scores, run_attacks
-from oodattack.audit.batch_size import MeasureBatchSize
-from oodattack.audit.bench import Bench, open_bench, open_in_worker
-from oodattack.audit.describe import describe
-from oodattack.audit.ensemble import accepted_by_all, add_ensemble, scored_by_all
-from oodattack.audit.fit import fit_detectors
-from oodattack.audit.inputs import IN, TARGETS, TRAIN
-from oodattack.audit.layout import LAYOUT
-from oodattack.audit.outside import open_witnesses, still_outside
-from oodattack.audit.plan import Attack, plan
-from oodattack.audit.score import score_attacked, score_clean
-from oodattack.audit.store import Audit, Scores, begun_header, is_begun
-from oodattack.audit.tables import audited, tabulate, work_of
+from oodattack.auditing.attack import follow_scores, run_attacks
+from oodattack.auditing.batch_size import MeasureBatchSize
+from oodattack.auditing.bench import Bench, open_bench, open_in_worker
+from oodattack.auditing.describe import describe
+from oodattack.auditing.ensemble import accepted_by_all, add_ensemble, scored_by_all
+from oodattack.auditing.fit import fit_detectors
+from oodattack.auditing.inputs import IN, TARGETS, TRAIN
+from oodattack.auditing.layout import LAYOUT
+from oodattack.auditing.outside import open_witnesses, still_outside
+from oodattack.auditing.plan import Attack, plan
+from oodattack.auditing.score import score_attacked, score_clean
+from oodattack.auditing.store import Audit, Scores, begun_header, is_begun
+from oodattack.auditing.tables import audited, tabulate, work_of
 from oodattack.detectors import ENSEMBLE, Ensemble
 from oodattack.engines import (
     Engine,

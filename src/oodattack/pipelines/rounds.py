@@ -20,9 +20,9 @@ from pytorch_ood.detector import EnergyBased, MaxSoftmax
 from torch import Tensor
 
 from oodattack.attacks import Ball
-from oodattack.audit.data import in_turn
-from oodattack.audit.measures import Judge
-from oodattack.audit.store import finite
+from oodattack.auditing.data import in_turn
+from oodattack.auditing.measures import Judge
+from oodattack.auditing.store import finite
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.engines import Engine, OnStage, PerProcess, Step, in_batches

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from oodattack.audit.store import Audit
+from oodattack.auditing.store import Audit
 from oodattack.report.draw import save
 from oodattack.report.style import BEFORE, COLOURS, IN, OUT, entitle, eps_label
 from oodattack.settings.ball import NORM_NAMES

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from oodattack.audit.store import Audit
-from oodattack.audit.verdict import VERDICTS
+from oodattack.auditing.store import Audit
+from oodattack.auditing.verdict import VERDICTS
 from oodattack.report.style import count_label, eps_label
 from oodattack.settings.ball import NORM_NAMES
 from oodattack.storage.files import write_text

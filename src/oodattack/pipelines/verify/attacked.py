@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oodattack.audit.bench import Bench
-from oodattack.audit.kinds import KINDS
-from oodattack.audit.plan import Attack
+from oodattack.auditing.bench import Bench
+from oodattack.auditing.kinds import KINDS
+from oodattack.auditing.plan import Attack
 from oodattack.core.ball import distance
 from oodattack.core.errors import InputError
 from oodattack.core.metrics import mape

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oodattack.audit.bench import Bench, open_bench, restore_fits
-from oodattack.audit.inputs import IN
-from oodattack.audit.layout import NAME, RESULTS
-from oodattack.audit.plan import Attack
-from oodattack.audit.score import score_images
-from oodattack.audit.store import Audit, Scores
+from oodattack.auditing.bench import Bench, open_bench, restore_fits
+from oodattack.auditing.inputs import IN
+from oodattack.auditing.layout import NAME, RESULTS
+from oodattack.auditing.plan import Attack
+from oodattack.auditing.score import score_images
+from oodattack.auditing.store import Audit, Scores
 from oodattack.core.errors import InputError
 from oodattack.detectors import ENSEMBLE, Ensemble
 from oodattack.pipelines.verify.attacked import check_attacked, check_samples

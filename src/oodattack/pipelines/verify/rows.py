@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from oodattack.audit.layout import NAME, RESULTS
+from oodattack.auditing.layout import NAME, RESULTS
 from oodattack.core.errors import InputError
 from oodattack.pipelines.verify.findings import Findings
 from oodattack.runs import Run

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from oodattack.audit.bench import Bench
-from oodattack.audit.ensemble import accepted_by_all, scored_by_all
-from oodattack.audit.layout import RESULTS
-from oodattack.audit.plan import Attack
-from oodattack.audit.store import Audit, Scores, finite
-from oodattack.audit.tables import Audited, tabulate, work_of
+from oodattack.auditing.bench import Bench
+from oodattack.auditing.ensemble import accepted_by_all, scored_by_all
+from oodattack.auditing.layout import RESULTS
+from oodattack.auditing.plan import Attack
+from oodattack.auditing.store import Audit, Scores, finite
+from oodattack.auditing.tables import Audited, tabulate, work_of
 from oodattack.pipelines.verify.findings import Findings
 
 Path = tuple[str | int, ...]

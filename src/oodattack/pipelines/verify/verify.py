@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oodattack.audit.layout import LAYOUT as AUDIT
-from oodattack.audit.layout import RESULTS
+from oodattack.auditing.layout import LAYOUT as AUDIT
+from oodattack.auditing.layout import RESULTS
 from oodattack.core.errors import InputError
 from oodattack.pipelines.verify.files import check_files
 from oodattack.pipelines.verify.findings import Findings

@@ -7,12 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from oodattack.audit.bench import Bench, open_fitted_bench
-from oodattack.audit.data import ImageSet
-from oodattack.audit.ensemble import open_audited_bench
-from oodattack.audit.errors import one_line
-from oodattack.audit.plan import Attack
-from oodattack.audit.store import Audit, Scores
+from oodattack.auditing.bench import Bench, open_fitted_bench
+from oodattack.auditing.data import ImageSet
+from oodattack.auditing.ensemble import open_audited_bench
+from oodattack.auditing.errors import one_line
+from oodattack.auditing.plan import Attack
+from oodattack.auditing.store import Audit, Scores
 from oodattack.core.errors import InputError
 from oodattack.detectors import Detector
 from oodattack.engines import Engine, OnStage, PerProcess, Report, Step, exact, in_batches

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from oodattack.audit.measures import MIN_CLUSTERS, Measure
+from oodattack.auditing.measures import MIN_CLUSTERS, Measure
 
 BROKEN_AUROC = 0.55
 BENT_SHARE = 0.9  # fraction of the AUROC before the attack
@@ -33,7 +33,7 @@ def verdict(clean: Measure, before: Measure, strongest: Measure | None, *, adapt
         adaptive: whether the direct attack was among the attacks.
 
     >>> import torch
-    >>> from oodattack.audit.measures import Judge
+    >>> from oodattack.auditing.measures import Judge
     >>> judge = Judge(torch.arange(9.0))
     >>> high, low = (judge.measure(torch.arange(9.0) + shift) for shift in (9, -9))
     >>> [verdict(before, before, after, adaptive=True) for before, after in ((high, low), (high, high), (low, low))]

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from oodattack.audit.bench import Bench, fit_detector, fit_failed, open_in_worker, restore_fits
-from oodattack.audit.store import Audit
+from oodattack.auditing.bench import Bench, fit_detector, fit_failed, open_in_worker, restore_fits
+from oodattack.auditing.store import Audit
 from oodattack.engines import Engine, OnStage, PerProcess, Report, exact
 
 

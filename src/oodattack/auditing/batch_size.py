@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from oodattack.audit.bench import MAX_BATCH_SIZE, Bench
+from oodattack.auditing.bench import MAX_BATCH_SIZE, Bench
 from oodattack.core.gradient import Autograd
 from oodattack.core.pixels import dequantize
 from oodattack.engines import PerProcess, Report, environment, exact, measure_batch_size, rows_that_fit

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oodattack.audit.bench import Bench, open_fitted_bench
-from oodattack.audit.data import in_turn
-from oodattack.audit.inputs import IN, Inputs
-from oodattack.audit.measures import Judge, threshold
-from oodattack.audit.plan import Attack
-from oodattack.audit.store import Audit, Scores
+from oodattack.auditing.bench import Bench, open_fitted_bench
+from oodattack.auditing.data import in_turn
+from oodattack.auditing.inputs import IN, Inputs
+from oodattack.auditing.measures import Judge, threshold
+from oodattack.auditing.plan import Attack
+from oodattack.auditing.store import Audit, Scores
 from oodattack.core.errors import InputError
 from oodattack.detectors import ENSEMBLE, Ensemble
 from oodattack.settings.audit import AuditSettings

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from oodattack.attacks import Ball, Found, Samples, aimed
-from oodattack.audit.kinds.direct import Direct
-from oodattack.audit.kinds.kind import BatchAttack, Context
+from oodattack.auditing.kinds.direct import Direct
+from oodattack.auditing.kinds.kind import BatchAttack, Context
 from oodattack.detectors import Detector
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from oodattack.audit.bench import MAX_BATCH_SIZE, Bench
-from oodattack.audit.data import class_numbers
+from oodattack.auditing.bench import MAX_BATCH_SIZE, Bench
+from oodattack.auditing.data import class_numbers
 from oodattack.engines import compute_images, rows_that_fit
 
 

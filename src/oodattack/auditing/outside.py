@@ -8,12 +8,12 @@ from pytorch_ood.detector import KNN
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-from oodattack.audit.bench import Bench
-from oodattack.audit.data import ImageSet
-from oodattack.audit.inputs import IN, TARGETS, Inputs
-from oodattack.audit.measures import threshold
-from oodattack.audit.plan import Attack
-from oodattack.audit.store import Audit
+from oodattack.auditing.bench import Bench
+from oodattack.auditing.data import ImageSet
+from oodattack.auditing.inputs import IN, TARGETS, Inputs
+from oodattack.auditing.measures import threshold
+from oodattack.auditing.plan import Attack
+from oodattack.auditing.store import Audit
 from oodattack.core.ball import distance
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize, quantize

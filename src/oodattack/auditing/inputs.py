@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from oodattack.audit.data import ImageSet, TrainImages, read_set
+from oodattack.auditing.data import ImageSet, TrainImages, read_set
 from oodattack.core.errors import InputError
 from oodattack.detectors import Subject
 from oodattack.images import digest, open_images, open_starts, shuffled

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from oodattack.attacks import Found
-from oodattack.audit.data import ImageSet, from_pngs
-from oodattack.audit.layout import ATTACKED, FORMAT, NAME, RESULTS, SAMPLES, SCORES
-from oodattack.audit.plan import Shard
+from oodattack.auditing.data import ImageSet, from_pngs
+from oodattack.auditing.layout import ATTACKED, FORMAT, NAME, RESULTS, SAMPLES, SCORES
+from oodattack.auditing.plan import Shard
 from oodattack.core.errors import InputError
 from oodattack.images import decode, encode_png
 from oodattack.storage import hashes

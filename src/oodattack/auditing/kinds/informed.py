@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 from oodattack.attacks import informed
 from oodattack.attacks.batch import Function
-from oodattack.audit.kinds.kind import BatchAttack, Context, Detectors, Target, reading
-from oodattack.audit.kinds.latent import Z
+from oodattack.auditing.kinds.kind import BatchAttack, Context, Detectors, Target, reading
+from oodattack.auditing.kinds.latent import Z
 from oodattack.detectors import SHARED_VIEWS, Detector, Subject
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from oodattack.attacks import Slope
-from oodattack.audit.data import in_turn
-from oodattack.audit.inputs import IN, Inputs
-from oodattack.audit.kinds import reading
-from oodattack.audit.kinds.latent import Z
-from oodattack.audit.measures import Judge, Measure
-from oodattack.audit.plan import Attack
-from oodattack.audit.store import Audit, Scores
-from oodattack.audit.verdict import Verdict, verdict, worst
+from oodattack.auditing.data import in_turn
+from oodattack.auditing.inputs import IN, Inputs
+from oodattack.auditing.kinds import reading
+from oodattack.auditing.kinds.latent import Z
+from oodattack.auditing.measures import Judge, Measure
+from oodattack.auditing.plan import Attack
+from oodattack.auditing.store import Audit, Scores
+from oodattack.auditing.verdict import Verdict, verdict, worst
 from oodattack.detectors import ENSEMBLE, Detector
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.saved import plain

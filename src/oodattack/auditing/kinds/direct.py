@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from oodattack.attacks import direct
-from oodattack.audit.kinds.kind import BatchAttack, Context, Detectors, Target
+from oodattack.auditing.kinds.kind import BatchAttack, Context, Detectors, Target
 from oodattack.detectors import ENSEMBLE, Detector, Subject
 
 

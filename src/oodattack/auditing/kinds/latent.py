@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from oodattack.attacks import latent
 from oodattack.attacks.batch import Function
-from oodattack.audit.kinds.kind import BatchAttack, Context, Detectors, Target
+from oodattack.auditing.kinds.kind import BatchAttack, Context, Detectors, Target
 from oodattack.detectors import Detector, Subject
 
 Z = "features"

@@ -5,11 +5,11 @@ A new kind needs a file here, an entry in `KINDS`, and a name in the settings.
 
 from collections.abc import Mapping
 
-from oodattack.audit.kinds.aimed import Aimed
-from oodattack.audit.kinds.direct import Direct
-from oodattack.audit.kinds.informed import Informed
-from oodattack.audit.kinds.kind import BatchAttack, Context, Kind, Target, reading
-from oodattack.audit.kinds.latent import Latent
+from oodattack.auditing.kinds.aimed import Aimed
+from oodattack.auditing.kinds.direct import Direct
+from oodattack.auditing.kinds.informed import Informed
+from oodattack.auditing.kinds.kind import BatchAttack, Context, Kind, Target, reading
+from oodattack.auditing.kinds.latent import Latent
 
 KINDS: Mapping[str, Kind] = {"latent": Latent(), "informed": Informed(), "direct": Direct(), "aimed": Aimed()}
 

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from oodattack.audit.kinds import KINDS
-from oodattack.audit.kinds.latent import Z
+from oodattack.auditing.kinds import KINDS
+from oodattack.auditing.kinds.latent import Z
 from oodattack.detectors import Detector
 from oodattack.settings.audit import AuditSettings
 
@@ -17,7 +17,7 @@ class Attack:
 
     Attributes:
         starts: name of the set of starts.
-        kind: name of the kind of attack, see `oodattack.audit.kinds`.
+        kind: name of the kind of attack, see `oodattack.auditing.kinds`.
         target: name of what the attack targets, for instance "logits" or "KNN".
         eps: radius of the ball, in pixels of [0, 1].
         steps: number of gradient evaluations in floating point.

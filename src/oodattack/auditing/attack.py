@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from oodattack.attacks import Ball, Followed, Found, Samples, follow
-from oodattack.audit.bench import Bench
-from oodattack.audit.ensemble import open_audited_bench
-from oodattack.audit.errors import one_line
-from oodattack.audit.inputs import TARGETS
-from oodattack.audit.kinds import KINDS, BatchAttack, Context
-from oodattack.audit.plan import Attack, Shard, shard_rows
-from oodattack.audit.store import Audit, Scores
+from oodattack.auditing.bench import Bench
+from oodattack.auditing.ensemble import open_audited_bench
+from oodattack.auditing.errors import one_line
+from oodattack.auditing.inputs import TARGETS
+from oodattack.auditing.kinds import KINDS, BatchAttack, Context
+from oodattack.auditing.plan import Attack, Shard, shard_rows
+from oodattack.auditing.store import Audit, Scores
 from oodattack.core.errors import WriteError
 from oodattack.core.pixels import dequantize
 from oodattack.engines import Engine, OnStage, PerProcess, Report, Step, exact, in_batches, machine, sample_seed

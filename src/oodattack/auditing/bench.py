@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from oodattack.attacks import Followed
-from oodattack.audit.errors import one_line
-from oodattack.audit.inputs import Inputs, read_inputs
-from oodattack.audit.store import Audit
+from oodattack.auditing.errors import one_line
+from oodattack.auditing.inputs import Inputs, read_inputs
+from oodattack.auditing.store import Audit
 from oodattack.core.errors import InputError
 from oodattack.detectors import (
     SHARED_VIEWS,
