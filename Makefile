@@ -1,5 +1,6 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`. `make benchmark` compares methods, for about
-# a quarter of an hour; give it other arguments by BENCHMARK="--encoder ... --start ... --out ...".
+# Two commands do everything on a fresh machine: `make demo` and `make test`. `make docs` builds the documentation.
+# `make benchmark` compares methods, for about a quarter of an hour; give it other arguments by
+# BENCHMARK="--encoder ... --start ... --out ...".
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
@@ -9,7 +10,7 @@ BENCHMARK ?= --encoder embedded --start noise --eps 20 --steps 10,30,100 --out r
 # fixtures. Files keep their order, in which slow ones come early.
 PARALLEL ?= -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test test-emulated benchmark clean
+.PHONY: demo test test-emulated benchmark docs clean
 
 demo: $(VENV)/.demo
 	$(RUN)/oodattack demo
@@ -18,7 +19,12 @@ test: $(VENV)/.dev
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+	$(RUN)/zensical build --strict
 	$(RUN)/pytest $(PARALLEL)
+
+# The documentation site, in site/; a link that leads nowhere is an error.
+docs: $(VENV)/.dev
+	$(RUN)/zensical build --strict
 
 # Run the tests as on other processors: first with the kernels of older instruction sets in torch, oneDNN and MKL, then
 # with more threads (MKL_DYNAMIC=FALSE, because MKL would otherwise use no more threads than there are cores).

@@ -18,9 +18,10 @@ from matplotlib.patches import FancyArrowPatch
 ROOT = Path(__file__).parents[1]
 WHAT = {
     "cli": "one file per command",
+    "api": "what Python calls",
     "report": "tables, figures, pages",
     "pipelines": "what a command does from end to end",
-    "audit": "detectors before and after the attacks",
+    "auditing": "detectors before and after the attacks",
     "training": "training networks",
     "attacks": "latent, informed, direct",
     "detectors": "detectors and their subjects",

@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.table import Row
-from oodattack.report.style import SMALL_MAPE, eps_label
+from oodattack.report.numbers import eps_label
+from oodattack.report.style import SMALL_MAPE
 from oodattack.settings.ball import NORM_NAMES
 from oodattack.storage.files import write_whole
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from oodattack.auditing.store import Audit, open_audit
-from oodattack.report.style import count_label
+from oodattack.report.numbers import count_label
 
 DIGEST = r"-[0-9a-f]{8}$"
 

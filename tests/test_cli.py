@@ -154,6 +154,24 @@ def test_help_needs_no_torch() -> None:
     assert "Examples" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("oodattack a", ["attack", "audit"]),
+        ("oodattack audit --req", ["--require"]),
+        ("oodattack attack --norm l", ["l1", "l2", "linf"]),
+        ("oodattack audit --attacks latent,", ["latent,informed", "latent,direct", "latent,aimed"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_choices(
+    words: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("_OODATTACK_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    assert oodattack(capsys).out.split() == expected
+
+
 def test_version(capsys: Capture) -> None:
     from oodattack import __version__
 

@@ -1,5 +1,6 @@
 """The string that names an encoder, and the packages that provide encoders."""
 
+import json
 import sys
 import time
 import urllib.request
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from oodattack.core.errors import InputError
-from oodattack.encoders import load_encoder
+from oodattack.encoders import Encoder, load_encoder
 
 TINY = "python:factories:tiny"
 
@@ -150,12 +153,86 @@ def test_random_weights_are_reproducible_and_leave_the_generator_alone(spec: str
         assert load_encoder(spec + ",weights=none,size=64", device="cpu").digest() == first.digest()
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_files(tmp_path: Path) -> tuple[Path, nn.Module]:
+    """A folder as timm saves it for the hub, with a model of three named classes."""
+    timm = pytest.importorskip("timm", reason="needs the timm extra")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = timm.create_model("test_resnet", num_classes=3)
+    config = {
+        "architecture": "test_resnet",
+        "num_classes": 3,
+        "label_names": ["cat", "dog", "frog"],
+        "pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.1] * 3, "std": [0.2] * 3, "classifier": "fc"},
+    }
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return folder, model.eval()
+
+
+def check_hub_model(f: Encoder, model: nn.Module) -> None:
+    """Check that an encoder has the weights, the preprocessing and the classes of `hub_files`."""
+    assert f.input_size == (64, 64)
+    assert f.classes == ("cat", "dog", "frog")
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model((x - 0.1) / 0.2).softmax(1)
+        found = f.classify(x)
+    assert found is not None
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_timm_model_in_a_folder(hub_files: tuple[Path, nn.Module]) -> None:
+    folder, model = hub_files
+    check_hub_model(load_encoder(f"timm:local-dir:{folder}", device="cpu"), model)
+    bare = load_encoder(f"timm:local-dir:{folder},num_classes=0", device="cpu")
+    assert (bare.layer, bare.classes) == ("output", None)
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="expected to load the weights of timm:local-dir:"):
+        load_encoder(f"timm:local-dir:{folder}", device="cpu")
+    with pytest.raises(InputError, match=r"expected a folder with a config\.json and weights"):
+        load_encoder(f"timm:local-dir:{folder.parent}", device="cpu")
+
+
 @pytest.mark.usefixtures("_no_network")
-@pytest.mark.parametrize("spec", ["torchvision:squeezenet1_0", "timm:resnet10t"])
-def test_a_failed_download_raises_a_one_sentence_error_at_once(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_on_the_hub_in_the_cache_needs_no_network(
+    hub_files: tuple[Path, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, model = hub_files
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    snapshot = tmp_path / "cache" / "models--owner--net" / "snapshots" / COMMIT
+    snapshot.parent.mkdir(parents=True)
+    folder.rename(snapshot)
+    check_hub_model(load_encoder(f"timm:hf-hub:owner/net@{COMMIT}", device="cpu"), model)
+
+
+@pytest.mark.parametrize("target", ["owner/net", "owner/net@main", "owner/net@0123456", f"net@{COMMIT}", "owner/net@"])
+def test_a_model_on_the_hub_needs_a_commit(target: str) -> None:
+    with pytest.raises(InputError, match=rf"expected timm:hf-hub:OWNER/NAME@COMMIT .* got timm:hf-hub:{target};"):
+        load_encoder(f"timm:hf-hub:{target}", device="cpu")
+
+
+@pytest.mark.usefixtures("_no_network")
+@pytest.mark.parametrize(
+    ("spec", "remedy"),
+    [
+        ("torchvision:squeezenet1_0", "pass weights=PATH .* or weights=none"),
+        ("timm:resnet10t", "pass weights=PATH .* or weights=none"),
+        (f"timm:hf-hub:owner/absent@{COMMIT}", "copy its files to a folder and use timm:local-dir:FOLDER"),
+    ],
+)
+def test_a_failed_download_raises_a_one_sentence_error_at_once(
+    spec: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    message = rf"expected to download the weights of {spec}, got .*; pass weights=PATH .* or weights=none"
+    message = rf"expected to download the weights of {spec}, got .*; {remedy}"
     with pytest.raises(InputError, match=message):
         load_encoder(spec, device="cpu")
     assert waited == []  # the hub's client would retry for a minute

@@ -332,7 +332,9 @@ def test_a_data_set_that_does_not_return_images_is_refused(tmp_path: Path) -> No
     (tmp_path / "MovingMNIST").mkdir()
     np.save(tmp_path / "MovingMNIST" / "mnist_test_seq.npy", np.zeros((20, 2, 64, 64), np.uint8))
     source = open_images("torchvision:MovingMNIST", data_root=tmp_path)
-    with pytest.raises(InputError, match="expected torchvision:MovingMNIST to give images, got Tensor"):
+    with pytest.raises(
+        InputError, match=r"expected torchvision:MovingMNIST to give Pillow images .*, got a tensor \(10, 1, 64, 64\)"
+    ):
         source.read(0)
     assert source.labels([0]) is None
 

@@ -1,8 +1,9 @@
 """The subject, detectors and images of an audit, opened in the main process and again in each worker of an engine."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,8 +87,7 @@ def open_in_worker(settings: AuditSettings, header: Mapping[str, Any]) -> Bench:
 
 
 def _bench(settings: AuditSettings, encoder: Encoder) -> Bench:
-    layers = None if settings.layers is None else settings.layers.split("+")
-    subject = make_subject(encoder, layers=layers)
+    subject = make_subject(encoder, layers=settings.layer_names)
     detectors, absent = find_detectors(settings, subject)
     inputs = read_inputs(settings, subject, rows_that_fit(MAX_BATCH_SIZE, encoder.input_size))
     return Bench(settings, subject, detectors, absent, inputs)
@@ -172,15 +172,35 @@ def find_detectors(settings: AuditSettings, subject: Subject) -> tuple[dict[str,
     Raises:
         InputError: for an unknown name, a name used twice, or if no detector is left.
     """
-    names = () if settings.detectors == ("none",) else settings.detectors
-    found, absent = make_detectors(subject, names) if names else ({}, [])
-    for spec in settings.detector:
-        name = own_name(spec)
+    own = [(own_name(spec), partial(own_detector, spec)) for spec in settings.detector]
+    return collect_detectors(subject, settings.detectors, own)
+
+
+def collect_detectors(
+    subject: Subject, names: Sequence[str], own: Sequence[tuple[str, Callable[[Subject], Detector]]]
+) -> tuple[dict[str, Detector], list[Absent]]:
+    """Make detectors for a subject, without fitting them.
+
+    Args:
+        subject: the subject.
+        names: names of detectors of pytorch-ood, or ("all",) or ("none",).
+        own: the user's own, by name, as functions that make them.
+
+    Returns:
+        The detectors by name, and those that do not apply, with the reason.
+
+    Raises:
+        InputError: for an unknown name, a name used twice, or if no detector is left.
+    """
+    found, absent = make_detectors(subject, names) if tuple(names) not in ((), ("none",)) else ({}, [])
+    for name, make in own:
         if name in (*found, *SHARED_VIEWS):
-            raise InputError(f"expected a unique name for {spec}, got {name}, which is taken; rename it")
+            raise InputError(
+                f"expected a unique name for each of your detectors, got {name}, which is taken; rename it"
+            )
         try:
             with seeded(subject.device):
-                found[name] = own_detector(spec, subject)
+                found[name] = make(subject)
         except NotApplicableError as error:
             absent.append(Absent(name, str(error)))
     if not found:

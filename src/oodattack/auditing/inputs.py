@@ -13,12 +13,13 @@ import torch
 from oodattack.auditing.data import ImageSet, TrainImages, read_set
 from oodattack.core.errors import InputError
 from oodattack.detectors import Subject
-from oodattack.images import digest, open_images, open_starts, shuffled
+from oodattack.images import ImageSource, digest, open_images, open_starts, shuffled
 from oodattack.images.generated import generate
 from oodattack.images.starts import ManyStarts
 from oodattack.settings.audit import AuditSettings
 
 TRAIN, IN, TARGETS = "train", "in", "targets"  # names of the sets of in-distribution images
+RESERVED = (IN, TARGETS, TRAIN)  # names that no set of starts may have
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,44 @@ def read_inputs(settings: AuditSettings, subject: Subject, batch_size: int) -> I
     Raises:
         InputError: if one of the collections cannot be read.
     """
-    size = subject.encoder.input_size
     open_set = partial(open_images, data_root=settings.data_root, download=settings.download)
-    train, test = open_set(settings.train), open_set(settings.test)
+    specs = [*settings.start, *settings.ood]
+    sets = dict(zip(_names(specs), specs, strict=True))
+    return choose_inputs(settings, subject, batch_size, open_set(settings.train), open_set(settings.test), sets)
+
+
+def choose_inputs(
+    settings: AuditSettings,
+    subject: Subject,
+    batch_size: int,
+    train: ImageSource,
+    test: ImageSource,
+    starts: Mapping[str, str | ImageSource],
+) -> Inputs:
+    """Choose images of opened collections, and read them; which of them are used depends on the seed.
+
+    Args:
+        settings: the settings of the audit.
+        subject: the subject; images are resized to its input size.
+        batch_size: number of training images per batch.
+        train: in-distribution images to fit on.
+        test: in-distribution images, some of which are attacked and others held out.
+        starts: the sets of starts by name: opened, or as in ``settings.start``.
+
+    Raises:
+        InputError: if one of the collections has too few images that can be decoded.
+    """
+    size = subject.encoder.input_size
     if len(test) < 4:
-        raise InputError(f"expected at least 4 images in {settings.test}, half of them held out, got {len(test)}")
+        raise InputError(f"expected at least 4 images in {test.spec}, half of them held out, got {len(test)}")
     order = shuffled(len(test), settings.seed)
     attacked = min(settings.limit, len(test) // 2)
     targets = read_set(test, TARGETS, order[:attacked], size)
     inside = read_set(test, IN, order[attacked : attacked + settings.held_out], size)
     places = {name: index for index, name in enumerate(test.names)}
     labels = test.labels([places[name] for name in inside.names])
-    specs = [*settings.start, *settings.ood]
     fitted = TrainImages(train, subject, settings.fit_limit, batch_size)
-    read = {name: _read_starts(settings, spec, name, size) for spec, name in zip(specs, _names(specs), strict=True)}
+    read = {name: _read_starts(settings, spec, name, size) for name, spec in starts.items()}
     return Inputs(
         train=fitted,
         inside=inside,
@@ -102,16 +127,19 @@ def read_inputs(settings: AuditSettings, subject: Subject, batch_size: int) -> I
 
 
 def _read_starts(
-    settings: AuditSettings, spec: str, name: str, size: tuple[int, int]
+    settings: AuditSettings, starts: str | ImageSource, name: str, size: tuple[int, int]
 ) -> tuple[ImageSet, Callable[[], str]]:
     """A set of starts, and a function that returns the digest of their contents.
 
     At most ``ood_limit`` images of a collection, or as many generated ones that differ.
     """
+    if not isinstance(starts, str):
+        chosen = shuffled(len(starts), settings.seed)[: settings.ood_limit]
+        return read_set(starts, name, chosen, size), partial(digest, starts, chosen)
+    spec = starts
     opened = open_starts(spec, size=size, seed=settings.seed, data_root=settings.data_root, download=settings.download)
     if isinstance(opened, ManyStarts):
-        chosen = shuffled(len(opened.source), settings.seed)[: settings.ood_limit]
-        return read_set(opened.source, name, chosen, size), partial(digest, opened.source, chosen)
+        return _read_starts(settings, opened.source, name, size)
     label, image = opened.get(0)
     images = [image]
     for number in range(1, settings.ood_limit):
@@ -130,11 +158,11 @@ def _names(specs: Sequence[str]) -> list[str]:
     >>> _names(["scans/a", "noise:gaussian", "ood/mnist-2", "mnist", "more/mnist", "in"])
     ['a', 'noise-gaussian', 'mnist-2', 'mnist', 'mnist-3', 'in-2']
     """
-    found = [IN, TARGETS, TRAIN]
+    found = list(RESERVED)
     for spec in specs:
         path = Path(spec)
         name = path.stem if path.suffix and path.is_file() else path.name
         short = re.sub(r"[^\w.+-]+", "-", name or spec).strip("-.") or "set"
         numbered = (f"{short}-{number}" for number in count(2))
         found.append(next(free for free in chain([short], numbered) if free not in found))
-    return found[3:]
+    return found[len(RESERVED) :]

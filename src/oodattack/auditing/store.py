@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch import Tensor
 from oodattack.attacks import Found
 from oodattack.auditing.data import ImageSet, from_pngs
 from oodattack.auditing.layout import ATTACKED, FORMAT, NAME, RESULTS, SAMPLES, SCORES
+from oodattack.auditing.notebook import one_line, table
 from oodattack.auditing.plan import Shard
 from oodattack.core.errors import InputError
 from oodattack.images import decode, encode_png
@@ -43,6 +45,18 @@ class Audit:
     """The directory of an audit."""
 
     path: Path
+
+    def __repr__(self) -> str:
+        return (
+            f"<Audit of {one_line(self.read_results())}>" if self._finished() else f"<Audit in {self.path}, unfinished>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return table(self.read_results()) if self._finished() else f"<p>{escape(repr(self))}</p>"
+
+    def _finished(self) -> bool:
+        return (self.path / "results.json").is_file()
 
     def read_header(self) -> dict[str, Any]:
         """What ``audit.json`` records: settings, batch size, inputs and environment."""

@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 
 from oodattack._version import __version__
-from oodattack.cli import attack, audit, demo, show, train, verify
+from oodattack.cli import attack, audit, demo, page, show, train, verify
 from oodattack.cli.terminal import BAD_INPUT, printable
 from oodattack.core.errors import InputError
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
@@ -27,8 +26,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback(
     epilog="Exit codes: 0 success; 2 invalid input (finished work is kept); 3 an audit in which an attack failed; 4"
-    " differences found by `verify`; 130 interrupted by Ctrl-C (repeat the command to resume); 1 an error in the"
-    " program itself."
+    " an audit that does not meet a --require (whether or not an attack failed), or differences found by `verify`; 130"
+    " interrupted by Ctrl-C (repeat the command to resume); 1 an error in the program itself."
 )
 def program(
     version: Annotated[
@@ -47,12 +46,14 @@ app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
+app.command("page", epilog=page.EXAMPLES)(page.page)
+app.command("open")(page.open_page)
 
 
 def main() -> None:
     """Run the program; invalid input ends in a one-sentence error instead of a traceback."""
     try:
-        app()
+        app(prog_name="oodattack")
     except InputError as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")
         sys.exit(BAD_INPUT)

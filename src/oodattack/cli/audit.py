@@ -1,8 +1,9 @@
 """`oodattack audit`: measure which out-of-distribution detectors withstand attacks."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -11,6 +12,7 @@ from rich.table import Table
 from oodattack.cli.options import Json, Quiet, with_settings
 from oodattack.cli.terminal import (
     UNFINISHED,
+    UNMET,
     error_console,
     output_console,
     percent,
@@ -20,8 +22,12 @@ from oodattack.cli.terminal import (
     resumable,
     stages,
 )
+from oodattack.core.errors import InputError
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.ball import NORM_NAMES
+
+if TYPE_CHECKING:
+    from oodattack.auditing.required import Outcome
 
 EXAMPLES = r"""[bold]Examples[/bold]
 
@@ -31,7 +37,10 @@ EXAMPLES = r"""[bold]Examples[/bold]
   oodattack audit --encoder torchvision:resnet18 --train train/ --test val/ \
       --start scans/ --detectors KNN,EnergyBased --eps 1,5,10 --out audit
 
-  oodattack audit --config audit.toml --detector mymodule:MyDetector"""
+  oodattack audit --config audit.toml --detector mymodule:MyDetector
+
+  oodattack audit --config audit.toml --require 'auroc>=0.7@linf:2/255' \
+      --require 'KNN:pass[mnist]<=0.2@linf:2/255' --junit junit.xml"""
 LEGEND = """\
 For each detector, the set of starts on which it did worst, of those on which
 it worked before the attack. AUROC against held-out in-distribution images
@@ -47,29 +56,44 @@ blind: AUROC before the attack not above 0.55, interval included.
 """
 
 
+JUnit = Annotated[
+    Path | None,
+    typer.Option("--junit", help="JUnit XML file: a test case for each --require, detector and set of starts"),
+]
+
+
 @with_settings(AuditSettings)
-def audit(settings: AuditSettings, *, json: Json = False, quiet: Quiet = False) -> None:
+def audit(settings: AuditSettings, *, junit: JUnit = None, json: Json = False, quiet: Quiet = False) -> None:
     """Fit OOD detectors, attack what they read and the scores they return, and report which of them hold up.
 
     Writes audit.json, results.json, scores.parquet, report.md and figures.
     To resume an interrupted audit, repeat the command.
     To add detectors, radii or OOD sets to a finished audit, repeat the command with them.
     """
+    if junit is not None and not settings.require:
+        raise InputError(f"expected --require with --junit {junit}, got none; there is nothing to write without it")
     console = error_console(quiet=quiet)
     with plain_warnings(console):
         console.print("loading torch …", style="dim")
+        from oodattack.auditing.required import judge_requirements
         from oodattack.pipelines.audit import run_audit
         from oodattack.report.audit_figures import draw_audit
         from oodattack.report.audit_table import write_audit
+        from oodattack.report.junit import write_junit
 
         with resumable(settings.out), stages(console) as bar:
             found = run_audit(settings, on_progress=lambda now: bar(now.name, now.done, now.total))
         results = found.read_results()
         written = [write_audit(found), *draw_audit(found, settings.out / "figures")]
+        outcomes = judge_requirements(results)
+        if junit is not None:
+            write_junit(junit, outcomes)
     if json:
         print_json(results)
     elif not quiet:
         _print_results(results, settings, written)
+    if not _print_outcomes(outcomes, quiet=quiet):
+        raise typer.Exit(UNMET)
     if results["failures"]:
         raise typer.Exit(UNFINISHED)
 
@@ -100,6 +124,18 @@ def _print_results(results: Mapping[str, Any], settings: AuditSettings, written:
     console.print(f"audit     {settings.out}/results.json, {settings.out}/scores.parquet")
     for path in written:
         console.print(f"{'report' if path.suffix == '.md' else 'figure':9} {path}")
+
+
+def _print_outcomes(outcomes: "Sequence[Outcome]", *, quiet: bool) -> bool:
+    """Print on standard error what is required and not met, and return whether all is met."""
+    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in ("met", "failed", "skipped")}
+    for outcome in outcomes:
+        if outcome.status == "failed" or (outcome.status == "skipped" and not quiet):
+            found = f"{outcome.requirement.text}  {outcome.detector} from {outcome.starts}: {outcome.text}"
+            sys.stderr.write(f"{outcome.status:9} {printable(found)}\n")
+    if outcomes and not quiet:
+        sys.stderr.write(f"required  {', '.join(f'{count} {status}' for status, count in counts.items())}\n")
+    return counts["failed"] == 0
 
 
 def _table(results: Mapping[str, Any]) -> Table:

@@ -11,13 +11,15 @@ from oodattack.settings.attack import AttackSettings
 from oodattack.settings.shared import STEPS
 
 EXPLANATION = """
-What the figures show
+What this shows
   {out}/x_out/ contains the images x_out. Each looks like its start: noise, a CT slice
   or a fundus photograph. Each has the latent vector of a photograph: in
   {figures}/grid.png the red circles lie on the blue dots.
   histogram.png shows the MAPE of each start before and after the attack,
   convergence.png how fast it falls. Any OOD detector that reads this latent vector
-  scores x_out like the photograph. Next: oodattack attack --help"""
+  scores x_out like the photograph. All of it is on one page:
+  oodattack open {run}
+Next: oodattack attack --help"""
 
 
 def demo(
@@ -45,4 +47,4 @@ def demo(
     )
     run_and_report(settings, as_json=json, quiet=quiet)
     if not (quiet or json):
-        typer.echo(EXPLANATION.format(out=out, figures=settings.out / "figures"))
+        typer.echo(EXPLANATION.format(out=out, figures=settings.out / "figures", run=settings.out))

@@ -55,7 +55,13 @@ def _parameter(field: Field) -> Parameter:
     remark = "(required)" if field.required else f"(default: {field.default_text})" if field.default_text else ""
     metavar = "<number>" if field.kind is float and not field.many else None  # not <str>, as which typer receives it
     text = f"{field.meaning} {remark}".strip()
-    option = typer.Option(_flags(field), help=text, metavar=metavar, show_default=False)
+    option = typer.Option(
+        _flags(field),
+        help=text,
+        metavar=metavar,
+        show_default=False,
+        autocompletion=_completer(field) if field.choices else None,
+    )
     return Parameter(
         field.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[_type(field) | None, option]
     )
@@ -64,6 +70,17 @@ def _parameter(field: Field) -> Parameter:
 def _flags(field: Field) -> str:
     """The option; a flag also has its opposite, which overrides a --config file that sets it."""
     return f"{field.option}/--no-{field.option.removeprefix('--')}" if field.kind is bool else field.option
+
+
+def _completer(field: Field) -> Callable[[str], list[str]]:
+    """The function that completes a choice in a shell, also after the comma of a list."""
+
+    def complete(incomplete: str) -> list[str]:
+        *before, last = incomplete.split(",") if field.setting.commas else [incomplete]
+        left = [choice for choice in field.choices if choice.startswith(last) and choice not in before]
+        return [",".join([*before, choice]) for choice in left]
+
+    return complete
 
 
 def _type(field: Field) -> Any:

@@ -12,8 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from oodattack.api.progress import bars
 from oodattack.cli.terminal import (
-    bars,
     error_console,
     json_number,
     output_console,
@@ -42,7 +42,7 @@ whose top-1 class is that of x_in.
 
 
 def run_and_report(settings: AttackSettings, *, as_json: bool, quiet: bool) -> None:
-    """Run an attack, draw its figures and print a summary.
+    """Run an attack, draw its figures, write its page and print a summary.
 
     Progress and messages go to standard error, the table or JSON to standard output.
     """
@@ -51,15 +51,17 @@ def run_and_report(settings: AttackSettings, *, as_json: bool, quiet: bool) -> N
         console.print("loading torch and the encoder …", style="dim")
         from oodattack.pipelines.attack import run_attack
         from oodattack.report import draw_run
+        from oodattack.report.page import write_page
 
         with resumable(settings.out), _progress(console) as bar:
             run = run_attack(settings, on_progress=bar, on_ready=partial(_announce, console, settings))
         figures = draw_run(run, settings.out / "figures")
-    print_summary(run, figures, as_json=as_json, quiet=quiet)
+        page = write_page(settings.out)
+    print_summary(run, figures, page, as_json=as_json, quiet=quiet)
 
 
-def print_summary(run: "Run", figures: list[Path], *, as_json: bool, quiet: bool) -> None:
-    """Print the summary of a run as a table or as JSON."""
+def print_summary(run: "Run", figures: list[Path], page: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Print the summary of a run as a table or as JSON, and where its figures and its page, if any, are."""
     from oodattack.runs import summarize
 
     groups, skipped = summarize(run), run.skipped()
@@ -71,6 +73,7 @@ def print_summary(run: "Run", figures: list[Path], *, as_json: bool, quiet: bool
                 "groups": [{k: json_number(v) for k, v in dataclasses.asdict(group).items()} for group in groups],
                 "skipped": skipped,
                 "pictures": [str(figure) for figure in figures],
+                "page": page and str(page),
             }
         )
         return
@@ -90,6 +93,8 @@ def print_summary(run: "Run", figures: list[Path], *, as_json: bool, quiet: bool
     console.print(f"run       {run.path}/run.json, {run.path}/shards/*.parquet (pandas, datasets, DuckDB read them)")
     for figure in figures:
         console.print(f"figure    {figure}")
+    if page is not None:
+        console.print(f"page      {page} (oodattack open {run.path})")
 
 
 def _table(run: "Run", groups: "list[Group]") -> Table:

@@ -39,7 +39,7 @@ def show(
 
     opened = open_run(run)
     figures = draw_run(opened, out or run / "figures", samples=sample or None)
-    print_summary(opened, figures, as_json=json, quiet=quiet)
+    print_summary(opened, figures, None, as_json=json, quiet=quiet)
 
 
 def _refuse_others(path: Path) -> None:

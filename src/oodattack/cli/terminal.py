@@ -12,18 +12,13 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+
+from oodattack.api.progress import bars
 
 # Exit codes.
 BAD_INPUT = 2
 UNFINISHED = 3  # an audit in which an attack failed
+UNMET = 4  # an audit that does not meet a requirement
 DIFFERENT = 4  # a directory that is not what its command wrote
 INTERRUPTED = 130
 
@@ -71,23 +66,6 @@ def output_console() -> Console:
 def error_console(*, quiet: bool) -> Console:
     """Standard error, for progress and messages."""
     return Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def bars(console: Console, unit: str) -> Iterator[Progress]:
-    """Show progress bars on standard error, if that is a terminal."""
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    ]
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        yield progress
 
 
 @contextmanager

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from oodattack.core.notebook import html_table
+
+MAX_ROWS = 10  # samples that a notebook shows
+
 
 @dataclass(frozen=True, eq=False)
 class AttackResult:
@@ -29,3 +33,29 @@ class AttackResult:
     start_mape: Tensor  # (B,): before the attack
     start_distance: Tensor  # (B,): 0, because the start is the centre of the ball
     notes: tuple[str, ...]  # (B,): why a MAPE is undefined or the attack stopped, else ""
+
+    def __repr__(self) -> str:
+        return f"<AttackResult of {self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures of the first samples."""
+        columns = {
+            "MAPE before": self.start_mape,
+            "MAPE": self.mape,
+            "distance": self.distance,
+            "gradient evaluations": self.gradient_evaluations,
+            "try": self.restart,
+        }
+        values = zip(*(column[:MAX_ROWS].tolist() for column in columns.values()), self.notes, strict=False)
+        rows = [(number, *(f"{value:.4g}" for value in row[:-1]), row[-1]) for number, row in enumerate(values)]
+        note = f"and {len(self.notes) - MAX_ROWS} more" if len(self.notes) > MAX_ROWS else ""
+        return html_table(f"AttackResult of {self._summary()}", ["sample", *columns, "note"], rows, note)
+
+    def _summary(self) -> str:
+        count, _, height, width = self.image.shape
+        images = f"{count} image{'s' * (count != 1)} of {height}x{width}"
+        distance = f"largest distance {float(self.distance.max()):.4g}"
+        if bool(self.mape.isnan().all()):
+            return f"{images}: no MAPE, {distance}"
+        before, after = (float(figure.nanmedian()) for figure in (self.start_mape, self.mape))
+        return f"{images}: median MAPE {before:.3g} before, {after:.3g} after, {distance}"

@@ -45,7 +45,8 @@ def load_encoder(
 
     - `embedded`: EfficientNet-Lite0 with ImageNet weights, from the `demo` extra, without a download.
     - `torchvision:NAME`: a torchvision classifier, by default with its best published weights.
-    - `timm:NAME`: a timm model (`timm` extra), by default with its pretrained weights.
+    - `timm:NAME`: a timm model (`timm` extra), by default with its pretrained weights; `timm:hf-hub:OWNER/NAME@COMMIT`
+      from the Hugging Face hub, `timm:local-dir:PATH` from a folder with the same files.
     - `python:MODULE:FACTORY`: the `nn.Module` that the function returns; an `Encoder` is used unchanged.
     - `trained:DIR`: the network that `oodattack train` wrote to a directory.
     - `file:PATH`: a `.pt2`, TorchScript or pickled model (needs `trust`), or a state dict (needs `factory`).

@@ -34,7 +34,7 @@ def from_python(target: str, weights: str | None, *, trust: bool) -> Source:
         raise InputError(f"expected {target}() to return a torch.nn.Module, got {type(model).__name__}")
     if weights is not None:
         put_weights(model, load_state(weights, trust=trust), weights)
-    return Source(model, _own_size(model))
+    return Source(model, declared_size(model))
 
 
 def import_function(target: str) -> Callable[..., Any]:
@@ -91,7 +91,7 @@ def from_file(path: str, factory: str | None, *, trust: bool) -> Source:
             f"expected a complete model in {path!r}, got {type(content).__name__} (weights only); "
             "name the function that builds the model with factory=MODULE:FACTORY"
         )
-    return Source(content, _own_size(content))
+    return Source(content, declared_size(content))
 
 
 def _from_program(file: Path) -> Source:
@@ -119,7 +119,12 @@ def _load_torchscript(file: Path) -> nn.Module:
     return model
 
 
-def _own_size(model: nn.Module) -> tuple[int, int] | None:
+def declared_size(model: nn.Module) -> tuple[int, int] | None:
+    """The input size (height, width) in a model's attribute ``input_size``; None if it has none.
+
+    >>> declared_size(nn.Flatten()) is None
+    True
+    """
     size = getattr(model, "input_size", None)
     return None if size is None else parse_size(size)
 

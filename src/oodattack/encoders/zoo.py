@@ -61,7 +61,7 @@ def from_torchvision(name: str, weights: str | None, *, trust: bool) -> Source:
     known = chosen or published.DEFAULT
     transforms = known.transforms()
     if weights is None or chosen is not None:
-        with _download(f"torchvision:{name}"):
+        with _load(f"torchvision:{name}"):
             model = models.get_model(name, weights=chosen)
     else:
         # torchvision sets these options for the two models when it loads published weights.
@@ -83,8 +83,16 @@ def from_torchvision(name: str, weights: str | None, *, trust: bool) -> Source:
 def from_timm(name: str, weights: str | None, *, trust: bool, headless: bool = False) -> Source:
     """A timm model; `weights` is None (the pretrained weights), `none` or a file. Headless: timm's `num_classes=0`.
 
+    Args:
+        name: a name of timm's, `hf-hub:OWNER/NAME@COMMIT` for a model on the hub, or `local-dir:PATH` for a folder of
+            the same files. The hub's branches and tags may move; a commit always names the same weights.
+        weights: as above.
+        trust: whether files of weights may execute code.
+        headless: whether to build the model without its classification head.
+
     Raises:
-        InputError: if timm is not installed, for an unknown name, or weights that do not fit or cannot be downloaded.
+        InputError: if timm is not installed, for an unknown name, a model on the hub without a commit, or weights that
+            do not fit or cannot be downloaded.
     """
     try:
         timm = importlib.import_module("timm")
@@ -92,18 +100,18 @@ def from_timm(name: str, weights: str | None, *, trust: bool, headless: bool = F
         raise InputError(f"expected timm for timm:{name}, got none; pip install 'oodattack[timm]'") from error
 
     options = {"num_classes": 0} if headless else {}
-    names = [*timm.list_models(), *timm.list_models(pretrained=True)]
-    if name not in names:
-        raise _unknown("timm", name, names)
-    if weights is None:
-        with _download(f"timm:{name}"):
-            _reach_hub(timm.models.get_pretrained_cfg(name))
-            model = timm.create_model(name, pretrained=True, **options)
-    else:
-        model = _build(lambda: timm.create_model(name, **options), f"timm:{name}", weights, [], trust=trust)
+
+    def create(*, pretrained: bool = False) -> nn.Module:
+        with _load(f"timm:{name}"):
+            if pretrained or name.startswith("hf-hub:"):
+                _reach_hub(name, timm.models.get_pretrained_cfg)
+            model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+        return model
+
+    _check_timm_name(name, timm.list_models)
+    model = create(pretrained=True) if weights is None else _build(create, f"timm:{name}", weights, [], trust=trust)
     config = timm.data.resolve_data_config({}, model=model)
-    subset = timm.data.infer_imagenet_subset(model)
-    classes = tuple(timm.data.ImageNetInfo(subset).label_descriptions()) if subset else None
+    classes = _timm_classes(timm.data, model)
     _, height, width = config["input_size"]
     pipeline = None
     if height == width and config["crop_mode"] == "center" and config["interpolation"] in ("bilinear", "bicubic"):
@@ -128,24 +136,62 @@ def _build(make: Callable[[], nn.Module], name: str, weights: str, published: li
     return model
 
 
+def _check_timm_name(name: str, list_models: Callable[..., list[str]]) -> None:
+    kind, _, target = name.partition(":")
+    if kind == "hf-hub":
+        if re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", target) is None:
+            raise InputError(
+                "expected timm:hf-hub:OWNER/NAME@COMMIT with the 40 digits of a commit, since branches and tags may"
+                f" move, got timm:{name}; the hub lists commits under Files, History"
+            )
+    elif kind == "local-dir":
+        if not Path(target, "config.json").is_file():
+            raise InputError(
+                f"expected a folder with a config.json and weights, as timm writes it, in timm:{name}, got none"
+            )
+    else:
+        names = [*list_models(), *list_models(pretrained=True)]
+        if name not in names:
+            raise _unknown("timm", name, names)
+
+
+def _timm_classes(data: Any, model: Any) -> tuple[str, ...] | None:
+    """The class names in the configuration of a model, or those of ImageNet if it has as many classes."""
+    named = model.pretrained_cfg.get("label_names")
+    if isinstance(named, list | tuple) and len(named) == model.pretrained_cfg.get("num_classes"):
+        return tuple(map(str, named))
+    subset = data.infer_imagenet_subset(model)
+    return tuple(data.ImageNetInfo(subset).label_descriptions()) if subset else None
+
+
 @contextmanager
-def _download(name: str) -> Iterator[None]:
+def _load(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise InputError(
-            f"expected to download the weights of {name}, got {reason(error)}; "
-            "pass weights=PATH for a local file, or weights=none for random weights"
-        ) from error
+        remedy = "pass weights=PATH for a local file, or weights=none for random weights"
+        if name.startswith("timm:hf-hub:"):
+            remedy = "copy its files to a folder and use timm:local-dir:FOLDER"
+        verb = "load" if name.startswith("timm:local-dir:") else "download"
+        raise InputError(f"expected to {verb} the weights of {name}, got {reason(error)}; {remedy}") from error
 
 
-def _reach_hub(config: Any) -> None:
+def _reach_hub(name: str, pretrained_config: Callable[[str], Any]) -> None:
     """Fail at once if the weights are not cached and the hub is unreachable; the hub's client retries for a minute."""
-    if config is None or not config.hf_hub_id:
+    kind, _, target = name.partition(":")
+    if kind == "local-dir":
         return
+    files: tuple[str, ...] = ("config.json",)
+    repository, _, revision = target.partition("@")
+    if kind != "hf-hub":
+        config = pretrained_config(name)
+        if config is None or not config.hf_hub_id:
+            return
+        repository, revision = config.hf_hub_id, ""
+        files = (config.hf_hub_filename or "model.safetensors", "pytorch_model.bin")
     hub = importlib.import_module("huggingface_hub")
-    files = (config.hf_hub_filename or "model.safetensors", "pytorch_model.bin")
-    if not any(isinstance(hub.try_to_load_from_cache(config.hf_hub_id, file), str) for file in files):
+    found = [hub.try_to_load_from_cache(repository, file, revision=revision or None) for file in files]
+    if not any(isinstance(path, str) for path in found):
         hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=10)
 
 

@@ -8,6 +8,7 @@ from oodattack.engines.machine import environment, exact, machine
 from oodattack.engines.memory import compute_images, in_batches, keep_freed_memory
 from oodattack.engines.per_process import PerProcess
 from oodattack.engines.seeds import sample_seed
+from oodattack.engines.stages import logged_stages
 from oodattack.engines.worker import open_encoder, open_encoder_in_worker
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "finish_first",
     "in_batches",
     "keep_freed_memory",
+    "logged_stages",
     "machine",
     "measure_batch_size",
     "open_encoder",

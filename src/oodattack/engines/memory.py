@@ -1,6 +1,7 @@
 """Memory: freed memory is kept for reuse between passes, and a batch that does not fit is halved."""
 
 import ctypes
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from torch import Tensor
 from oodattack.core.errors import InputError
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
@@ -83,6 +85,7 @@ def in_batches(rows: range, size: int, compute: Callable[[range], T]) -> Iterato
                     " another --device, or load the encoder with a smaller size="
                 ) from error
             size = (len(batch) + 1) // 2
+            logger.warning("not enough memory for a batch of %d: reduced to %d", len(batch), size)
             warnings.warn(f"not enough memory for a batch of {len(batch)}: reduced to {size}", stacklevel=2)
             continue  # outside the except block, so that the error and the batch's tensors are released
         yield batch, result

@@ -2,6 +2,7 @@
 
 from oodattack.images.content import digest
 from oodattack.images.decode import decode
+from oodattack.images.live import image_source
 from oodattack.images.shape import encode_png, fit
 from oodattack.images.sources import ImageSource, evenly, open_images, shuffled
 from oodattack.images.starts import StartSource, open_starts
@@ -14,6 +15,7 @@ __all__ = [
     "encode_png",
     "evenly",
     "fit",
+    "image_source",
     "open_images",
     "open_starts",
     "shuffled",

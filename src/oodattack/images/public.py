@@ -2,70 +2,18 @@
 
 import difflib
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from torch import Tensor
-
 from oodattack.core.errors import InputError
+from oodattack.images.dataset import DatasetSource
 from oodattack.images.decode import reason
 from oodattack.images.files import numbered
-from oodattack.images.labels import Labels, by_number
-from oodattack.images.rgb import rgb
 
 PREFIX = "torchvision:"
 
 
-@dataclass(frozen=True)
-class PublicSource:
-    """The images of a torchvision data set.
-
-    Attributes:
-        spec: the string that the user gave.
-        names: NAME/INDEX.
-        dataset: the torchvision data set.
-    """
-
-    spec: str
-    names: tuple[str, ...]
-    dataset: Any
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, index: int) -> Tensor:
-        """Image `index` at its native size, uint8 `(3, H, W)`; raises InputError if it cannot be decoded."""
-        name = self.names[index]
-        try:
-            item = self.dataset[index]
-        except Exception as error:  # whatever a data set's own loader raises
-            raise InputError(f"cannot decode {name} of {self.spec}: {reason(error)}") from error
-        image = item[0] if isinstance(item, tuple) else item
-        if not isinstance(image, Image.Image):
-            raise InputError(f"expected {self.spec} to give images, got {type(image).__name__}")
-        return rgb(image)
-
-    def labels(self, indices: Sequence[int]) -> Labels | None:
-        """The data set's own labels; if it has no list of them, the images are decoded to get them."""
-        # Torchvision's data sets have no common attribute for labels.
-        lists: list[Any] = [getattr(self.dataset, name, None) for name in ("targets", "labels", "_labels")]
-        numbers = next((one for one in lists if hasattr(one, "__len__") and len(one) == len(self)), None)
-        try:
-            found = [self.dataset[i][1] if numbers is None else numbers[i] for i in indices]
-        except Exception as error:  # whatever a data set's own loader raises
-            raise InputError(f"cannot read the classes of {self.spec}: {reason(error)}") from error
-        return by_number(found, getattr(self.dataset, "classes", None))
-
-    def content(self, index: int) -> bytes:
-        """The pixels, after the shape: torchvision's data sets give decoded images."""
-        image = self.read(index)
-        return f"{tuple(image.shape)}".encode() + image.numpy().tobytes()
-
-
-def open_public(spec: str, root: Path, *, download: bool) -> PublicSource:
+def open_public(spec: str, root: Path, *, download: bool) -> DatasetSource:
     """Open a torchvision data set: `torchvision:NAME[:SPLIT]`, by default the test split.
 
     Args:
@@ -98,7 +46,7 @@ def open_public(spec: str, root: Path, *, download: bool) -> PublicSource:
                 f"downloading {spec} to {root} failed: {reason(error)}; check the network, or copy the files there"
             ) from error
         raise InputError(f"{spec} was not found in {root} ({reason(error)}); pass --download or --data-root") from error
-    return PublicSource(spec, tuple(numbered(name.lower(), len(dataset))), dataset)
+    return DatasetSource(spec, tuple(numbered(name.lower(), len(dataset))), dataset)
 
 
 def _dataset_class(name: str) -> Any:

@@ -1,5 +1,6 @@
 """Attack a collection of images, from disk to disk."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from oodattack.pipelines.shard import AttackShard
 from oodattack.runs import Run, export_pngs, find_run, start_run, write_card
 from oodattack.settings.attack import AttackSettings
 from oodattack.settings.saved import identity
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def run_attack(
         "environment": speed.environment,
     }
     with start_run(settings.out, header) as run:
+        logger.info("attacking %d samples, %d of %d shards are done", header["rows"], len(run.done()), run.shard_count)
         if on_ready is not None:
             on_ready(opened.encoder, run)
         _compute_shards(engine, AttackShard(run, inputs(run.header)), settings, on_progress or (lambda _progress: None))
@@ -130,6 +134,9 @@ def _compute_shards(
 
         for number, shard_rows in engine.map(work, missing, stop=stop.is_set, on_step=on_step):
             rows_done += shard_rows
+            logger.info("shard %d is done: %d of %d samples", number, rows_done, rows)
+            for reason in run.record(number).skipped.values():
+                logger.warning("skipped an image: %r", reason)  # %r, because names may contain line breaks
             on_progress(Progress(rows_done, rows, 0, 0.0, stop.is_set()))
             if settings.png is not None:
                 export_pngs(run, settings.png, [number])

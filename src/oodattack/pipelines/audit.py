@@ -1,6 +1,7 @@
 """The audit: fit, attack, score, compare."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from oodattack.auditing.inputs import IN, TARGETS, TRAIN
 from oodattack.auditing.layout import LAYOUT
 from oodattack.auditing.outside import open_witnesses, still_outside
 from oodattack.auditing.plan import Attack, plan
+from oodattack.auditing.required import check_names
 from oodattack.auditing.score import score_attacked, score_clean
 from oodattack.auditing.store import Audit, Scores, begun_header, is_begun
 from oodattack.auditing.tables import audited, tabulate, work_of
@@ -28,18 +30,22 @@ from oodattack.engines import (
     environment,
     exact,
     keep_freed_memory,
+    logged_stages,
     run_one,
 )
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.saved import identity, saved
 from oodattack.storage.directory import claim
 
+LOCAL = LocalEngine()
+logger = logging.getLogger(__name__)
+
 
 def run_audit(
     settings: AuditSettings,
     *,
     on_progress: Callable[[Progress], None] | None = None,
-    engine: Engine = LocalEngine(),  # noqa: B008 -- immutable
+    engine: Engine = LOCAL,
 ) -> Audit:
     """Fit detectors, attack them, and write a directory with scores and tables; an existing audit is resumed.
 
@@ -69,14 +75,26 @@ def run_audit(
     ...     [row["name"] for row in audit.read_results()["detectors"]]
     ['MaxLogit']
     """
+    logged_stages(logger, on_progress)("loading the encoder and the images", 0, 1)
+    return audit_bench(open_bench(settings), on_progress=on_progress, engine=engine)
+
+
+def audit_bench(
+    bench: Bench, *, on_progress: Callable[[Progress], None] | None = None, engine: Engine = LOCAL
+) -> Audit:
+    """Audit opened detectors, encoder and images; see `run_audit`.
+
+    Args:
+        bench: a bench whose detectors are not fitted yet. With other engines than `LocalEngine`, its settings must name
+            the encoder and the images, because each worker opens them.
+        on_progress: called whenever the stage changes.
+        engine: computes fits, scores and attacks.
+    """
     keep_freed_memory()
-
-    def on_stage(name: str, done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(Progress(name, done, total))
-
-    on_stage("loading the encoder and the images", 0, 1)
-    bench = open_bench(settings)
+    on_stage = logged_stages(logger, on_progress)
+    settings = bench.settings
+    joint = [ENSEMBLE] * bool(settings.jointly)
+    check_names(settings, [*bench.detectors, *joint, *(absent.name for absent in bench.absent)], bench.inputs.sets)
     witnesses = open_witnesses(settings)
     header = _header(bench, engine)
     batch_size = header["batch_size"]
@@ -120,7 +138,19 @@ def run_audit(
             }
         )
         on_stage("measuring", 1, 1)
+    _log(bench, failures)
     return audit
+
+
+def _log(bench: Bench, failures: Mapping[str, str]) -> None:
+    """Log what the results lack; %r, because names of files may contain line breaks."""
+    for absent in bench.absent:
+        logger.info("left out %s: %r", absent.name, absent.reason)
+    for images, skipped in bench.inputs.skipped().items():
+        for reason in skipped.values():
+            logger.warning("skipped an image of %s: %r", images, reason)
+    for attack, reason in failures.items():
+        logger.warning("failed %s: %r", attack, reason)
 
 
 def _jointly(bench: Bench, done: list[Attack], scores: Scores) -> dict[str, Any] | None:

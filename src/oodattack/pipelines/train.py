@@ -1,6 +1,7 @@
 """Train a network and write it to disk."""
 
 import json
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 
 from oodattack.core.errors import InputError
 from oodattack.encoders import pick_device
-from oodattack.engines import Engine, LocalEngine, Progress, environment
+from oodattack.engines import Engine, LocalEngine, Progress, environment, logged_stages
 from oodattack.images import digest, open_images
 from oodattack.networks import build_network
 from oodattack.pipelines.rounds import claim_rounds, run_rounds
@@ -23,6 +24,8 @@ from oodattack.storage.files import write_text, write_weights
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.layout import CHECKPOINT, LAYOUT, RESULTS, WEIGHTS
 from oodattack.training.session import Session, seeded
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -59,11 +62,7 @@ def train(
     ...     len(results["loss"])
     1
     """
-
-    def on_stage(name: str, done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(Progress(name, done, total))
-
+    on_stage = logged_stages(logger, on_progress)
     open_set = partial(open_images, data_root=settings.data_root, download=settings.download)
     images = Labelled(open_set(settings.train), settings.size, augment=settings.augment)
     test = None if settings.test is None else Labelled(open_set(settings.test), settings.size, images.classes)

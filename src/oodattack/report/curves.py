@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from oodattack.report.style import COLOURS, SMALL_MAPE, describe, entitle, eps_label, log_if_decades
+from oodattack.report.numbers import eps_label
+from oodattack.report.style import COLOURS, SMALL_MAPE, describe, entitle, log_if_decades
 from oodattack.runs import Run
 
 Key = tuple[str, float]

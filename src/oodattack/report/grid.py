@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from oodattack.report.style import IN, OUT, describe, entitle, eps_label, percent_label
+from oodattack.report.numbers import eps_label, percent_label
+from oodattack.report.style import IN, OUT, describe, entitle
 from oodattack.runs import Run
 from oodattack.settings.ball import NORM_NAMES
 

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from oodattack.report.style import BEFORE, OUT, SMALL_MAPE, describe, entitle, eps_label, log_if_decades, percent_label
+from oodattack.report.numbers import eps_label, percent_label
+from oodattack.report.style import BEFORE, OUT, SMALL_MAPE, describe, entitle, log_if_decades
 from oodattack.runs import Run
 
 

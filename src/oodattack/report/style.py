@@ -1,6 +1,5 @@
 """Colours, labels and titles shared by all figures."""
 
-import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -53,36 +52,6 @@ def short_encoder(spec: str) -> str:
     short = f"{kind}{colon}{PurePath(rest).name}" if kind in ("file", "trained") else name
     weights = [option.removeprefix("weights=") for option in options if option.startswith("weights=")]
     return ", ".join([short, *(f"weights={PurePath(path).name}" for path in weights)])
-
-
-def eps_label(eps: float) -> str:
-    """Format an eps; multiples of 1/255 below 1 are written as n/255.
-
-    >>> eps_label(8 / 255), eps_label(5.0)
-    ('8/255', '5')
-    """
-    levels = eps * 255
-    if 0 < eps < 1 and math.isclose(levels, round(levels), abs_tol=1e-6):
-        return f"{round(levels)}/255"
-    return f"{eps:.4g}"
-
-
-def count_label(count: int, noun: str, plural: str = "") -> str:
-    """A number with its noun, in the plural unless there is one; without ``plural``, the plural ends in -s.
-
-    >>> count_label(1, "start"), count_label(2, "start"), count_label(0, "class", "classes")
-    ('1 start', '2 starts', '0 classes')
-    """
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
-def percent_label(percent: float) -> str:
-    """Format a percentage with three significant digits.
-
-    >>> percent_label(0.01234), percent_label(12.0), percent_label(0)
-    ('0.0123 %', '12 %', '0 %')
-    """
-    return f"{percent:.3g} %"
 
 
 def log_if_decades(axes: Axes, axis: str, values: np.ndarray) -> bool:

@@ -9,10 +9,12 @@ first one wins. The shards that exist are the only record of which rows are done
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pyarrow as pa
 
+from oodattack.core.notebook import html_table
 from oodattack.runs.rows import SCHEMA
 from oodattack.storage import hashes
 from oodattack.storage.tables import create_table, read_record, read_table, with_record
@@ -45,6 +47,27 @@ class Run:
 
     path: Path
     header: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<Run in {self.path}: {self._finished()} of {self.header['rows']} samples finished>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        settings = self.header["settings"]
+        mape = [value for value in self.read(["mape"])["mape"].to_pylist() if value is not None]
+        facts = {
+            "encoder": settings["encoder"],
+            "images": settings["images"],
+            "starts": ", ".join(settings["start"]),
+            "ball": f"{settings['norm']}, eps {', '.join(map(str, settings['eps']))}",
+            "attack": f"{settings['method']}, {settings['steps']} steps",
+            "samples": f"{self._finished()} of {self.header['rows']} finished",
+            "median MAPE": f"{median(mape):.3g}" if mape else "none yet",
+        }
+        return html_table(f"Run in {self.path}", ["", ""], facts.items())
+
+    def _finished(self) -> int:
+        return sum(len(self.shard_rows(number)) for number in self.done())
 
     @property
     def shard_count(self) -> int:

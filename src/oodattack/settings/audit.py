@@ -8,6 +8,7 @@ from oodattack.settings.ball import check_ball
 from oodattack.settings.base import Settings
 from oodattack.settings.checks import at_least, distinct, some_distinct
 from oodattack.settings.field import Setting
+from oodattack.settings.requirement import check_measured, check_requirements, parse_requirement
 from oodattack.settings.shared import (
     EPS,
     STARTS,
@@ -140,6 +141,15 @@ class AuditSettings(Settings):
         str | None,
         Setting("layers for detectors that read several, joined by +", unset="the last at each resolution"),
     ] = None
+    require: Annotated[
+        tuple[str, ...],
+        Setting(
+            "fail unless this holds under attack: [DETECTOR:]auroc[SET]>=NUMBER@NORM:EPS, or pass<=… of starts that"
+            " were rejected; the unfavourable end of the 95 % interval counts",
+            affects="nothing",
+            check=check_requirements,
+        ),
+    ] = ()
     seed: Seed = 0
     batch_size: BatchSize = None
     device: Device = None
@@ -147,8 +157,13 @@ class AuditSettings(Settings):
     download: Download = False
     trust: Trust = False
 
+    @property
+    def layer_names(self) -> tuple[str, ...] | None:
+        """The names in ``layers``."""
+        return None if self.layers is None else tuple(self.layers.split("+"))
+
     def check(self) -> None:
-        """Check that there are starts, the ball, and that budgets are smaller than the number of steps."""
+        """Check that there are starts, the ball, the requirements, and that budgets are below the number of steps."""
         if not (self.start or self.ood):
             raise InputError("expected images to start from, got none; name some by --ood or --start")
         if "aimed" in self.attacks and "direct" not in self.attacks:
@@ -157,3 +172,5 @@ class AuditSettings(Settings):
         for steps in self.budget:
             if not 1 <= steps < self.steps:
                 raise InputError(f"expected budget >= 1 and below the {self.steps} steps, got {steps}")
+        for text in self.require:
+            check_measured(parse_requirement(text), self.norm, self.eps)

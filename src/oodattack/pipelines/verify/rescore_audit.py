@@ -15,6 +15,7 @@ from oodattack.auditing.score import score_images
 from oodattack.auditing.store import Audit, Scores
 from oodattack.core.errors import InputError
 from oodattack.detectors import ENSEMBLE, Ensemble
+from oodattack.images.live import OBJECT
 from oodattack.pipelines.verify.attacked import check_attacked, check_samples
 from oodattack.pipelines.verify.findings import Findings
 from oodattack.pipelines.verify.options import OnStage, Rescoring
@@ -39,9 +40,11 @@ def rescore_audit(documents: Mapping[str, Any], options: Rescoring, findings: Fi
         InputError: if the encoder or the images cannot be opened.
     """
     header, results = documents[NAME], documents[RESULTS]
-    settings = AuditSettings.of(
-        {**options.applied(results["settings"]), "out": findings.path, "batch_size": header["batch_size"]}
-    )
+    named = results["settings"]
+    if any(name.startswith(OBJECT) for name in (named["train"], named["test"], *named["ood"])):
+        findings.unchecked.append("no image was scored again: the audit was of images in Python, which have no file")
+        return
+    settings = AuditSettings.of({**options.applied(named), "out": findings.path, "batch_size": header["batch_size"]})
     on_stage("loading the encoder and the images", 0, 1)
     bench = open_bench(settings)
     if not is_same_encoder(NAME, header["inputs"]["encoder"], bench.subject.encoder, findings):

@@ -1,0 +1,59 @@
+// The panel of one row. Its content is read when it is opened: from rows/N.js, or from the page of one file.
+const panel = $("#panel"), content = $("#panel-content"), details = new Map();
+let current = null;
+const card = (number) => $(`[data-row="${number}"]`);
+window.oodattackRow = (number, html) => {
+  details.set(number, html);
+  if (number !== current) return;
+  content.replaceChildren();
+  insert(content, html);
+  const gain = $("[data-gain]", content);
+  gain?.addEventListener("input", () => {
+    $(".difference", content).style.setProperty("--gain", gain.value);
+    $("output", gain.parentElement).textContent = `${gain.value} ×`;
+  });
+};
+const load = async (number) => {
+  if (details.has(number)) return oodattackRow(number, details.get(number));
+  content.textContent = "Loading …";
+  const packed = $$("[data-from]").findLast((one) => Number(one.dataset.from) <= number);
+  if (packed) {
+    const bytes = Uint8Array.from(atob(packed.textContent), (letter) => letter.charCodeAt());
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const rows = JSON.parse(await new Response(stream).text());
+    for (const [row, html] of rows) oodattackRow(row, html);
+    return;
+  }
+  const script = document.createElement("script");
+  script.src = `rows/${number}.js`;
+  script.onerror = () => { content.textContent = `Cannot read ${script.src}: keep the folder of this page together.`; };
+  document.head.append(script);
+};
+listeners.push(() => {
+  const wanted = data && state.has("row") ? Number(state.get("row")) : null;
+  if (wanted === current) return;
+  current = wanted;
+  if (current === null) return panel.close();
+  const order = matching.map((number) => data.rows[number][0]), place = order.indexOf(current);
+  $("#panel-place").textContent = place < 0 ? "" : `${place + 1} of ${order.length}`;
+  $("#previous").disabled = place <= 0;
+  $("#next").disabled = place < 0 || place === order.length - 1;
+  $("#previous").onclick = () => choose({ row: String(order[place - 1]) });
+  $("#next").onclick = () => choose({ row: String(order[place + 1]) });
+  if (!panel.open) panel.showModal();
+  load(current);
+});
+document.addEventListener("click", (event) => {
+  const opener = event.target.closest("[data-row]");
+  if (opener) choose({ row: opener.dataset.row });
+});
+panel.addEventListener("keydown", (event) => {
+  if (event.target.matches("input")) return;
+  if (event.key === "ArrowLeft") $("#previous").click();
+  if (event.key === "ArrowRight") $("#next").click();
+});
+panel.addEventListener("close", () => {
+  const last = current;
+  choose({ row: "" });
+  card(last)?.focus();
+});
