@@ -18,7 +18,7 @@ from oodattack.core.checks import check_health, evaluation_mode
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.encoders import Encoder, load_encoder
-from oodattack.images import evenly, fit, open_images, open_starts
+from oodattack.images import digest, evenly, fit, open_images, open_starts
 from oodattack.settings.attack import AttackSettings
 from oodattack.settings.ball import NORMS
 from oodattack.speed import prepare
@@ -95,9 +95,9 @@ def load_case(settings: AttackSettings) -> Case:
         "layer": encoder.layer,
         "latent_dim": encoder.latent_dim,
         "images": names,
-        "images_digest": images.digest(),
+        "images_digest": digest(images, chosen),
         "start": starts.name,
-        "start_digest": starts.digest(),
+        "start_digest": starts.digest(len(chosen)),
         "norm": settings.norm,
         "eps": eps,
         "seed": settings.seed,

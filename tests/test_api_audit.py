@@ -15,11 +15,12 @@ from oodattack import InputError, audit
 from oodattack.auditing.store import Audit
 from oodattack.detectors import Loader, Subject
 from oodattack.encoders import Encoder
-from oodattack.images import image_source, open_images
+from oodattack.images import digest, image_source, open_images
 from oodattack.pipelines.audit import run_audit
+from oodattack.pipelines.verify import Rescoring, verify
 from oodattack.settings import AuditSettings
 from tests.digits import write_photographs
-from tests.factories import Norm, small
+from tests.factories import Norm, small, tiny
 
 DETECTORS = ("MaxSoftmax", "KNN", "Mahalanobis")
 SETTINGS: dict[str, Any] = {
@@ -241,6 +242,20 @@ def test_the_digest_of_tensors_is_that_of_their_contents() -> None:
     images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     changed = images.clone()
     changed[1, 2, 3, 3] = 1
-    digests = {image_source(given, "a").digest() for given in (images, changed, (images, [0, 1]), (images, [1, 0]))}
-    assert len(digests) == 4
-    assert image_source(images.float() / 255, "a").digest() == image_source(images, "a").digest()
+
+    def of(given: Any) -> str:
+        return digest(image_source(given, "a"), range(2))
+
+    assert len({of(given) for given in (images, changed, (images, [0, 1]), (images, [1, 0]))}) == 4
+    assert of(images.float() / 255) == of(images)
+    assert of(TensorDataset(images, torch.tensor([0, 1]))) == of((images, [0, 1]))
+
+
+def test_a_live_audit_can_be_verified(tmp_path: Path) -> None:
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    audit(tiny(), images, images, ["MaxLogit"], ood={"live": images}, steps=2, limit=2, ood_limit=2, out=tmp_path)
+    found = verify(tmp_path, Rescoring())
+    assert found.differences == []
+    assert found.unchecked == ["no image was scored again: the audit was of images in Python, which have no file"]
+    results = Audit(tmp_path).read_results()
+    assert set(results["digests"]) == {"train", "in", "targets", "live"}

@@ -12,9 +12,10 @@ from oodattack.attacks import Found
 from oodattack.auditing.attack import AttackShard
 from oodattack.auditing.bench import Bench
 from oodattack.auditing.data import ImageSet
+from oodattack.auditing.layout import FORMAT
 from oodattack.auditing.plan import Attack, Shard
 from oodattack.auditing.score import score_images
-from oodattack.auditing.store import FORMAT, Audit, begun_header
+from oodattack.auditing.store import Audit, begun_header
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector

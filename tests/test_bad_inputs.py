@@ -209,13 +209,13 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (
         "a run of a format that can only be read",
         {"out": lambda folder: write("r/run.json", FORMAT_2)(folder).parent},
-        "expected a run of format 3 to resume, got format 2",
+        "expected a run of format 4 to resume, got format 2",
     ),
     ("run.json is broken", {"out": lambda folder: write("r/run.json", "{")(folder).parent}, "cannot read"),
     (
         "a run of another format",
         {"out": lambda folder: write("r/run.json", '{"format": 9}')(folder).parent},
-        "expected a run of format 3, got 9",
+        "expected a run of format 4, got 9",
     ),
 ]
 

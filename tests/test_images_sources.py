@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
 from oodattack.core.errors import InputError
-from oodattack.images import encode_png, open_images
+from oodattack.images import ImageSource, digest, encode_png, open_images
 from oodattack.images.labels import Labels
 
 
@@ -67,22 +69,56 @@ def test_links_are_followed_and_link_cycles_terminate(tmp_path: Path) -> None:
     assert open_images(root).names == ("b/c.png", "linked/a.png")
 
 
-def test_digest_notices_names_and_sizes(tmp_path: Path) -> None:
+def whole(source: ImageSource) -> str:
+    return digest(source, range(len(source)))
+
+
+def test_digest_notices_names_and_contents_of_the_images_that_are_used(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "b.png")
-    before = open_images(tmp_path).digest()
+    first, before = digest(open_images(tmp_path), [0]), whole(open_images(tmp_path))
     assert len(before) == 64
-    assert open_images(tmp_path).digest() == before
-    (tmp_path / "b.png").write_bytes(encode_png(torch.zeros(3, 50, 50, dtype=torch.uint8)))
-    resized = open_images(tmp_path).digest()
+    assert digest(open_images(tmp_path), [1, 0, 1]) == before
+    changed = bytearray((tmp_path / "b.png").read_bytes())
+    changed[-1] ^= 1  # of the same size
+    (tmp_path / "b.png").write_bytes(changed)
+    edited = whole(open_images(tmp_path))
     (tmp_path / "b.png").rename(tmp_path / "c.png")
-    renamed = open_images(tmp_path).digest()
+    renamed = whole(open_images(tmp_path))
+    assert digest(open_images(tmp_path), [0]) == first
     (tmp_path / "c.png").unlink()
-    assert len({before, resized, renamed, open_images(tmp_path).digest()}) == 4
+    assert len({before, edited, renamed, whole(open_images(tmp_path))}) == 4
 
 
 def test_digest_does_not_depend_on_where_the_folder_is(tmp_path: Path) -> None:
     here, there = put(tmp_path / "here", "a.png"), put(tmp_path / "there", "a.png")
-    assert open_images(here).digest() == open_images(there).digest()
+    assert whole(open_images(here)) == whole(open_images(there))
+
+
+def test_every_kind_of_source_gives_the_content_of_one_image(tmp_path: Path) -> None:
+    """If one image changes, so does its content, and no other."""
+    pixels = np.arange(3 * 4 * 5 * 3, dtype=np.uint8).reshape(3, 4, 5, 3)
+
+    def written(pixels: Any) -> list[ImageSource]:
+        np.save(tmp_path / "array.npy", pixels)
+        grey = np.ascontiguousarray(pixels[..., 0])
+        head = b"\0\0\x08\x03" + np.array(grey.shape, ">u4").tobytes()
+        (tmp_path / "x-images-idx3-ubyte").write_bytes(head + grey.tobytes())
+        pngs = [encode_png(torch.from_numpy(image).permute(2, 0, 1)) for image in pixels]
+        pq.write_table(pa.table({"image": pngs}), tmp_path / "table.parquet")
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        for number, png in enumerate(pngs):
+            (tmp_path / "folder" / f"{number}.png").write_bytes(png)
+        names = ("array.npy", "x-images-idx3-ubyte", "table.parquet", "folder")
+        return [open_images(tmp_path / name) for name in names]
+
+    def contents(source: ImageSource) -> list[bytes]:
+        return [source.content(index) for index in range(3)]
+
+    before = [contents(source) for source in written(pixels)]
+    changed = pixels.copy()
+    changed[1, 0, 0, 0] ^= 1
+    for old, source in zip(before, written(changed), strict=True):
+        assert [a == b for a, b in zip(old, contents(source), strict=True)] == [True, False, True], source.spec
 
 
 def test_single_file(tmp_path: Path) -> None:
@@ -107,9 +143,9 @@ def test_list_of_paths(tmp_path: Path) -> None:
     gone = source.names.index("imgs/gone.png")
     with pytest.raises(InputError, match=r"cannot decode .*gone\.png: No such file"):
         source.read(gone)
-    before = source.digest()
+    before = whole(source)
     put(tmp_path, "imgs/gone.png")
-    assert source.digest() != before
+    assert whole(source) != before
 
 
 def test_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +245,7 @@ def test_torchvision_splits(mnist: Path) -> None:
     count = torch.arange(784, 2 * 784).reshape(1, 28, 28).expand(3, -1, -1)
     assert torch.equal(test.read(1), count.remainder(251).to(torch.uint8))
     assert torch.equal(train.read(1), (count + 100).remainder(251).to(torch.uint8))
-    assert train.digest() != test.digest()
+    assert whole(train) != whole(test)
     assert torch.equal(open_images("torchvision:MNIST:test", data_root=mnist).read(1), test.read(1))
     labels = test.labels([1])
     assert labels is not None
@@ -240,7 +276,7 @@ def test_torchvision_split_parameter(tmp_path: Path) -> None:
         Labels(("7",), None),
         Labels(("0", "0"), None),
     )  # the data set has no list of labels
-    assert open_images("torchvision:GTSRB", data_root=tmp_path).digest() != train.digest()
+    assert whole(open_images("torchvision:GTSRB", data_root=tmp_path)) == whole(test)
     (base / "Training" / "00001" / "a.ppm").write_bytes(b"broken")
     with pytest.raises(InputError, match="cannot read the classes of torchvision:GTSRB:train"):
         train.labels([0])

@@ -49,8 +49,8 @@ def test_noise_depends_only_on_the_seed(spec: str) -> None:
     assert torch.equal(source.get(0)[1], source.get(7)[1])
     assert torch.equal(source.get(0)[1], start(spec, (16, 16), seed=3))
     assert not torch.equal(source.get(0)[1], start(spec, (16, 16), seed=4))
-    assert source.digest() == open_starts(spec, size=(16, 16), seed=3).digest()
-    assert source.digest() != open_starts(spec, size=(16, 16), seed=4).digest()
+    assert source.digest(1) == open_starts(spec, size=(16, 16), seed=3).digest(9)
+    assert source.digest(1) != open_starts(spec, size=(16, 16), seed=4).digest(1)
 
 
 def test_generating_noise_does_not_change_the_global_generator() -> None:
@@ -151,15 +151,17 @@ def test_random_starts_are_uniform_and_independent_of_the_order_of_calls(tmp_pat
 def test_digest_changes_whenever_the_starts_do(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 3)
 
-    def digest(**changes: Any) -> str:
+    def digest(count: int = 3, **changes: Any) -> str:
         options: dict[str, Any] = {"size": (4, 4), "seed": 0, "order": "cycle"}
-        return open_starts(folder, **(options | changes)).digest()
+        return open_starts(folder, **(options | changes)).digest(count)
 
     before = [digest(), digest(size=(5, 5)), digest(order="sample"), digest(order="sample", seed=1)]
     assert all(a != b for a, b in itertools.combinations(before, 2))
     assert digest(seed=1) == before[0]  # with starts in turn, the seed has no effect
+    first = digest(1)
     Image.new("RGB", (50, 50), "red").save(folder / "01.png")
     assert digest() != before[0]
+    assert digest(1) == first  # it is not used
 
 
 def test_a_file_named_noise_is_opened_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

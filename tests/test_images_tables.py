@@ -84,7 +84,7 @@ def test_a_rewritten_file_is_read_again(tmp_path: Path) -> None:
     before = open_images(path)
     assert values_of(before) == [1]
     assert values_of(open_images(write(path, image=structs(2)))) == [2]
-    assert before.digest() != open_images(write(path, image=structs(2, 2))).digest()
+    assert before.content(0) != open_images(path).content(0)
 
 
 def test_only_row_groups_are_held_in_memory(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from oodattack.pipelines.attack import run_attack
 from oodattack.runs import Run, ShardRecord, open_run, start_run, summarize
 from oodattack.settings.attack import AttackSettings
 from oodattack.storage.files import write_whole
+from oodattack.storage.hashes import recorded, sha256_of
 
 ENCODER = "python:tests.factories:tiny"
 ROOT = Path(__file__).parents[1]
@@ -155,8 +156,9 @@ run_attack(settings(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
-# Two syncs per file, of its contents (before the rename) and of the directory (after it); run.json is the first file.
-@pytest.mark.parametrize(("sync", "shards", "partial"), [(5, 1, True), (6, 2, False)])
+# Two syncs per file, of its contents (before the rename) and of the directory (after it); run.json is the first file. A
+# file with its hash follows each.
+@pytest.mark.parametrize(("sync", "shards", "partial"), [(9, 1, True), (10, 2, False)])
 def test_a_killed_run_resumes_and_gives_the_rows_of_an_uninterrupted_one(
     shared_photos: Path, finished: Run, tmp_path: Path, sync: int, shards: int, partial: bool
 ) -> None:
@@ -177,6 +179,8 @@ def test_a_killed_run_resumes_and_gives_the_rows_of_an_uninterrupted_one(
     assert rows_of(killed) == rows_of(finished.path)
     assert not list((killed / "shards").glob("*.partial"))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert recorded(killed).keys() == recorded(finished.path).keys()
+    assert all(sha256_of(killed / name) == digest for name, digest in recorded(killed).items())
 
 
 def test_ctrl_c_finishes_the_current_shard(shared_photos: Path, finished: Run, tmp_path: Path) -> None:
@@ -213,7 +217,9 @@ def test_resuming_with_other_settings_is_refused(
 
 def test_changed_images_are_noticed(photos: Path, tmp_path: Path) -> None:
     run_attack(settings(photos, tmp_path / "run", steps=1))
-    (photos / "0.png").write_bytes(encode_png(torch.zeros(3, 50, 50, dtype=torch.uint8)))
+    png = bytearray((photos / "0.png").read_bytes())
+    png[-1] ^= 1
+    (photos / "0.png").write_bytes(png)  # of the same size
     with pytest.raises(InputError, match=r"inputs\.images"):
         run_attack(settings(photos, tmp_path / "run", steps=1))
 
@@ -239,7 +245,7 @@ def test_a_run_of_format_2_is_read_but_not_resumed(photos: Path, tmp_path: Path)
     assert old.skipped() == skipped
     assert old.record(0).batch_sizes == ()
     assert sum(group.count for group in summarize(old)) == len(rows)
-    with pytest.raises(InputError, match=r"expected a run of format 3 to resume, got format 2 in .*only be read"):
+    with pytest.raises(InputError, match=r"expected a run of format 4 to resume, got format 2 in .*only be read"):
         run_attack(settings(photos, tmp_path / "run"))
 
 
@@ -323,6 +329,31 @@ def test_a_shard_without_rows_is_read_by_datasets(photos: Path, tmp_path: Path) 
     assert row["image"].size == (32, 32)
     expected = decode(run.read(["image"])["image"][0].as_py()["bytes"])
     assert torch.equal(torch.from_numpy(np.array(row["image"])).permute(2, 0, 1), expected)
+
+
+def test_the_card_shows_a_run_with_hostile_names(photos: Path, tmp_path: Path) -> None:
+    """The Hub reads the front matter of README.md; a name must neither change it nor be more than text."""
+    datasets = pytest.importorskip("datasets")
+    yaml = pytest.importorskip("yaml")
+    name = "a\n---\nconfigs: []\n| `b` |<script>alert(1)</script> [c](file:d) \u202eé"
+    hostile = photos.rename(tmp_path / name.replace("/", "_"))
+    run = run_attack(settings(hostile, tmp_path / "run", steps=1, eps=(1.0,), start=("noise",)))
+    card = (run.path / "README.md").read_text()
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front)["configs"] == [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "shards/*.parquet"}]}
+    ]
+    assert "\u202e" not in card
+    [line] = [line for line in text.splitlines() if line.startswith("| images |")]
+    assert not set(line.removeprefix("| images |").removesuffix("|")) & set("`<>[]_*|\\:")
+    assert "script" in line
+    data = datasets.load_dataset(str(run.path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [row["row"] for row in data] == [row["row"] for row in rows_of(run.path)]
+    assert isinstance(data[0]["image"], Image.Image)
+    # A card that somebody has edited is kept.
+    (run.path / "README.md").write_text("mine")
+    run_attack(settings(hostile, tmp_path / "run", steps=1, eps=(1.0,), start=("noise",)))
+    assert (run.path / "README.md").read_text() == "mine"
 
 
 def test_pandas_reads_the_shards(finished: Run) -> None:

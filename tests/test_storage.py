@@ -1,6 +1,7 @@
 """Files that are written completely or not at all: races between writers, crashes, and reading back."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -17,11 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from oodattack.core.errors import InputError, WriteError
+from oodattack.storage import hashes
 from oodattack.storage.directory import claim
 from oodattack.storage.files import create_whole, is_partial, write_whole
+from oodattack.storage.layout import Layout
 from oodattack.storage.tables import create_table, read_record, read_table, with_record, write_table
 
 WRITERS, SIZE, ROUNDS = 4, 200_000, 10
+
+
+RUN = Layout("run", 4, documents={"run.json": "run"})
 
 
 def never_begun(_path: Path) -> bool:
@@ -74,9 +80,7 @@ def test_exactly_one_of_several_creators_wins_and_no_file_is_torn(tmp_path: Path
 def _claim(number: int, barrier: Any, queue: Any, folder: Path) -> None:
     barrier.wait(timeout=120)
     try:
-        with claim(
-            folder / "run", "run.json", {"settings": {"seed": number}}, noun="run", is_begun=never_begun
-        ) as header:
+        with claim(folder / "run", RUN, {"settings": {"seed": number}}, is_begun=never_begun) as header:
             queue.put(header["settings"]["seed"])
             barrier.wait(timeout=120)  # hold the directory until every process has tried
     except InputError as error:
@@ -88,7 +92,70 @@ def test_only_one_of_several_processes_claims_a_directory(tmp_path: Path) -> Non
     results = _in_processes(_claim, tmp_path)
     [winner] = [result for result in results if isinstance(result, int)]
     assert all("in use by another process" in result for result in results if isinstance(result, str))
-    assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"settings": {"seed": winner}}
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"format": 4, "settings": {"seed": winner}}
+
+
+def _write_shards(number: int, barrier: Any, queue: Any, folder: Path) -> None:
+    """Write the same shards as other processes, with other contents, as `Run.write_shard` does."""
+    barrier.wait(timeout=120)
+    for turn in range(ROUNDS):
+        file = folder / "shards" / f"{turn}.parquet"
+        if create_table(file, pa.table({"row": [number]})):
+            hashes.record(folder, file)
+    queue.put(number)
+
+
+def test_hashes_are_those_of_the_winners_of_several_processes(tmp_path: Path) -> None:
+    _in_processes(_write_shards, tmp_path)
+    recorded = hashes.recorded(tmp_path)
+    assert set(recorded) == {f"shards/{turn}.parquet" for turn in range(ROUNDS)}
+    assert all(hashes.sha256_of(tmp_path / name) == digest for name, digest in recorded.items())
+
+
+def write_and_stop(file: Path) -> None:
+    file.write_text("second")
+    raise InputError("no space left")
+
+
+def test_a_file_never_has_the_hash_of_its_predecessor(tmp_path: Path) -> None:
+    """If the process stops while it replaces the file, there is no hash, until the directory is claimed again."""
+    layout = Layout("run", 4, documents={"run.json": "run"}, others=("*.txt",))
+    file, gone, untracked = (tmp_path / name for name in ("a.txt", "gone.txt", "b.png"))
+    with claim(tmp_path, layout, {}, is_begun=never_begun):
+        for path in (file, gone):
+            with hashes.replacing(tmp_path, path):
+                path.write_text("first")
+        untracked.write_text("a figure")
+    gone.unlink()
+    with pytest.raises(InputError), hashes.replacing(tmp_path, file):
+        write_and_stop(file)
+    assert set(hashes.recorded(tmp_path)) == {"run.json", "gone.txt"}
+    with claim(tmp_path, layout, {}, is_begun=never_begun):
+        pass
+    recorded = hashes.recorded(tmp_path)
+    assert set(recorded) == {"run.json", "a.txt"}
+    assert recorded["a.txt"] == hashlib.sha256(b"second").hexdigest()
+    # A recorded hash is kept: claiming a directory does not accept a file that was changed since.
+    file.write_text("third")
+    with claim(tmp_path, layout, {}, is_begun=lambda _: True):
+        pass
+    assert hashes.recorded(tmp_path) == recorded
+
+
+def test_sha256sum_checks_the_recorded_hashes(tmp_path: Path) -> None:
+    with claim(tmp_path, RUN, {}, is_begun=never_begun):
+        pass
+    [line] = (tmp_path / "hashes" / "run.json.sha256").read_text().splitlines()
+    assert line == f"{hashlib.sha256((tmp_path / 'run.json').read_bytes()).hexdigest()}  run.json"
+    (tmp_path / "hashes" / "run.json.sha256").write_text("nonsense")
+    assert hashes.recorded(tmp_path) == {"run.json": ""}
+
+
+def test_a_header_that_is_replaced_has_a_new_hash(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        with claim(tmp_path, RUN, {"settings": {"seed": seed}}, is_begun=never_begun):
+            pass
+        assert hashes.recorded(tmp_path) == {"run.json": hashes.sha256_of(tmp_path / "run.json")}
 
 
 def test_a_file_that_exists_is_not_overwritten_where_hard_links_are_missing(
@@ -143,53 +210,53 @@ def test_a_crash_before_the_rename_leaves_nothing_readable(function: str, tmp_pa
     assert is_partial(left)
     assert pq.ParquetDataset(tmp_path).files == []  # other readers skip it, too
     # The next command that claims the directory ignores the file and deletes it.
-    with claim(tmp_path, "run.json", {}, noun="run", is_begun=never_begun):
+    with claim(tmp_path, RUN, {}, is_begun=never_begun):
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "hashes", "run.json"]
 
 
 def test_only_our_own_temporary_files_are_deleted(tmp_path: Path) -> None:
     names = ["film.mp4.partial", ".hidden.partial", ".4711-0123456789abcdef.partial"]
-    with claim(tmp_path, "run.json", {}, noun="run", is_begun=never_begun):
+    with claim(tmp_path, RUN, {}, is_begun=never_begun):
         (tmp_path / "shards").mkdir()
         for name in names:
             (tmp_path / "shards" / name).write_bytes(b"half")
-    with claim(tmp_path, "run.json", {}, noun="run", is_begun=never_begun):
+    with claim(tmp_path, RUN, {}, is_begun=never_begun):
         pass
     assert {path.name for path in (tmp_path / "shards").iterdir()} == set(names[:2])
 
 
 def test_a_header_is_replaced_only_while_nothing_depends_on_it(tmp_path: Path) -> None:
     def header(seed: int, torch: str = "2") -> dict[str, Any]:
-        return {"settings": {"seed": seed}, "environment": {"torch": torch}}
+        return {"format": 4, "settings": {"seed": seed}, "environment": {"torch": torch}}
 
     def on_disk() -> Any:
         return json.loads((tmp_path / "run.json").read_text())
 
     for seed in (1, 2):
-        with claim(tmp_path, "run.json", header(seed), noun="run", is_begun=never_begun) as found:
+        with claim(tmp_path, RUN, header(seed), is_begun=never_begun) as found:
             assert found == header(seed) == on_disk()
     written = (tmp_path / "run.json").stat()
-    with claim(tmp_path, "run.json", header(2), noun="run", is_begun=never_begun):  # the same: not written again
+    with claim(tmp_path, RUN, header(2), is_begun=never_begun):  # the same: not written again
         assert (tmp_path / "run.json").stat().st_ino == written.st_ino
     with (
         pytest.warns(UserWarning, match="begun in another environment"),
-        claim(tmp_path, "run.json", header(2, torch="3"), noun="run", is_begun=lambda _: True) as found,
+        claim(tmp_path, RUN, header(2, torch="3"), is_begun=lambda _: True) as found,
     ):
         assert found == header(2) == on_disk()
     with (
         pytest.raises(InputError, match=r"settings\.seed: the run has 2, this command has 3"),
-        claim(tmp_path, "run.json", header(3), noun="run", is_begun=lambda _: True),
+        claim(tmp_path, RUN, header(3), is_begun=lambda _: True),
     ):
         pass
     assert on_disk() == header(2)
 
 
 def test_environment_entries_that_an_older_version_did_not_record_are_ignored(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"environment": {"torch": "2"}}')
+    (tmp_path / "run.json").write_text('{"format": 4, "environment": {"torch": "2"}}')
     header = {"environment": {"torch": "2", "device_model": "abacus"}}
-    with claim(tmp_path, "run.json", header, noun="run", is_begun=lambda _: True) as found:
-        assert found == {"environment": {"torch": "2"}}
+    with claim(tmp_path, RUN, header, is_begun=lambda _: True) as found:
+        assert found == {"format": 4, "environment": {"torch": "2"}}
 
 
 def test_tables_and_their_records_are_read_back(tmp_path: Path) -> None:

@@ -373,11 +373,11 @@ def test_rounds_that_are_refused_leave_the_results_alone(
     assert contents() == before
     # Rounds of an earlier version have no format, and other values for the same settings.
     header = json.loads((tmp_path / "net/rounds/rounds.json").read_text())
-    assert header.pop("format") == 2
+    assert header.pop("format") == 3
     header["settings"]["eps"] = "3.0"
     (tmp_path / "net/rounds/rounds.json").write_text(json.dumps(header))
     before = contents()
-    with pytest.raises(InputError, match=r"format 2 in .*, got format 1, which can be read but not resumed"):
+    with pytest.raises(InputError, match=r"format 3 in .*, got format 1, which can be read but not resumed"):
         train(few_rounds(pictures, tmp_path / "net"))
     assert contents() == before
 

@@ -25,6 +25,7 @@ from oodattack.encoders import Encoder
 from oodattack.encoders.own import declared_size
 from oodattack.engines import Progress, open_encoder, rows_that_fit
 from oodattack.images import ImageSource, image_source, open_images
+from oodattack.images.live import OBJECT
 from oodattack.pipelines.audit import audit_bench
 from oodattack.settings.audit import AuditSettings
 
@@ -153,7 +154,7 @@ def _source(settings: AuditSettings, images: Any, name: str) -> ImageSource:
 
 def _spec(images: Any, name: str) -> str:
     """What the audit records as the name of images."""
-    return str(images) if isinstance(images, str | Path) else f"object:{name}"
+    return str(images) if isinstance(images, str | Path) else OBJECT + name
 
 
 def _set_name(name: str) -> str:

@@ -1,25 +1,25 @@
 """The images that an audit's settings name."""
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from oodattack.auditing.data import ImageSet, TrainImages, read_set
 from oodattack.core.errors import InputError
 from oodattack.detectors import Subject
-from oodattack.images import ImageSource, open_images, open_starts, shuffled
+from oodattack.images import ImageSource, digest, open_images, open_starts, shuffled
 from oodattack.images.generated import generate
 from oodattack.images.starts import ManyStarts
 from oodattack.settings.audit import AuditSettings
 
-IN, TARGETS = "in", "targets"  # names of the two sets of in-distribution images
-RESERVED = (IN, TARGETS, "train")  # names that no set of starts may have
+TRAIN, IN, TARGETS = "train", "in", "targets"  # names of the sets of in-distribution images
+RESERVED = (IN, TARGETS, TRAIN)  # names that no set of starts may have
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Inputs:
         inside_classes: names of their classes; None if unknown.
         targets: x_in, the in-distribution images that attacked images imitate; one per row of an attack.
         sets: sets of OOD images, by name; attacks start from each.
-        digests: digests of the images, by setting.
+        contents: by the name of a set, "train" among them, a function that returns a digest of its images' contents.
     """
 
     train: TrainImages
@@ -40,7 +40,7 @@ class Inputs:
     inside_classes: tuple[str, ...] | None
     targets: ImageSet
     sets: Mapping[str, ImageSet]
-    digests: Mapping[str, Any]
+    contents: Mapping[str, Callable[[], str]]
 
     @property
     def clean(self) -> dict[str, ImageSet]:
@@ -52,9 +52,13 @@ class Inputs:
         """By set, the start of each row of the attacks from it: its images in turn."""
         return {name: images.cycled(len(self.targets.names)) for name, images in self.sets.items()}
 
+    def digests(self, names: Iterable[str]) -> dict[str, str]:
+        """Digests of the contents of some sets, by name; see `oodattack.images.digest`."""
+        return {name: self.contents[name]() for name in names}
+
     def skipped(self) -> dict[str, Mapping[str, str]]:
         """Images that could not be decoded, with the reason, by set; sets without such images are omitted."""
-        found = {"train": self.train.skipped, **{name: images.skipped for name, images in self.clean.items()}}
+        found = {TRAIN: self.train.skipped, **{name: images.skipped for name, images in self.clean.items()}}
         return {name: skipped for name, skipped in found.items() if skipped}
 
 
@@ -105,20 +109,33 @@ def choose_inputs(
     inside = read_set(test, IN, order[attacked : attacked + settings.held_out], size)
     places = {name: index for index, name in enumerate(test.names)}
     labels = test.labels([places[name] for name in inside.names])
+    fitted = TrainImages(train, subject, settings.fit_limit, batch_size)
+    read = {name: _read_starts(settings, spec, name, size) for name, spec in starts.items()}
     return Inputs(
-        train=TrainImages(train, subject, settings.fit_limit, batch_size),
+        train=fitted,
         inside=inside,
         inside_classes=None if labels is None else labels.names,
         targets=targets,
-        sets={name: _read_starts(settings, spec, name, size) for name, spec in starts.items()},
-        digests={"train": train.digest(), "test": test.digest()},
+        sets={name: images for name, (images, _) in read.items()},
+        contents={
+            TRAIN: partial(digest, train, fitted.chosen),
+            IN: partial(digest, test, order[attacked : attacked + settings.held_out]),
+            TARGETS: partial(digest, test, order[:attacked]),
+            **{name: content for name, (_, content) in read.items()},
+        },
     )
 
 
-def _read_starts(settings: AuditSettings, starts: str | ImageSource, name: str, size: tuple[int, int]) -> ImageSet:
-    """A set of starts: at most ``ood_limit`` images of a collection, or as many generated ones that differ."""
+def _read_starts(
+    settings: AuditSettings, starts: str | ImageSource, name: str, size: tuple[int, int]
+) -> tuple[ImageSet, Callable[[], str]]:
+    """A set of starts, and a function that returns the digest of their contents.
+
+    At most ``ood_limit`` images of a collection, or as many generated ones that differ.
+    """
     if not isinstance(starts, str):
-        return read_set(starts, name, shuffled(len(starts), settings.seed)[: settings.ood_limit], size)
+        chosen = shuffled(len(starts), settings.seed)[: settings.ood_limit]
+        return read_set(starts, name, chosen, size), partial(digest, starts, chosen)
     spec = starts
     opened = open_starts(spec, size=size, seed=settings.seed, data_root=settings.data_root, download=settings.download)
     if isinstance(opened, ManyStarts):
@@ -131,7 +148,8 @@ def _read_starts(settings: AuditSettings, starts: str | ImageSource, name: str, 
             break  # a file, or a picture without random draws
         images.append(another)
     names = [label] + [f"{label} {number}" for number in range(1, len(images))]
-    return ImageSet(name, torch.stack(images), tuple(names))
+    found = ImageSet(name, torch.stack(images), tuple(names))
+    return found, lambda: hashlib.sha256(found.images.numpy().tobytes()).hexdigest()
 
 
 def _names(specs: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@
     attacks/mnist/latent-…/00000-00064.parquet   attacked images, one row per sample; one file per range of rows
     scores.parquet              every detector's score of every image
     results.json                the tables
+    hashes/                     SHA-256 of each of these files
     figures/                    the figures
 """
 
@@ -26,47 +27,17 @@ from torch import Tensor
 
 from oodattack.attacks import Found
 from oodattack.auditing.data import ImageSet, from_pngs
+from oodattack.auditing.layout import ATTACKED, FORMAT, NAME, RESULTS, SAMPLES, SCORES
 from oodattack.auditing.notebook import one_line, table
 from oodattack.auditing.plan import Shard
 from oodattack.core.errors import InputError
 from oodattack.images import decode, encode_png
+from oodattack.storage import hashes
 from oodattack.storage.files import write_text, write_torch
-from oodattack.storage.tables import IMAGE, create_table, image_cell, read_table, with_record, write_table
-
-NAME = "audit.json"
-FORMAT = 3  # to be raised when files or attacks change; before, attacks had no set of starts
+from oodattack.storage.tables import create_table, image_cell, read_table, with_record, write_table
 
 Scores = Mapping[tuple[str, str], Tensor]
 """Scores (N,) in float64, by detector and set. The images of an attack are a set named by its key."""
-
-_ATTACKED = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("image", IMAGE),
-        ("mape", pa.float64()),
-        ("distance", pa.float64()),
-        ("gradient_evaluations", pa.int64()),
-        ("forward_evaluations", pa.int64()),
-    ]
-)
-_SAMPLES = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("x_in_name", pa.string()),
-        ("x_in", IMAGE),
-        ("start_name", pa.string()),
-        ("start", IMAGE),
-    ]
-)
-_SCORES = pa.schema(
-    [
-        ("detector", pa.string()),
-        ("set", pa.string()),  # "in", "targets", a set of starts, or the key of an attack
-        ("row", pa.int64()),
-        ("name", pa.string()),  # name of the image
-        ("score", pa.float64()),  # higher is more out-of-distribution
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -114,7 +85,9 @@ class Audit:
 
     def write_fit(self, detector: str, state: Mapping[str, Any]) -> None:
         """Store the state of a fitted detector."""
-        write_torch(self.path / "fits" / f"{detector}.pt", dict(state))
+        file = self.path / "fits" / f"{detector}.pt"
+        with hashes.replacing(self.path, file):
+            write_torch(file, dict(state))
 
     def write_samples(self, x_in: ImageSet, starts: ImageSet) -> None:
         """Store x_in and a set of starts, row by row, at the size that the encoder receives.
@@ -129,7 +102,7 @@ class Audit:
             columns[column] = [
                 image_cell(encode_png(image), name) for image, name in zip(images.images, images.names, strict=True)
             ]
-        table = pa.table(columns, schema=_SAMPLES)
+        table = pa.table(columns, schema=SAMPLES)
         if file.exists():
             before = read_table(file)
             if before.equals(table):
@@ -138,7 +111,8 @@ class Audit:
                 raise InputError(
                     f"expected the set {starts.name} to have the starts of {file}, got others; choose another --out"
                 )
-        write_table(file, table)
+        with hashes.replacing(self.path, file):
+            write_table(file, table)
 
     def shards(self) -> set[tuple[str, range]]:
         """Every finished shard: key of the attack and range of rows, from a single listing of the directory."""
@@ -171,7 +145,9 @@ class Audit:
             "gradient_evaluations": torch.cat([found.gradient_evaluations for found in parts]).tolist(),
             "forward_evaluations": torch.cat([found.forward_evaluations for found in parts]).tolist(),
         }
-        create_table(self._file(shard), pa.table(columns, schema=with_record(_ATTACKED, record)))
+        file = self._file(shard)
+        if create_table(file, pa.table(columns, schema=with_record(ATTACKED, record))):
+            hashes.record(self.path, file)
 
     def read_shard(self, shard: Shard) -> Tensor:
         """The images (B, 3, H, W) uint8 of a shard.
@@ -212,14 +188,16 @@ class Audit:
 
     def write_scores(self, scores: Scores, names: Mapping[str, Sequence[str]]) -> None:
         """Store the scores, with the names of the images of each set."""
-        columns: dict[str, list[Any]] = {name: [] for name in _SCORES.names}
+        columns: dict[str, list[Any]] = {name: [] for name in SCORES.names}
         for (detector, images), values in scores.items():
             columns["detector"] += [detector] * len(values)
             columns["set"] += [images] * len(values)
             columns["row"] += range(len(values))
             columns["name"] += names[images]
             columns["score"] += values.tolist()
-        write_table(self.path / "scores.parquet", pa.table(columns, schema=_SCORES))
+        file = self.path / "scores.parquet"
+        with hashes.replacing(self.path, file):
+            write_table(file, pa.table(columns, schema=SCORES))
 
     def read_scores(self) -> dict[tuple[str, str], Tensor]:
         """All scores, (N,) in float64, by detector and set.
@@ -235,7 +213,9 @@ class Audit:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Store the tables; NaN and infinity become null in JSON."""
-        write_text(self.path / "results.json", json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
+        file = self.path / RESULTS
+        with hashes.replacing(self.path, file):
+            write_text(file, json.dumps(finite({"format": FORMAT, **results}), indent=2, allow_nan=False) + "\n")
 
     def read_results(self) -> dict[str, Any]:
         """The tables.
@@ -243,7 +223,7 @@ class Audit:
         Raises:
             InputError: if the audit is not finished.
         """
-        file = self.path / "results.json"
+        file = self.path / RESULTS
         try:
             results: dict[str, Any] = json.loads(file.read_text())
         except (OSError, ValueError) as error:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from oodattack._version import __version__
-from oodattack.cli import attack, audit, demo, page, show, train
+from oodattack.cli import attack, audit, demo, page, show, train, verify
 from oodattack.cli.terminal import BAD_INPUT, printable
 from oodattack.core.errors import InputError
 
@@ -26,8 +26,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback(
     epilog="Exit codes: 0 success; 2 invalid input (finished work is kept); 3 an audit in which an attack failed; 4"
-    " an audit that does not meet a --require (whether or not an attack failed); 130 interrupted by Ctrl-C (repeat the"
-    " command to resume); 1 an error in the program itself."
+    " an audit that does not meet a --require (whether or not an attack failed), or differences found by `verify`; 130"
+    " interrupted by Ctrl-C (repeat the command to resume); 1 an error in the program itself."
 )
 def program(
     version: Annotated[
@@ -45,6 +45,7 @@ app.command("attack", epilog=attack.EXAMPLES)(attack.attack)
 app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("show", epilog=show.EXAMPLES)(show.show)
+app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
 app.command("page", epilog=page.EXAMPLES)(page.page)
 app.command("open")(page.open_page)
 

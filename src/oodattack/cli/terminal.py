@@ -19,6 +19,7 @@ from oodattack.api.progress import bars
 BAD_INPUT = 2
 UNFINISHED = 3  # an audit in which an attack failed
 UNMET = 4  # an audit that does not meet a requirement
+DIFFERENT = 4  # a directory that is not what its command wrote
 INTERRUPTED = 130
 
 

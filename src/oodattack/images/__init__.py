@@ -1,5 +1,6 @@
 """Image sources: decoding, folders, tables, public data sets, start images."""
 
+from oodattack.images.content import digest
 from oodattack.images.decode import decode
 from oodattack.images.live import image_source
 from oodattack.images.shape import encode_png, fit
@@ -10,6 +11,7 @@ __all__ = [
     "ImageSource",
     "StartSource",
     "decode",
+    "digest",
     "encode_png",
     "evenly",
     "fit",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oodattack.core.errors import InputError
 from oodattack.images.decode import reason
-from oodattack.images.files import digest_of, numbered
+from oodattack.images.files import numbered
 from oodattack.images.labels import Labels, by_number
 
 SUFFIX = ".npy"
@@ -51,9 +51,9 @@ class ArraySource:
         numbers = _load(path)
         return by_number(numbers[i] for i in indices) if numbers.shape == (len(self),) else None
 
-    def digest(self) -> str:
-        """SHA-256 of the file's name and its size in bytes."""
-        return digest_of(self.path)
+    def content(self, index: int) -> bytes:
+        """The pixels, after the shape that they are stored in."""
+        return f"{self.pixels.shape[1:]}".encode() + bytes(self.pixels[index].tobytes())
 
 
 def open_array(spec: str, path: Path) -> ArraySource:

@@ -1,6 +1,5 @@
 """The images of a data set: any indexable collection of images, or of images with class numbers."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,47 +24,47 @@ class DatasetSource:
         names: NAME/INDEX.
         dataset: item i is an image, or a tuple that begins with an image and its class number. An image is a Pillow
             image or a tensor (3, H, W) or (1, H, W), uint8 or floating point in [0, 1].
-        content: SHA-256 (hex) of its contents; empty if unknown, as for data that are read from disk.
     """
 
     spec: str
     names: tuple[str, ...]
     dataset: Any
-    content: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def read(self, index: int) -> Tensor:
         """Image `index` at its native size, uint8 `(3, H, W)`; raises InputError if it cannot be decoded."""
+        return self._read(index)[0]
+
+    def _read(self, index: int) -> tuple[Tensor, Any]:
+        """An image and its class number, if the item has one."""
         name = self.names[index]
         try:
             item = self.dataset[index]
         except Exception as error:  # whatever a data set's own loader raises
             raise InputError(f"cannot decode {name} of {self.spec}: {reason(error)}") from error
-        image = item[0] if isinstance(item, tuple | list) else item
+        image, label = _parts(item)
         if isinstance(image, Image.Image):
-            return rgb(image)
+            return rgb(image), label
         if isinstance(image, Tensor) and image.ndim == 3:
-            return to_levels(image[None], f"{name} of {self.spec}")[0]
+            return to_levels(image[None], f"{name} of {self.spec}")[0], label
         raise InputError(f"expected {self.spec} to give Pillow images or tensors (3, H, W), got {_described(image)}")
 
     def labels(self, indices: Sequence[int]) -> Labels | None:
         """The data set's own labels; if it has no list of them, the images are decoded to get them."""
         numbers = _numbers(self.dataset)
         try:
-            found = [self._label(i) if numbers is None else numbers[i] for i in indices]
+            found = [_parts(self.dataset[i])[1] if numbers is None else numbers[i] for i in indices]
         except Exception as error:  # whatever a data set's own loader raises
             raise InputError(f"cannot read the classes of {self.spec}: {reason(error)}") from error
         return by_number(found, _classes(self.dataset))
 
-    def _label(self, index: int) -> Any:
-        item = self.dataset[index]
-        return item[1] if isinstance(item, tuple | list) and len(item) > 1 else None
-
-    def digest(self) -> str:
-        """SHA-256 of the name of the data set, its split and length, and its contents where they are known."""
-        return hashlib.sha256("\0".join(filter(None, (self.spec, str(len(self)), self.content))).encode()).hexdigest()
+    def content(self, index: int) -> bytes:
+        """The pixels, after the shape and the class number, if there is one: images of data sets are decoded."""
+        image, label = self._read(index)
+        number = by_number([label])
+        return f"{tuple(image.shape)}{number and number.names}".encode() + image.numpy().tobytes()
 
 
 def to_levels(images: Tensor, name: str) -> Tensor:
@@ -90,6 +89,13 @@ def to_levels(images: Tensor, name: str) -> Tensor:
             )
         images = quantize(images.detach())
     return images.expand(-1, 3, -1, -1).cpu().contiguous()
+
+
+def _parts(item: Any) -> tuple[Any, Any]:
+    """The image of an item, and its class number or None."""
+    if not isinstance(item, tuple | list):
+        return item, None
+    return item[0], item[1] if len(item) > 1 else None
 
 
 def _numbers(dataset: Any) -> Any:

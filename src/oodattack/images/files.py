@@ -1,6 +1,5 @@
 """Image files: in a folder, matching a pattern, or named in a list."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,12 +48,13 @@ class FileSource:
         """The name of each image's folder."""
         return by_folder(self.names, indices)
 
-    def digest(self) -> str:
-        """SHA-256 of the names and sizes in bytes; a missing file has size -1."""
-        total = hashlib.sha256()
-        for name in self.names:
-            total.update(f"{name}\0{size_in_bytes(self.root / name)}\n".encode())
-        return total.hexdigest()
+    def content(self, index: int) -> bytes:
+        """The file's bytes."""
+        path = self.root / self.names[index]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {reason(error)}") from error
 
 
 def numbered(prefix: str, count: int) -> list[str]:
@@ -77,15 +77,6 @@ def size_in_bytes(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file's name and its size in bytes.
-
-    >>> digest_of(Path("/a/no_such.npy")) == digest_of(Path("/b/no_such.npy"))
-    True
-    """
-    return hashlib.sha256(f"{path.name}\0{size_in_bytes(path)}".encode()).hexdigest()
 
 
 def in_folder(folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from oodattack.core.errors import InputError
 from oodattack.images.decode import reason
-from oodattack.images.files import digest_of, numbered
+from oodattack.images.files import numbered
 from oodattack.images.labels import Labels, by_number
 
 SUFFIXES = ("idx3-ubyte", "idx3-ubyte.gz")
@@ -60,9 +60,9 @@ class IdxSource:
             raise InputError(f"expected {len(self)} labels in {path}, got {len(numbers)}")
         return by_number(numbers[i] for i in indices)
 
-    def digest(self) -> str:
-        """SHA-256 of the file's name and its size in bytes."""
-        return digest_of(self.path)
+    def content(self, index: int) -> bytes:
+        """The pixels, after the shape."""
+        return f"{tuple(self.pixels.shape[1:])}".encode() + self.pixels[index].numpy().tobytes()
 
 
 def is_idx(name: str) -> bool:

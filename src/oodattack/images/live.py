@@ -1,6 +1,5 @@
 """Images that are already in Python, as a source."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,8 @@ from oodattack.images.dataset import DatasetSource, to_levels
 from oodattack.images.files import numbered
 from oodattack.images.sources import ImageSource
 
+OBJECT = "object:"  # begins the spec of such a source
+
 
 @dataclass(frozen=True)
 class _Stack:
@@ -25,8 +26,8 @@ class _Stack:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
+        return self.images[index], None if self.targets is None else self.targets[index]
 
 
 def image_source(images: Any, name: str) -> ImageSource:
@@ -48,7 +49,7 @@ def image_source(images: Any, name: str) -> ImageSource:
     >>> source.names, source.read(0).shape, source.labels([0, 1]).names
     (('train/00000', 'train/00001'), torch.Size([3, 4, 5]), ('1', '0'))
     """
-    spec = f"object:{name}"
+    spec = OBJECT + name
     if isinstance(images, Tensor):
         return _stacked(images, None, spec, name)
     if isinstance(images, tuple) and len(images) == 2 and isinstance(images[0], Tensor) and images[0].ndim == 4:
@@ -75,5 +76,4 @@ def _stacked(images: Tensor, targets: Any, spec: str, name: str) -> ImageSource:
     numbers = None if targets is None else [int(target) for target in targets]
     if numbers is not None and len(numbers) != len(levels):
         raise InputError(f"expected a class number for each of {len(levels)} images of {name}, got {len(numbers)}")
-    content = hashlib.sha256(levels.numpy().tobytes() + str(numbers).encode()).hexdigest()
-    return DatasetSource(spec, tuple(numbered(name, len(levels))), _Stack(levels, numbers), content)
+    return DatasetSource(spec, tuple(numbered(name, len(levels))), _Stack(levels, numbers))

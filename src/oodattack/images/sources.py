@@ -35,8 +35,8 @@ class ImageSource(Protocol):
     def labels(self, indices: Sequence[int]) -> Labels | None:
         """The classes of these images, or None if the source has no labels."""
 
-    def digest(self) -> str:
-        """SHA-256 (hex) of the source's contents; a different value means that the images have changed."""
+    def content(self, index: int) -> bytes:
+        """What is stored of image `index`, not decoded if possible; InputError if it cannot be read."""
 
 
 def open_images(spec: str | Path, *, data_root: Path | None = None, download: bool = False) -> ImageSource:

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from oodattack.core.errors import InputError
+from oodattack.images.content import digest
 from oodattack.images.files import is_pattern, size_in_bytes
 from oodattack.images.generated import KINDS, generate
 from oodattack.images.public import PREFIX
@@ -31,8 +32,8 @@ class StartSource(Protocol):
     def get(self, index: int) -> tuple[str, Tensor]:
         """Name and image, uint8 `(3, h, w)`, of the start for x_in number `index`."""
 
-    def digest(self) -> str:
-        """SHA-256 (hex); a different value means different start images."""
+    def digest(self, count: int) -> str:
+        """SHA-256 (hex) of the starts for the first `count` x_in; another value means other start images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class OneStart:
         """Name and image of the start, uint8 `(3, h, w)`."""
         return self.label, self.image
 
-    def digest(self) -> str:
+    def digest(self, count: int) -> str:  # noqa: ARG002 - every x_in has the same start
         """SHA-256 of the PNG-encoded start."""
         return hashlib.sha256(encode_png(self.image)).hexdigest()
 
@@ -66,15 +67,20 @@ class ManyStarts:
 
     def get(self, index: int) -> tuple[str, Tensor]:
         """Name and image, uint8 `(3, h, w)`, of the start for x_in number `index`."""
+        place = self._place(index)
+        return self.source.names[place], fit(self.source.read(place), self.size)
+
+    def _place(self, index: int) -> int:
+        """Which image of the source is the start for x_in number `index`."""
         if self.order == "sample":
             # A hash, unlike a generator, depends neither on other calls nor on a library's version.
             index = int.from_bytes(hashlib.sha256(f"{self.seed}/{index}".encode()).digest())
-        index %= len(self.source)
-        return self.source.names[index], fit(self.source.read(index), self.size)
+        return index % len(self.source)
 
-    def digest(self) -> str:
-        """SHA-256 of the source, the size and the order."""
-        identity = f"{self.source.digest()}\0{self.size}\0{self.order}"
+    def digest(self, count: int) -> str:
+        """SHA-256 of the images that are used, their number in the source, the size and the order."""
+        used = digest(self.source, map(self._place, range(count)))
+        identity = f"{used}\0{len(self.source)}\0{self.size}\0{self.order}"
         return hashlib.sha256((identity + f"\0{self.seed}" * (self.order == "sample")).encode()).hexdigest()
 
 

@@ -1,6 +1,5 @@
 """Images in the rows of Parquet files or of Arrow files saved by `datasets`."""
 
-import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from oodattack.core.errors import InputError
 from oodattack.images.decode import decode, reason
-from oodattack.images.files import numbered, size_in_bytes
+from oodattack.images.files import numbered
 from oodattack.images.labels import Labels, by_number
 
 SUFFIXES = (".parquet", ".arrow")
@@ -60,6 +59,19 @@ class TableSource:
 
     def read(self, index: int) -> Tensor:
         """Image `index` at its native size, uint8 `(3, H, W)`; raises InputError if it cannot be decoded."""
+        name, stored = self._stored(index)
+        return decode(stored, name=name)
+
+    def content(self, index: int) -> bytes:
+        """The bytes of the cell, or of the file that it names."""
+        name, stored = self._stored(index)
+        try:
+            return stored.read_bytes() if isinstance(stored, Path) else stored
+        except OSError as error:
+            raise InputError(f"cannot read {name}: {reason(error)}") from error
+
+    def _stored(self, index: int) -> tuple[str, bytes | Path]:
+        """The name of an image in messages, and its bytes or its file."""
         index = range(len(self.names))[index]
         chunk = self.chunks[bisect_right(self.chunks, index, key=lambda chunk: chunk.first) - 1]
         name = f"{self.names[index]} of {chunk.path}"
@@ -69,12 +81,12 @@ class TableSource:
             raise InputError(f"cannot decode {name}: {reason(error)}") from error
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if data is not None:
-            return decode(data, name=name)
+            return name, bytes(data)
         if path is not None:
-            file = (chunk.path.parent / path).resolve()
+            file: Path = (chunk.path.parent / path).resolve()
             if not file.is_relative_to(chunk.path.parent.resolve()) or not file.is_file():
                 raise InputError(f"cannot decode {name}: expected a file next to the table, got {path!r}")
-            return decode(file, name=name)
+            return name, file
         raise InputError(f"cannot decode {name}: the row has no image")
 
     def labels(self, indices: Sequence[int]) -> Labels | None:
@@ -88,13 +100,6 @@ class TableSource:
         if texts and len(texts) == len(chosen):
             return Labels(tuple(texts), tuple(sorted({value for value in values if isinstance(value, str)})))
         return by_number(chosen, known.pop() if len(known) == 1 else None)
-
-    def digest(self) -> str:
-        """SHA-256 of the row names and the sizes of row groups and files."""
-        total = hashlib.sha256("\n".join(self.names).encode())
-        for chunk in self.chunks:
-            total.update(f"{chunk.group}\0{chunk.rows}\0{size_in_bytes(chunk.path)}\n".encode())
-        return total.hexdigest()
 
 
 def open_tables(spec: str, root: Path, files: Sequence[str]) -> TableSource:

@@ -23,7 +23,7 @@ from oodattack.engines import (
 from oodattack.pipelines.inputs import Inputs, open_in_worker, open_inputs
 from oodattack.pipelines.measure import Measure
 from oodattack.pipelines.shard import AttackShard
-from oodattack.runs import Run, export_pngs, find_run, start_run
+from oodattack.runs import Run, export_pngs, find_run, start_run, write_card
 from oodattack.settings.attack import AttackSettings
 from oodattack.settings.saved import identity
 
@@ -113,6 +113,7 @@ def run_attack(
             on_ready(opened.encoder, run)
         _compute_shards(engine, AttackShard(run, inputs(run.header)), settings, on_progress or (lambda _progress: None))
         _refuse_empty(run, settings)
+        write_card(run)
     return run
 
 
@@ -153,5 +154,5 @@ def _refuse_empty(run: Run, settings: AttackSettings) -> None:
         return
     first = next(iter(run.skipped().values()))
     for number in run.done():
-        run.shard(number).unlink()
+        run.delete_shard(number)
     raise InputError(f"expected images in {settings.images}, got none that can be decoded; the first: {first}")

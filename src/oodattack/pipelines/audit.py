@@ -13,11 +13,13 @@ from oodattack.auditing.bench import Bench, open_bench, open_in_worker
 from oodattack.auditing.describe import describe
 from oodattack.auditing.ensemble import accepted_by_all, add_ensemble, scored_by_all
 from oodattack.auditing.fit import fit_detectors
+from oodattack.auditing.inputs import IN, TARGETS, TRAIN
+from oodattack.auditing.layout import LAYOUT
 from oodattack.auditing.outside import open_witnesses, still_outside
 from oodattack.auditing.plan import Attack, plan
 from oodattack.auditing.required import check_names
 from oodattack.auditing.score import score_attacked, score_clean
-from oodattack.auditing.store import FORMAT, NAME, Audit, Scores, begun_header, is_begun
+from oodattack.auditing.store import Audit, Scores, begun_header, is_begun
 from oodattack.auditing.tables import audited, tabulate, work_of
 from oodattack.detectors import ENSEMBLE, Ensemble
 from oodattack.engines import (
@@ -96,7 +98,7 @@ def audit_bench(
     witnesses = open_witnesses(settings)
     header = _header(bench, engine)
     batch_size = header["batch_size"]
-    with claim(settings.out, NAME, header, noun="audit", is_begun=is_begun), exact():
+    with claim(settings.out, LAYOUT, header, is_begun=is_begun), exact():
         audit = Audit(settings.out)
         for starts in bench.inputs.starts.values():
             audit.write_samples(bench.inputs.targets, starts)
@@ -125,6 +127,7 @@ def audit_bench(
                 "environment": header["environment"],
                 "subject": describe(bench),
                 "sets": {name: len(images.names) for name, images in bench.inputs.clean.items()},
+                "digests": bench.inputs.digests(bench.inputs.contents),
                 "skipped": bench.inputs.skipped(),
                 "attacks": work,
                 "detectors": tabulate(settings, rows, scores, bench.inputs, evaluations),
@@ -162,13 +165,12 @@ def _jointly(bench: Bench, done: list[Attack], scores: Scores) -> dict[str, Any]
 def _header(bench: Bench, engine: Engine) -> dict[str, Any]:
     """The header of the directory; see `claim`. An audit that is resumed keeps its batch size."""
     settings, begun = bench.settings, begun_header(bench.settings.out)
-    inputs = {**bench.inputs.digests, "encoder": bench.subject.encoder.digest()}
+    inputs = {**bench.inputs.digests((TRAIN, IN, TARGETS)), "encoder": bench.subject.encoder.digest()}
     planned = environment(bench.subject.device) if begun is None else begun["environment"]
     worker = partial(open_in_worker, settings, {"inputs": inputs, "environment": planned})
     chosen = begun["batch_size"] if settings.batch_size is None and begun is not None else settings.batch_size
     measured = run_one(engine, MeasureBatchSize(PerProcess(worker, here=bench)), chosen)
     return {
-        "format": FORMAT,
         "settings": identity(settings),
         "batch_size": measured.batch_size,
         "inputs": inputs,

@@ -66,7 +66,7 @@ def attack_rows(
     samples, skipped = _read(plan, encoder.input_size, rows)
     if len(samples):
         with evaluation_mode(encoder), torch.no_grad():
-            z_in = encoder(_batch(samples.x_in, device))
+            z_in = encoder(to_batch(samples.x_in, device))
         finite = z_in.isfinite().all(1)
         for i in (~finite).nonzero().flatten().tolist():
             name = samples.columns[i]["x_in_name"]
@@ -74,10 +74,11 @@ def attack_rows(
         samples, z_in = samples.keep(finite.nonzero().flatten().tolist()), z_in[finite]
     if not len(samples):
         return [], skipped
-    start = _batch(samples.starts, device)
+    start = to_batch(samples.starts, device)
     result = _attack(plan.settings, samples, encoder.parts, fast, gradient, start, z_in, on_step)
     pngs = [encode_png(image) for image in quantize(result.image).cpu()]
-    columns = _measure(plan.settings, encoder, _batch(samples.x_in, device), start, pngs, z_in, result)
+    norm = NORMS[plan.settings.norm]
+    columns = measure_images(encoder, norm, to_batch(samples.x_in, device), start, pngs, z_in) | _of_result(result)
     pipeline = encoder.pipeline and encoder.pipeline.name
     table = []
     for i, sample in enumerate(samples.columns):
@@ -159,25 +160,43 @@ def _attack(
     )
 
 
-def _measure(
-    settings: AttackSettings,
-    encoder: Encoder,
-    x_in: Tensor,
-    start: Tensor,
-    pngs: Sequence[bytes],
-    z_in: Tensor,
-    result: AttackResult,
-) -> Mapping[str, Sequence[Any]]:
-    """The columns that describe the results, by name."""
-    x_out = _batch([decode(png) for png in pngs], start.device)
+def measure_images(
+    encoder: Encoder, norm: float, x_in: Tensor, start: Tensor, pngs: Sequence[bytes], z_in: Tensor
+) -> dict[str, Sequence[Any]]:
+    """The columns of a shard that follow from its images and the encoder, by name.
+
+    Args:
+        encoder: f, as loaded.
+        norm: 1, 2 or infinity.
+        x_in: (B, 3, H, W) in [0, 1], on the encoder's device.
+        start: (B, 3, H, W) in [0, 1], on the encoder's device.
+        pngs: x_out.
+        z_in: (B, K), the latents of x_in.
+    """
+    x_out = to_batch([decode(png) for png in pngs], start.device)
     with evaluation_mode(encoder), torch.no_grad():
         z_start, z_out = encoder(start), encoder(x_out)
         classes = {"in": _top_1(encoder, x_in), "start": _top_1(encoder, start), "out": _top_1(encoder, x_out)}
     numbers = {
         "mape": mape(z_out, z_in),
-        "mape_float": result.float_mape,
         "mape_before": mape(z_start, z_in),
-        "distance": distance(x_out, start, NORMS[settings.norm]),
+        "distance": distance(x_out, start, norm),
+    }
+    return {
+        **_as_lists(numbers),
+        "mape_parts": [[_or_none(part) for part in row] for row in part_mape(z_out, z_in, encoder.parts).tolist()],
+        **{f"class_{image}": [name for name, _ in found] for image, found in classes.items()},
+        **{f"probability_{image}": [probability for _, probability in found] for image, found in classes.items()},
+        "z_in": list(z_in.cpu().numpy()),
+        "z_start": list(z_start.cpu().numpy()),
+        "z_out": list(z_out.cpu().numpy()),
+    }
+
+
+def _of_result(result: AttackResult) -> dict[str, Sequence[Any]]:
+    """The columns of a shard that the attack reports, by name."""
+    numbers = {
+        "mape_float": result.float_mape,
         "distance_float": result.float_distance,
         "distance_before": result.start_distance,
         "gradient_evaluations": result.gradient_evaluations,
@@ -185,20 +204,18 @@ def _measure(
         "restart": result.restart,
     }
     return {
-        **{name: [_or_none(value) for value in values.tolist()] for name, values in numbers.items()},
+        **_as_lists(numbers),
         "mape_note": result.notes,
-        "mape_parts": [[_or_none(part) for part in row] for row in part_mape(z_out, z_in, encoder.parts).tolist()],
-        **{f"class_{image}": [name for name, _ in found] for image, found in classes.items()},
-        **{f"probability_{image}": [probability for _, probability in found] for image, found in classes.items()},
-        "z_in": list(z_in.cpu().numpy()),
-        "z_start": list(z_start.cpu().numpy()),
-        "z_out": list(z_out.cpu().numpy()),
         # NaN follows after a sample has stopped; it is omitted, because no plot needs it and NaN never compares equal.
         "history": [history[~history.isnan()].numpy() for history in result.history.cpu()],
     }
 
 
-def _batch(images: Sequence[Tensor], device: torch.device) -> Tensor:
+def _as_lists(numbers: Mapping[str, Tensor]) -> dict[str, Sequence[Any]]:
+    return {name: [_or_none(value) for value in values.tolist()] for name, values in numbers.items()}
+
+
+def to_batch(images: Sequence[Tensor], device: torch.device) -> Tensor:
     """Float (B, 3, H, W) in [0, 1] on the device."""
     return dequantize(torch.stack(list(images))).to(device)
 

@@ -13,7 +13,7 @@ from oodattack.core.gradient import Gradient, get_gradient
 from oodattack.core.pixels import dequantize
 from oodattack.encoders import Encoder, pick_device
 from oodattack.engines import open_encoder, open_encoder_in_worker
-from oodattack.images import ImageSource, open_images
+from oodattack.images import ImageSource, digest, open_images
 from oodattack.pipelines.plan import Plan, make_plan
 from oodattack.settings.attack import AttackSettings
 from oodattack.speed import prepare
@@ -58,8 +58,8 @@ class Inputs:
             "pipeline": self.encoder.pipeline and self.encoder.pipeline.name,
             "latent_dim": self.encoder.latent_dim,
             "parts": list(self.encoder.parts),
-            "images": self.plan.images.digest(),
-            "starts": [start.digest() for start in self.plan.starts],
+            "images": digest(self.plan.images, self.plan.chosen),
+            "starts": [start.digest(len(self.plan.chosen)) for start in self.plan.starts],
         }
 
     def check(self) -> None:

@@ -26,7 +26,7 @@ from oodattack.auditing.store import finite
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.engines import Engine, OnStage, PerProcess, Step, in_batches
-from oodattack.images import ImageSource, evenly
+from oodattack.images import ImageSource, digest, evenly
 from oodattack.pipelines.round_attacks import (
     BATCH_SIZE,
     DirectAttack,
@@ -41,10 +41,9 @@ from oodattack.settings.train import TrainSettings
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_text, write_torch, write_weights
 from oodattack.training.data import Labelled, Outliers
+from oodattack.training.layout import ROUNDS
 from oodattack.training.session import Session, reading
 
-NAME = "rounds.json"
-FORMAT = 2  # earlier versions wrote no format, and numbers as strings
 STEPS = 100
 HELD_OUT = 1000  # maximum number of test images that set the thresholds
 RATE_SHARE = 0.1  # learning rate of the rounds, relative to that of the first training
@@ -62,11 +61,10 @@ def claim_rounds(settings: TrainSettings, test: Labelled) -> Iterator[None]:
         InputError: if the directory contains rounds with other settings or of an earlier version, or is in use.
     """
     header = {
-        "format": FORMAT,
         "settings": identity(settings, "rounds"),
-        "inputs": {"test": test.source.digest()},
+        "inputs": {"test": digest(test.source, range(len(test)))},
     }
-    with claim(settings.out / "rounds", NAME, header, noun="series of rounds", is_begun=_has_rounds):
+    with claim(settings.out / "rounds", ROUNDS, header, is_begun=_has_rounds):
         yield
 
 
@@ -142,13 +140,13 @@ def _has_rounds(path: Path) -> bool:
     if not any(path.glob("*/state.pt")):
         return False
     try:
-        found = json.loads((path / NAME).read_text()).get("format", 1)
+        found = json.loads((path / ROUNDS.header).read_text()).get("format", 1)
     except (OSError, ValueError, AttributeError):
         return True  # `claim` reports it
-    if found != FORMAT:
+    if found != ROUNDS.format:
         raise InputError(
-            f"expected rounds of format {FORMAT} in {path}, got format {found}, which can be read but not resumed;"
-            " choose another --out"
+            f"expected rounds of format {ROUNDS.format} in {path}, got format {found}, which can be read but not"
+            " resumed; choose another --out"
         )
     return True
 

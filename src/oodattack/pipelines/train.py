@@ -13,19 +13,19 @@ from accelerate import Accelerator
 from oodattack.core.errors import InputError
 from oodattack.encoders import pick_device
 from oodattack.engines import Engine, LocalEngine, Progress, environment, logged_stages
-from oodattack.images import open_images
+from oodattack.images import digest, open_images
 from oodattack.networks import build_network
 from oodattack.pipelines.rounds import claim_rounds, run_rounds
 from oodattack.settings.saved import identity
 from oodattack.settings.train import TrainSettings
+from oodattack.storage import hashes
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_text, write_weights
 from oodattack.training.data import Labelled, Outliers
+from oodattack.training.layout import CHECKPOINT, LAYOUT, RESULTS, WEIGHTS
 from oodattack.training.session import Session, seeded
 
 logger = logging.getLogger(__name__)
-FORMAT = 1
-NAME, CHECKPOINT, WEIGHTS, RESULTS = "train.json", "checkpoint.pt", "model.safetensors", "results.json"
 
 
 def train(
@@ -73,11 +73,10 @@ def train(
     if settings.tensorboard is not None:
         _writer(settings.tensorboard).close()
     header = {
-        "format": FORMAT,
         "settings": identity(settings),
         "inputs": {
-            "train": images.source.digest(),
-            "outliers": [] if outliers is None else [source.digest() for source in outliers.sources],
+            "train": digest(images.source, range(len(images))),
+            "outliers": [] if outliers is None else [digest(source, range(len(source))) for source in outliers.sources],
         },
         "classes": list(images.classes),
         "held_out": hold_out,
@@ -86,7 +85,7 @@ def train(
     rounds: AbstractContextManager[None] = nullcontext()
     if settings.rounds and test is not None:
         rounds = claim_rounds(settings, test)  # before training: a refusal must come early, and leave the results alone
-    with claim(settings.out, NAME, header, noun="training", is_begun=_has_epochs), rounds:
+    with claim(settings.out, LAYOUT, header, is_begun=_has_epochs) as found, rounds:
         with seeded(settings.seed, -1):
             model = build_network(settings.network, settings.method, len(images.classes))
         session = Session(
@@ -109,12 +108,14 @@ def train(
         if test is not None:
             on_stage("testing", 0, 1)
             results["test_accuracy"] = session.accuracy(test)
-        write_weights(settings.out / WEIGHTS, session.model.state_dict())
+        with hashes.replacing(settings.out, settings.out / WEIGHTS):
+            write_weights(settings.out / WEIGHTS, session.model.state_dict())
         if settings.rounds:
             assert test is not None and outliers is not None  # noqa: S101, PT018 -- checked by the settings
             work = engine or LocalEngine()
-            results["rounds"] = run_rounds(settings, session, test, outliers, header, work, on_stage)
-        write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
+            results["rounds"] = run_rounds(settings, session, test, outliers, found, work, on_stage)
+        with hashes.replacing(settings.out, settings.out / RESULTS):
+            write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
     return results
 
 

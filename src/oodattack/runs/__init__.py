@@ -1,5 +1,6 @@
 """Runs on disk: writing, resuming and reading them. Reading one needs no torch."""
 
+from oodattack.runs.card import write_card
 from oodattack.runs.export import export_pngs
 from oodattack.runs.rows import SCHEMA, png_name
 from oodattack.runs.run import Run, ShardRecord
@@ -17,4 +18,5 @@ __all__ = [
     "png_name",
     "start_run",
     "summarize",
+    "write_card",
 ]

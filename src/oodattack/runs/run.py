@@ -3,6 +3,7 @@
 ``run.json`` is written first and does not change once a shard exists. A shard is a fixed range of rows,
 ``shards/00012.parquet``, written whole by the process that computed it; if two processes write the same shard, the
 first one wins. The shards that exist are the only record of which rows are done, so nothing can contradict them.
+``hashes/`` contains the SHA-256 of each file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from oodattack.core.notebook import html_table
 from oodattack.runs.rows import SCHEMA
+from oodattack.storage import hashes
 from oodattack.storage.tables import create_table, read_record, read_table, with_record
 
 
@@ -97,7 +99,14 @@ class Run:
         Raises:
             WriteError: if it cannot be written.
         """
-        create_table(self.shard(number), pa.Table.from_pylist(list(rows), schema=with_record(SCHEMA, asdict(record))))
+        file = self.shard(number)
+        if create_table(file, pa.Table.from_pylist(list(rows), schema=with_record(SCHEMA, asdict(record)))):
+            hashes.record(self.path, file)
+
+    def delete_shard(self, number: int) -> None:
+        """Delete a shard, so that the run computes it again."""
+        hashes.forget(self.path, self.shard(number))
+        self.shard(number).unlink()
 
     def read_shard(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of one shard.

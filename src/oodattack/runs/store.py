@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from oodattack.core.errors import InputError
+from oodattack.runs.rows import SCHEMA
 from oodattack.runs.run import Run
 from oodattack.storage.directory import claim
+from oodattack.storage.layout import Layout
 
 NAME = "run.json"
-FORMAT = 3
-READABLE = (2, FORMAT)
+FORMAT = 4  # since 4, digests of images are of their contents, and files have hashes
+READABLE = (2, 3, FORMAT)
+LAYOUT = Layout("run", FORMAT, documents={NAME: "run"}, tables={"shards/*.parquet": SCHEMA})
 _SECTIONS = ("settings", "inputs", "environment")
 _SINCE_FORMAT_3 = ("rows_per_shard", "half", "rough")
 
@@ -89,7 +92,7 @@ def start_run(path: Path, header: Mapping[str, Any]) -> Iterator[Run]:
     ...     run.shard_count, list(run.shard_rows(2)), run.done()
     (3, [8, 9], [])
     """
-    with claim(path, NAME, {"format": FORMAT, **header}, noun="run", is_begun=_is_begun) as found:
+    with claim(path, LAYOUT, header, is_begun=_is_begun) as found:
         yield Run(Path(path), found)
 
 
@@ -103,7 +106,7 @@ def _has_shards(path: Path) -> bool:
 
 
 def _check(header: Mapping[str, Any]) -> None:
-    missing = [key for key in _SINCE_FORMAT_3 if header["format"] == FORMAT and key not in header]
+    missing = [key for key in _SINCE_FORMAT_3 if header["format"] >= 3 and key not in header]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
     sizes = [header["rows"], header["batch_size"], header.get("rows_per_shard", header["batch_size"])]

@@ -11,7 +11,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from oodattack.core.errors import InputError
+from oodattack.storage import hashes
 from oodattack.storage.files import create_text, is_partial, remove_partials, write_text
+from oodattack.storage.layout import Layout
 
 _LOCK = ".lock"
 _SHA_256 = r"\b[0-9a-f]{64}\b"
@@ -19,16 +21,16 @@ _SHA_256 = r"\b[0-9a-f]{64}\b"
 
 @contextmanager
 def claim(
-    path: Path, name: str, header: Mapping[str, Any], *, noun: str, is_begun: Callable[[Path], bool]
+    path: Path, layout: Layout, header: Mapping[str, Any], *, is_begun: Callable[[Path], bool]
 ) -> Iterator[Mapping[str, Any]]:
     """Lock a directory, and write its header or compare it with the existing one.
 
     Args:
         path: the directory; created if it does not exist.
-        name: file name of the header.
-        header: JSON values. ``settings``, ``inputs`` and all other entries must equal those of an existing header,
-            except for ``environment``: if that differs, a warning is issued.
-        noun: what the directory contains, for messages: "run", "audit".
+        layout: the files of the directory. Those without a recorded hash (`oodattack.storage.hashes`) receive one.
+        header: JSON values, without ``format``, which the layout supplies. ``settings``, ``inputs`` and all other
+            entries must equal those of an existing header, except for ``environment``: if that differs, a warning is
+            issued.
         is_begun: whether the directory contains results. Until it does, a new header replaces the existing one.
 
     Yields:
@@ -39,22 +41,25 @@ def claim(
             written to.
 
     >>> import tempfile
+    >>> layout = Layout("run", 4, {"a.json": "run"})
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with claim(Path(folder), "a.json", {"rows": 3}, noun="run", is_begun=lambda _: False) as header:
+    ...     with claim(Path(folder), layout, {"rows": 3}, is_begun=lambda _: False) as header:
     ...         header
-    {'rows': 3}
+    {'format': 4, 'rows': 3}
     """
     path = Path(path)
     with _locked(path):
-        file = path / name
-        others = sorted(p.name for p in path.iterdir() if p.name not in (_LOCK, name) and not is_partial(p))
+        file, noun = path / layout.header, layout.noun
+        others = sorted(p.name for p in path.iterdir() if p.name not in (_LOCK, file.name) and not is_partial(p))
         if others and not file.exists():
             raise InputError(
                 f"expected a new or empty directory, or that of an earlier {noun}, got {path} with {others[0]} and no"
-                f" {name}; choose another --out"
+                f" {file.name}; choose another --out"
             )
         remove_partials(path)
-        yield _settle(file, header, noun, replaceable=not is_begun(path))
+        found = _settle(file, {"format": layout.format, **header}, noun, replaceable=not is_begun(path))
+        hashes.settle(path, layout.files(path))
+        yield found
 
 
 @contextmanager
@@ -84,6 +89,7 @@ def _settle(file: Path, header: Mapping[str, Any], noun: str, *, replaceable: bo
         return header
     if replaceable:
         if file.read_bytes() != text.encode():
+            hashes.forget(file.parent, file)
             write_text(file, text)
         return header
     try:

@@ -74,6 +74,16 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return table
 
 
+def read_schema(path: Path) -> pa.Schema:
+    """The names and types of a table's columns.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    with _readable(path):
+        return pq.read_schema(path)
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """The record of a table (`with_record`); empty if it has none.
 

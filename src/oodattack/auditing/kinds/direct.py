@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from oodattack.attacks import direct
 from oodattack.auditing.kinds.kind import BatchAttack, Context, Detectors, Target
-from oodattack.detectors import ENSEMBLE, Detector
+from oodattack.detectors import ENSEMBLE, Detector, Subject
 
 
 class Direct:
@@ -19,6 +19,10 @@ class Direct:
     def concerns(self, target: str, name: str, detector: Detector) -> bool:  # noqa: ARG002
         """The target itself; an attack on the ensemble concerns every detector."""
         return target in (name, ENSEMBLE)
+
+    def matched(self, target: str, subject: Subject, detectors: Detectors) -> None:  # noqa: ARG002
+        """It lowers a score."""
+        return
 
     def on(self, target: str, context: Context) -> BatchAttack:
         """See `Kind`."""

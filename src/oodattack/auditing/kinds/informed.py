@@ -3,9 +3,10 @@
 from collections.abc import Collection
 
 from oodattack.attacks import informed
+from oodattack.attacks.batch import Function
 from oodattack.auditing.kinds.kind import BatchAttack, Context, Detectors, Target, reading
 from oodattack.auditing.kinds.latent import Z
-from oodattack.detectors import SHARED_VIEWS, Detector
+from oodattack.detectors import SHARED_VIEWS, Detector, Subject
 
 
 class Informed:
@@ -26,10 +27,14 @@ class Informed:
         """The detectors that read the target."""
         return reading(name, detector) == target
 
+    def matched(self, target: str, subject: Subject, detectors: Detectors) -> Function:
+        """What the detectors read."""
+        return subject.shared().get(target, _first_reader(target, detectors).reads)
+
     def on(self, target: str, context: Context) -> BatchAttack:
         """See `Kind`."""
         detector = _first_reader(target, context.detectors)
-        f = context.subject.shared().get(target, detector.reads)
+        f = self.matched(target, context.subject, context.detectors)
         return lambda samples, ball, _initial: informed(
             f, detector.parts, samples, ball, restarts=context.restarts, gradient=context.gradient
         )

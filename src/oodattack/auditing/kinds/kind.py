@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from oodattack.attacks import Ball, Followed, Found, Samples
+from oodattack.attacks.batch import Function
 from oodattack.core.gradient import Autograd, Gradient, Spsa
 from oodattack.detectors import Detector, Subject
 
@@ -65,6 +66,9 @@ class Kind(Protocol):
 
     def concerns(self, target: str, name: str, detector: Detector) -> bool:
         """Whether a detector scores the images of an attack on ``target``."""
+
+    def matched(self, target: str, subject: Subject, detectors: Detectors) -> Function | None:
+        """The function whose value for x_in the attack on a target matches; None if it lowers a score instead."""
 
     def on(self, target: str, context: Context) -> BatchAttack:
         """The attack on a target, as a function of a batch."""

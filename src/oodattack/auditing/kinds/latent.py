@@ -3,8 +3,9 @@
 from collections.abc import Collection
 
 from oodattack.attacks import latent
+from oodattack.attacks.batch import Function
 from oodattack.auditing.kinds.kind import BatchAttack, Context, Detectors, Target
-from oodattack.detectors import Detector
+from oodattack.detectors import Detector, Subject
 
 Z = "features"
 
@@ -22,9 +23,13 @@ class Latent:
         """Every detector."""
         return True
 
-    def on(self, target: str, context: Context) -> BatchAttack:  # noqa: ARG002
+    def matched(self, target: str, subject: Subject, detectors: Detectors) -> Function:  # noqa: ARG002
+        """The features z."""
+        return subject.features
+
+    def on(self, target: str, context: Context) -> BatchAttack:
         """See `Kind`."""
-        features, gradient = context.subject.features, context.gradient
+        features, gradient = self.matched(target, context.subject, context.detectors), context.gradient
         return lambda samples, ball, _initial: latent(
             features, samples, ball, restarts=context.restarts, gradient=gradient
         )

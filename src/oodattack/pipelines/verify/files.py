@@ -1,0 +1,115 @@
+"""Level 1: are the files of a directory those that were written? No encoder and no torch are needed."""
+
+import json
+from pathlib import Path
+from typing import Any, Never
+
+import pyarrow as pa
+
+from oodattack.core.errors import InputError
+from oodattack.pipelines.verify.findings import Findings
+from oodattack.storage.hashes import recorded, sha256_of
+from oodattack.storage.layout import Layout
+from oodattack.storage.schema import faults
+from oodattack.storage.tables import read_schema, read_table
+
+MISSING = "missing"
+
+
+def check_files(layout: Layout, findings: Findings) -> dict[str, Any]:
+    """Compare every file with its recorded hash, and with the published schema of its kind.
+
+    Args:
+        layout: the files of such a directory.
+        findings: receives what is found.
+
+    Returns:
+        The JSON documents that are valid, by file name.
+    """
+    hashed = _check_hashes(layout, findings)
+    documents = {}
+    for name, schema in layout.documents.items():
+        document = _read_document(name, schema, layout, findings)
+        if document is not None:
+            documents[name] = document
+    current = documents.get(layout.header, {}).get("format") == layout.format  # older formats have other columns
+    for pattern, columns in layout.tables.items():
+        for file in sorted(findings.path.glob(pattern)):
+            _check_table(file, columns if current else None, findings, whole=_name(file, findings) not in hashed)
+    return documents
+
+
+def _check_hashes(layout: Layout, findings: Findings) -> set[str]:
+    """Returns the names of the files that have their recorded hash."""
+    hashed = set()
+    known = recorded(findings.path)
+    for name, digest in known.items():
+        file = findings.path / name
+        measured = sha256_of(file) if file.is_file() else MISSING
+        findings.equal(name, "SHA-256", digest or MISSING, measured)
+        if digest == measured:
+            hashed.add(name)
+    findings.checked["files by their hash"] += len(known)
+    unknown = [name for name in (_name(file, findings) for file in layout.files(findings.path)) if name not in known]
+    if unknown:
+        findings.unchecked.append(
+            f"{len(unknown)} files have no recorded hash, the first is {unknown[0]}; versions before format"
+            f" {layout.format} recorded none, and an interrupted command records them when it is repeated"
+        )
+    return hashed
+
+
+def _read_document(name: str, schema: str | None, layout: Layout, findings: Findings) -> Any:
+    """A JSON document; None if it does not exist or differs from its schema."""
+    file = findings.path / name
+    if not file.is_file():
+        findings.unchecked.append(f"there is no {name}: the {layout.noun} is unfinished")
+        return None
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError) as error:
+        findings.differ(name, "JSON", str(error), "a JSON document")
+        return None
+    if not isinstance(document, dict):
+        findings.differ(name, "JSON", type(document).__name__, "an object")
+        return None
+    version = document.get("format")
+    if (type(version) is int and version < layout.format) or (version is None and name != layout.header):
+        findings.unchecked.append(f"{name} has format {version}; schemas are published since format {layout.format}")
+        # What follows can use it if it has all that newer ones have, as run.json of format 3 does.
+        return document if schema and not faults({**document, "format": layout.format}, schema) else None
+    if schema is None:
+        return document
+    found = faults(document, schema)
+    for path, message in found:
+        findings.differ(name, f"schema {schema}, {path}", message, "a valid document")
+    findings.checked["documents by their schema"] += 1
+    return None if found else document
+
+
+def _refuse(constant: str) -> Never:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _check_table(file: Path, columns: pa.Schema | None, findings: Findings, *, whole: bool) -> None:
+    """Compare the columns of a table with its schema; ``whole`` reads all rows, which a correct hash makes needless."""
+    name = _name(file, findings)
+    try:
+        found = read_schema(file)
+        if whole:
+            read_table(file)
+    except InputError as error:
+        findings.differ(name, "Parquet", str(error), "a readable table")
+        return
+    if columns is None:
+        return
+    stored, expected = ({column.name: column.type for column in schema} for schema in (found, columns))
+    for column in sorted({*stored, *expected}):
+        if stored.get(column) != expected.get(column):  # equal types may print differently, as Parquet renames items
+            one, other = (str(kinds[column]) if column in kinds else MISSING for kinds in (stored, expected))
+            findings.differ(name, f"type of column {column}", one, other)
+    findings.checked["tables by their columns"] += 1
+
+
+def _name(file: Path, findings: Findings) -> str:
+    return file.relative_to(findings.path).as_posix()

@@ -1,0 +1,173 @@
+"""Level 2 of an audit: every stored image is measured again, and every score and table computed again."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oodattack.auditing.bench import Bench, open_bench, restore_fits
+from oodattack.auditing.inputs import IN
+from oodattack.auditing.layout import NAME, RESULTS
+from oodattack.auditing.plan import Attack
+from oodattack.auditing.score import score_images
+from oodattack.auditing.store import Audit, Scores
+from oodattack.core.errors import InputError
+from oodattack.detectors import ENSEMBLE, Ensemble
+from oodattack.images.live import OBJECT
+from oodattack.pipelines.verify.attacked import check_attacked, check_samples
+from oodattack.pipelines.verify.findings import Findings
+from oodattack.pipelines.verify.options import OnStage, Rescoring
+from oodattack.pipelines.verify.rescoring import is_same_encoder
+from oodattack.pipelines.verify.tables import check_tables
+from oodattack.settings.audit import AuditSettings
+
+SCORES = "scores.parquet"
+MIN_SCORE_SCALE = 1e-3  # a score that is a difference of float32 numbers around 1 is rounded by up to 1e-6
+
+
+def rescore_audit(documents: Mapping[str, Any], options: Rescoring, findings: Findings, on_stage: OnStage) -> None:
+    """Measure the images of a finished audit again, with its encoder, its stored fits and its images.
+
+    Args:
+        documents: audit.json and results.json.
+        options: how.
+        findings: receives what is found.
+        on_stage: called with the progress.
+
+    Raises:
+        InputError: if the encoder or the images cannot be opened.
+    """
+    header, results = documents[NAME], documents[RESULTS]
+    named = results["settings"]
+    if any(name.startswith(OBJECT) for name in (named["train"], named["test"], *named["ood"])):
+        findings.unchecked.append("no image was scored again: the audit was of images in Python, which have no file")
+        return
+    settings = AuditSettings.of({**options.applied(named), "out": findings.path, "batch_size": header["batch_size"]})
+    on_stage("loading the encoder and the images", 0, 1)
+    bench = open_bench(settings)
+    if not is_same_encoder(NAME, header["inputs"]["encoder"], bench.subject.encoder, findings):
+        return
+    audit = Audit(findings.path)
+    _check_digests(bench, results, findings)
+    stored = audit.read_scores()
+    bench = _restored(bench, audit, stored, findings)
+    attacks = {key: described(key, found) for key, found in results["attacks"].items()}
+    samples = {name: check_samples(name, bench, findings) for name in bench.inputs.sets}
+    for number, (key, attack) in enumerate(attacks.items()):
+        on_stage("measuring attacked images", number, len(attacks))
+        check_attacked(key, attack, bench, samples, findings)
+    measured = _check_scores(bench, audit, attacks, stored, findings, on_stage)
+    on_stage("computing the tables", 0, 1)
+    check_tables(bench, audit, results, attacks, stored, measured, findings)
+    findings.unchecked.append(f"in {RESULTS}, subject, skipped, flags and outside were not computed again")
+
+
+def described(key: str, found: Mapping[str, Any]) -> Attack:
+    """The attack with a key.
+
+    >>> found = {"starts": "noise", "kind": "direct", "target": "KNN", "eps": "inf", "steps": 9}
+    >>> described("noise/direct-KNN-inf-9-0123abcd", found).version
+    '0123abcd'
+    """
+    attack = Attack(found["starts"], found["kind"], found["target"], float(found["eps"]), found["steps"])
+    return replace(attack, version=key.removeprefix(attack.key).removeprefix("-"))
+
+
+def _check_digests(bench: Bench, results: Mapping[str, Any], findings: Findings) -> None:
+    """Compare the images of every set with those that the audit used."""
+    for name, digest in results["digests"].items():
+        measured = bench.inputs.contents[name]() if name in bench.inputs.contents else "no such set"
+        findings.equal(RESULTS, f"digests.{name}", digest, measured)
+    findings.checked["sets of images by their digest"] += len(results["digests"])
+
+
+def _restored(bench: Bench, audit: Audit, stored: Scores, findings: Findings) -> Bench:
+    """The bench with the detectors whose scores are stored, fitted."""
+    names = {name for name, _ in stored}
+    for name in names - {*bench.detectors, ENSEMBLE}:
+        findings.differ(SCORES, "detector", name, "a detector of the settings")
+    bench = replace(bench, detectors={name: d for name, d in bench.detectors.items() if name in names})
+    failed = restore_fits(bench, audit)
+    for name, reason in failed.items():
+        findings.differ(f"fits/{name}.pt", "fit", reason, "a fit that can be restored")
+    bench = bench.without(failed)
+    if ENSEMBLE in names:
+        members = [name for name in audit.read_fit(ENSEMBLE) or {} if name in bench.detectors]
+        ensemble = Ensemble({n: bench.detectors[n] for n in members}, {n: stored[n, IN] for n in members})
+        bench = replace(bench, detectors={**bench.detectors, ENSEMBLE: ensemble})
+    return bench
+
+
+def _check_scores(
+    bench: Bench, audit: Audit, attacks: Mapping[str, Attack], stored: Scores, findings: Findings, on_stage: OnStage
+) -> dict[tuple[str, str], Tensor]:
+    """Compare every score; returns the measured ones, and the stored ones where there is none."""
+    measured = dict(stored)
+    sets = list(dict.fromkeys(images for _, images in stored))
+    for number, name in enumerate(sets):
+        on_stage("scoring the images again", number, len(sets))
+        wanted = [
+            d
+            for d, images in stored
+            if images == name and d in bench.detectors and not _follows(d, name, bench, stored)
+        ]
+        try:
+            if name in bench.inputs.clean:
+                images = bench.inputs.clean[name]
+            else:
+                images = audit.read_images(name, bench.inputs.starts[attacks[name].starts].names)
+        except (InputError, KeyError) as error:
+            findings.differ(SCORES, "set", name, f"images that can be read: {error}")
+            continue
+        scored = score_images(
+            {d: bench.detectors[d] for d in wanted},
+            images,
+            bench.settings.batch_size or 1,
+            bench.subject.device,
+            lambda _step: None,
+        )
+        for detector, reason in scored.failed.items():
+            findings.differ(SCORES, f"scores of {detector} on {name}", "numbers", reason)
+        for detector, values in scored.values.items():
+            _compare(detector, name, stored, values, findings)
+            if len(values) == len(stored[detector, name]):
+                measured[detector, name] = values
+    return measured | _check_ensemble(bench, stored, measured, findings)
+
+
+def _follows(name: str, images: str, bench: Bench, stored: Scores) -> bool:
+    """Whether scores are those of the ensemble on a set that all its members have scored, too."""
+    ensemble = bench.detectors.get(name)
+    return isinstance(ensemble, Ensemble) and all((member, images) in stored for member in ensemble.members)
+
+
+def _check_ensemble(
+    bench: Bench, stored: Scores, measured: Scores, findings: Findings
+) -> dict[tuple[str, str], Tensor]:
+    """Compare the scores of the ensemble with those that follow from the stored scores of its members.
+
+    Returns what follows from the measured ones, for AUROC: where scores are dense, ranks change more than the scores.
+    """
+    ensemble, found = bench.detectors.get(ENSEMBLE), {}
+    if not isinstance(ensemble, Ensemble):
+        return {}
+    for images in [images for name, images in stored if _follows(name, images, bench, stored)]:
+        expected, found[ENSEMBLE, images] = (
+            ensemble.combine({name: scores[name, images] for name in ensemble.members}) for scores in (stored, measured)
+        )
+        _compare(ENSEMBLE, images, stored, expected, findings)
+    return found
+
+
+def _compare(detector: str, images: str, stored: Scores, measured: Tensor, findings: Findings) -> None:
+    """Compare the scores of a set; they may differ by a thousandth of their spread among in-distribution images."""
+    inside = stored.get((detector, IN), torch.empty(0))
+    finite = inside[inside.isfinite()]
+    scale = max(float(finite.std(correction=0)) if len(finite) else 0.0, MIN_SCORE_SCALE)
+    before = stored[detector, images]
+    findings.equal(SCORES, f"number of scores of {detector} on {images}", len(before), len(measured))
+    for row, (one, other) in enumerate(zip(before.tolist(), measured.tolist(), strict=False)):
+        findings.close(SCORES, f"score of {detector} on {images}", one, other, row, scale=scale)
+    findings.checked["scores"] += len(before)
