@@ -1,5 +1,6 @@
 """The attacks of an audit, on detectors whose solution is known."""
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from oodattack.attacks import Ball, Followed, Found, Samples, aimed, direct, follow, latent
+from oodattack.attacks.batch import run
 from oodattack.attacks.differences import DIRECTIONS, Differences
-from oodattack.attacks.direct import FAR_BELOW
+from oodattack.attacks.direct import FAR_BELOW, GRID_SHARE, INNER
 from oodattack.core.gradient import Autograd, Spsa
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.detectors import Detector
@@ -103,6 +105,13 @@ class Nonlinear(Linear):
         return super().reads(images).sub(0.5).square()
 
 
+@pytest.fixture
+def _two_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No third try, in a smaller ball."""
+    monkeypatch.setattr(importlib.import_module("oodattack.attacks.direct"), "MIN_INNER", math.inf)
+
+
+@pytest.mark.usefixtures("_two_tries")
 def test_the_better_of_two_tries_is_kept() -> None:
     detector, some = Nonlinear(), samples(8)
     followed = follow(detector, some.x_in[:2], detector.score(some.x_in))
@@ -122,6 +131,7 @@ def test_the_better_of_two_tries_is_kept() -> None:
     assert torch.equal(both.images[~again], alone.images[~again])
 
 
+@pytest.mark.usefixtures("_two_tries")
 def test_the_score_of_the_detector_selects_the_better_try() -> None:
     """The score that is followed may be another one, such as a smooth one; here it is the opposite."""
     detector, some = Nonlinear(), samples(8)
@@ -138,6 +148,39 @@ def test_the_score_of_the_detector_selects_the_better_try() -> None:
     assert torch.equal(first.images, second.images)
     assert (scores[0] <= scores[1]).all()
     assert (scores[0] < scores[1]).any()
+
+
+class Wavy(Linear):
+    """A score whose waves are far shorter than the steps that suit a large ball."""
+
+    def reads(self, images: Tensor) -> Tensor:
+        return (40 * math.pi * images).cos().flatten(1).mean(1, keepdim=True)
+
+    def judge(self, reads: Tensor) -> Tensor:
+        return reads[:, 0]
+
+    def score(self, images: Tensor) -> Tensor:
+        return self.judge(self.reads(images))
+
+
+def test_a_direct_attack_in_a_large_ball_is_no_weaker_than_in_one_a_fifth_as_large() -> None:
+    detector, some = Wavy(), samples(8)
+    followed = follow(detector, some.x_in[:2], detector.score(some.x_in))
+    large, small = (Ball(eps, math.inf, 12) for eps in (0.25, 0.25 / INNER))
+    alone, found = (run(followed.f, some, None, ball, grid_steps=12 // GRID_SHARE) for ball in (small, large))
+    both = direct(followed, detector, some, large, None)
+    scores = [detector.score(dequantize(images.images)) for images in (both, alone, found)]
+    assert (scores[0] <= scores[1]).all()
+    assert (scores[1] < scores[2]).any()  # else the larger ball was no problem
+    # The work of both counts, and where the smaller ball is better, that of a try from there.
+    again, work = followed.ranks(scores[2]) > FAR_BELOW, both.gradient_evaluations - found.gradient_evaluations
+    assert again.any()
+    assert torch.equal(work > 0, again)
+    assert torch.equal(work > alone.gradient_evaluations, again & (scores[1] < scores[2]))
+    # Where a fifth of the ball allows less than half a grey level, there is no third try.
+    tiny = Ball(2.4 / 255, math.inf, 12)
+    once = run(followed.f, some, None, tiny, grid_steps=12 // GRID_SHARE)
+    assert torch.equal(direct(followed, detector, some, tiny, None).gradient_evaluations, once.gradient_evaluations)
 
 
 class Loud(Linear):

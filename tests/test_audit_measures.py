@@ -13,7 +13,7 @@ from torch import Tensor
 
 from oodattack.audit import measures
 from oodattack.audit.measures import MIN_CLUSTERS, Judge, Measure, Share, threshold
-from oodattack.audit.verdict import VERDICTS, verdict, worst
+from oodattack.audit.verdict import MIN_REJECTED, VERDICTS, verdict, worst
 from oodattack.core.errors import InputError
 
 
@@ -239,9 +239,9 @@ def test_bad_scores_are_rejected(inside: Tensor, outside: Tensor, options: dict[
         Judge(inside).measure(outside, **options)  # type: ignore[arg-type]
 
 
-def _measure(auroc: tuple[float, float, float], clusters: int = 100) -> Measure:
+def _measure(auroc: tuple[float, float, float], clusters: int = 100, rejected: int = 100) -> Measure:
     some = Share(0.0, 0.0, 0.0)
-    return Measure(Share(*auroc), some, some, some, 0.0, 0.5, 0.5, 0.0, 100, 100, clusters)
+    return Measure(Share(*auroc), some, some, some, 0.0, 0.5, 0.5, 0.0, 100, rejected, clusters)
 
 
 WORKED = (0.9, 0.85, 0.95)
@@ -262,21 +262,35 @@ WORKED = (0.9, 0.85, 0.95)
 )
 def test_verdicts(clean: tuple[float, float, float], strongest: tuple[float, float, float], expected: str) -> None:
     before, after = _measure(clean), _measure(strongest)
-    assert verdict(before, before, after, adaptive=True) == expected
+    assert verdict(before, before, after, finished=True, adaptive=True) == expected
     # Without an attack on the score itself, only damage is news.
-    alone = verdict(before, before, after, adaptive=False)
+    alone = verdict(before, before, after, finished=True, adaptive=False)
     assert alone == ("not attacked adaptively" if expected == "held" else expected)
+    # Attacks that failed cannot save a detector that others have broken.
+    failed = verdict(before, before, after, finished=False, adaptive=True)
+    assert failed == (expected if expected in ("broken", "blind") else "unfinished")
 
 
 def test_verdicts_that_say_nothing_of_the_detector() -> None:
-    held = _measure(WORKED)
-    assert verdict(held, held, None, adaptive=True) == "unfinished"
-    fell = _measure((0.1, 0.0, 0.2))
+    held, fell = _measure(WORKED), _measure((0.1, 0.0, 0.2))
+
+    def of(clean: Measure, before: Measure) -> str:
+        return verdict(clean, before, fell, finished=True, adaptive=True)
+
     for clusters, expected in ((MIN_CLUSTERS - 1, "too few starts"), (MIN_CLUSTERS, "broken")):
-        assert verdict(held, _measure(WORKED, clusters), fell, adaptive=True) == expected
-    # The set as a whole may be detected where the starts are not.
+        assert of(held, _measure(WORKED, clusters)) == expected
+    # The set as a whole may be detected where the starts are not, or nearly all starts may pass.
     starts = _measure((0.6, 0.5, 0.7))
-    assert verdict(held, starts, fell, adaptive=True) == verdict(starts, held, fell, adaptive=True) == "blind"
+    assert of(held, starts) == of(starts, held) == "blind"
+    for rejected, expected in ((MIN_REJECTED - 1, "blind"), (MIN_REJECTED, "broken")):
+        assert of(held, _measure(WORKED, rejected=rejected)) == expected
+        assert of(_measure(WORKED, rejected=rejected), held) == "broken"
+
+
+@pytest.mark.parametrize("count", [MIN_CLUSTERS, 20])
+def test_a_detector_that_separates_the_fewest_starts_perfectly_is_not_blind(count: int) -> None:
+    before = Judge(torch.arange(100.0)).measure(torch.arange(200.0, 200.0 + count))
+    assert verdict(before, before, before, finished=True, adaptive=True) == "held"
 
 
 def test_the_worst_verdict_is_that_on_a_set_on_which_the_detector_worked() -> None:

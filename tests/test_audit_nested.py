@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from oodattack.audit.bench import open_bench
 from oodattack.audit.measures import Judge
-from oodattack.audit.store import Audit
+from oodattack.audit.plan import Attack, plan
+from oodattack.audit.store import Audit, Scores
+from oodattack.audit.tables import audited, tabulate
 from oodattack.detectors import Loader, Subject
 from oodattack.pipelines.audit import run_audit
 from oodattack.settings import AuditSettings
@@ -128,3 +131,24 @@ def test_an_aimed_attack_is_nearer_to_x_in_than_the_direct_attack_it_builds_on(a
             low = scores[name, key.replace("/aimed", "/direct")]
             assert ((values - wanted).abs() <= (low - wanted).abs() + 1e-9).all(), key
             assert (values >= low).all(), key
+
+
+def test_a_direct_attack_that_gets_weaker_in_a_larger_ball_is_flagged(audit: Audit) -> None:
+    """Nested balls hide it in the other figures. Here, the scores of two attacks are exchanged."""
+    settings = AuditSettings.of({**audit.read_results()["settings"], "out": str(audit.path)})
+    bench, scores = open_bench(settings), audit.read_scores()
+    attacks = plan(settings, list(bench.inputs.sets), bench.detectors, list(bench.detectors))
+    rows = audited(bench.detectors, dict.fromkeys(bench.detectors, "gradient of the score"), {}, attacks, {})
+    small, large = (
+        Attack("noise", "direct", "Brightness", eps, 5, rows[-1].detector.source) for eps in (1.0, math.inf)
+    )
+
+    def flags(of: Scores) -> list[str]:
+        table = tabulate(settings, rows, of, bench.inputs, {attack.key: 0.0 for attack in attacks})
+        (row,) = (row for row in table if row["name"] == "Brightness")
+        return [flag for flag in row["flags"] if flag.startswith("noise: the direct attack alone gets weaker from eps")]
+
+    assert flags(scores) == []
+    one, other = (("Brightness", attack.key) for attack in (small, large))
+    (flag,) = flags({**scores, one: scores[other], other: scores[one]})
+    assert "from eps 1 (AUROC 0.0" in flag

@@ -93,7 +93,7 @@ def _check_measures(row: dict[str, Any], scores: dict[str, list[float]]) -> None
     assert radius["auroc"]["value"] == auroc(np.min([starts, *(scores[key] for key in row["attacked"])], axis=0))
     adaptive = row["applicable"]["direct"].startswith(("gradient", "differences", "SPSA"))
     before = _measure(found["clean"]), _measure(found["before"])
-    assert row["verdict"] == verdict(*before, _measure(radius), adaptive=adaptive)
+    assert row["verdict"] == verdict(*before, _measure(radius), finished=True, adaptive=adaptive)
 
 
 def _measure(figures: dict[str, Any]) -> Measure:

@@ -11,22 +11,28 @@ from oodattack.core.pixels import dequantize
 from oodattack.detectors import Detector
 
 FAR_BELOW = -1.0  # rank of a score below those of all x_in by their standard deviation
+INNER = 5  # radius of the ball, divided by that of the ball of the third try
+MIN_INNER = 0.5 / 255  # change per pixel value, on average, that the latter must allow
 GRID_SHARE = 6  # steps in floating point for each on the 8-bit grid, where more steps gain a score little
 
 
 def direct(
     followed: Followed, detector: Detector, samples: Samples, ball: Ball, initial: Tensor | None, restarts: int = 1
 ) -> Found:
-    """Find images near the starts with the lowest scores; keep the better of two tries per sample.
+    """Find images near the starts with the lowest scores; keep the best of several tries per sample.
+
+    The first try begins at the start. Further ones cover only samples whose score is not yet `FAR_BELOW` those of x_in:
+    lowering it further would hardly change a rank. The second begins at ``initial``. As steps that suit a large ball
+    may be too long for the score, the third stays in a ball that is `INNER` times smaller; where it gets lower than the
+    others, a fourth continues from its image in the full ball. Balls in which steps are short anyway have only two.
 
     Args:
         followed: the score in a form that can be attacked (`oodattack.attacks.follow`).
-        detector: the detector, whose score selects the better try.
+        detector: the detector, whose score selects the best try.
         samples: the batch.
         ball: the ball, and the number of steps of each try.
-        initial: (B, 3, H, W) images in [0, 1] within the ball from which the second try starts, such as those that the
-            latent attack found; None for no second try. It covers only samples whose score is not yet `FAR_BELOW` those
-            of x_in: lowering it further would hardly change a rank.
+        initial: (B, 3, H, W) images in [0, 1] within the ball, such as those that the latent attack found; None for no
+            try from there.
         restarts: number of attempts per try, see `oodattack.attack`.
 
     >>> from oodattack.attacks import follow
@@ -42,12 +48,12 @@ def direct(
     True
     """
 
-    def lowest(samples: Samples, initial: Tensor | None) -> tuple[Found, Tensor]:
+    def lowest(samples: Samples, within: Ball, initial: Tensor | None) -> tuple[Found, Tensor]:
         found = run(
             followed.f,
             samples,
             None,
-            ball,
+            within,
             gradient=followed.gradient,
             grid_steps=ball.steps // GRID_SHARE if followed.gradient.passes else None,
             initial=initial,
@@ -56,22 +62,43 @@ def direct(
         scores = detector.score(dequantize(found.images).to(samples.start))
         return found, scores.cpu().nan_to_num(nan=torch.inf)
 
-    first, before = lowest(samples, None)
-    rest = (followed.ranks(before) > FAR_BELOW).nonzero().flatten()
-    if initial is None or len(rest) == 0:
-        return first
-    second, after = lowest(samples.some(rest), initial[rest])
-    return _merge(first, second, rest, after < before[rest])
+    best, scores = lowest(samples, ball, None)
+
+    def improve(rows: Tensor, within: Ball, images: Tensor | None) -> None:
+        nonlocal best
+        found, after = lowest(samples.some(rows), within, images)
+        best = _merge(best, found, rows, after < scores[rows])
+        scores[rows] = torch.minimum(scores[rows], after)
+
+    def open_rows() -> Tensor:
+        return (followed.ranks(scores) > FAR_BELOW).nonzero().flatten()
+
+    if initial is not None and len(rows := open_rows()):
+        improve(rows, ball, initial[rows])
+    inner = _inner(ball, samples.start[0].numel())
+    if inner is not None and len(rows := open_rows()):
+        before = scores.clone()
+        improve(rows, inner, None)
+        if len(rows := (scores < before).nonzero().flatten()):
+            improve(rows, ball, dequantize(best.images[rows]).to(samples.start))
+    return best
+
+
+def _inner(ball: Ball, values: int) -> Ball | None:
+    """The ball of the third try, for images of so many pixel values; None if it would be too small."""
+    widest = values ** (1 / ball.norm)  # the distance between black and white
+    eps = min(ball.eps, widest) / INNER
+    return replace(ball, eps=eps) if eps >= MIN_INNER * widest else None
 
 
 def _merge(first: Found, second: Found, rows: Tensor, better: Tensor) -> Found:
-    """The first try, replaced by the second where that is better, with the work of both.
+    """The results so far, replaced by those of a further try where that is better, with the work of both.
 
     Args:
         first: results for all samples.
         second: results for the samples in ``rows``.
         rows: indices into the first.
-        better: (len(rows),) whether the second try is better.
+        better: (len(rows),) whether the further try is better.
     """
     at = rows[better]
     return replace(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,7 @@ def _row(figures: "_Figures") -> dict[str, Any]:
     verdicts: dict[str, Verdict] = {name: found["verdict"] for name, found in sets.items()}
     headline = worst(list(verdicts.values()))
     reads = reading(row.name, row.detector)
+    attacked = {a.key: {**_described(a), **asdict(figures.attacked(a))} for a in row.attacks}
     return {
         "name": row.name,
         "reads": "z" if reads == Z else reads if reads != row.name else "its own",
@@ -143,8 +145,8 @@ def _row(figures: "_Figures") -> dict[str, Any]:
         "verdict": headline,
         "verdict_of": [name for name, found in verdicts.items() if found == headline],
         "sets": sets,
-        "attacked": {a.key: {**_described(a), **asdict(figures.attacked(a))} for a in row.attacks},
-        "flags": figures.flags(sets),
+        "attacked": attacked,
+        "flags": figures.flags(sets, attacked),
     }
 
 
@@ -182,7 +184,7 @@ class _Figures:
         """The figures on the images of one attack."""
         return self._compare(attack.starts, self.scores[attack.key])
 
-    def flags(self, sets: Mapping[str, Any]) -> list[str]:
+    def flags(self, sets: Mapping[str, Any], attacked: Mapping[str, Any]) -> list[str]:
         """Signs that attacks were too weak, in words."""
         found, slope = [], self.row.slope
         if slope is not None and slope.nonzero < slope.images:
@@ -197,6 +199,7 @@ class _Figures:
             values = [at["auroc"]["value"] for at in figures["budgets"]]
             if len(values) > 1 and values[-2] - values[-1] > NOTICEABLE:
                 found.append(f"{name}: more steps still lower its AUROC, from {values[-2]:.3f} to {values[-1]:.3f}")
+            found += self._weaker(name, attacked)
             last = figures["radii"][-1]
             if last["eps"] == "inf" and last["auroc"]["value"] > NOTICEABLE:
                 found.append(
@@ -204,6 +207,21 @@ class _Figures:
                     " images, or a weak attack"
                 )
         return found
+
+    def _weaker(self, starts: str, attacked: Mapping[str, Any]) -> list[str]:
+        """Where the direct attack in a larger ball, alone, is weaker than in a smaller one."""
+        alone = sorted(
+            (float(at["eps"]), at["auroc"]["value"])
+            for at in attacked.values()
+            if (at["starts"], at["kind"], at["target"]) == (starts, DIRECT, self.row.name)
+            and at["steps"] == self.settings.steps
+        )
+        rises = [(small, large) for small, large in pairwise(alone) if large[1] - small[1] > NOTICEABLE]
+        return [
+            f"{starts}: the direct attack alone gets weaker from eps {small[0]:.4g} (AUROC {small[1]:.3f}) to"
+            f" {large[0]:.4g} ({large[1]:.3f})"
+            for small, large in rises
+        ]
 
     def _strongest(self, starts: str, reference: tuple[Measure, Measure], eps: float, steps: int) -> dict[str, Any]:
         """The strongest attack on each image within a ball and a budget, and its verdict."""
@@ -220,7 +238,7 @@ class _Figures:
         return {
             "eps": plain(eps),
             "steps": steps,
-            "verdict": verdict(*reference, found if finished else None, adaptive=adaptive),
+            "verdict": verdict(*reference, found, finished=finished, adaptive=adaptive),
             "gradient_evaluations": sum(self.work[attack.key] for attack in attacks),
             "attack": min(means, key=lambda key: means[key], default=None),
             **asdict(found),

@@ -219,18 +219,16 @@ def _roc(axes: Axes, groups: Mapping[str, np.ndarray]) -> None:
 def _against_eps(axes: Axes, row: Row, figure: str) -> None:
     """A share against eps, one line for each set of starts."""
     for colour, (name, found) in zip(_cycled(row), row["sets"].items(), strict=False):
-        curve = [{"eps": 0.0, **found["clean"]}, *found["radii"]]
-        radii = [float(at["eps"]) for at in curve]
-        decades = radii[-1] >= 10 * radii[1]  # then spaced evenly
-        if decades:
-            axes.set_xticks(range(len(radii)), [eps_label(eps) for eps in radii])
-        _curve(axes, list(range(len(radii))) if decades else radii, [at[figure] for at in curve], colour, name)
+        curve = [{"eps": 0.0, **found["before"]}, *found["radii"]]
+        # Radii usually span decades, and one may be infinite: they are spaced evenly.
+        axes.set_xticks(range(len(curve)), [eps_label(float(at["eps"])) for at in curve])
+        _curve(axes, range(len(curve)), [at[figure] for at in curve], colour, name)
     axes.set_ylim(-0.02, 1.02)
 
 
 def _against_budget(axes: Axes, row: Row) -> None:
     for colour, (name, found) in zip(_cycled(row), row["sets"].items(), strict=False):
-        curve = [{"steps": 0, **found["clean"]}, *found["budgets"]]
+        curve = [{"steps": 0, **found["before"]}, *found["budgets"]]
         _curve(axes, [at["steps"] for at in curve], [at["auroc"] for at in curve], colour, name)
     axes.set_ylim(-0.02, 1.02)
 
@@ -240,10 +238,7 @@ def _cycled(row: Row) -> list[str]:
 
 
 def _curve(axes: Axes, places: Sequence[float], curve: Sequence[Row], colour: str, label: str) -> None:
-    x = np.array(places, dtype=float)
-    if np.isinf(x).any():  # no bound: drawn at twice the largest radius
-        x = np.where(np.isinf(x), 2 * max([*x[np.isfinite(x)], 0.5]), x)
-    axes.plot(x, [at["value"] for at in curve], marker="o", markersize=3, color=colour, label=label)
+    axes.plot(places, [at["value"] for at in curve], marker="o", markersize=3, color=colour, label=label)
     low, high = ([at[end] for at in curve] for end in ("low", "high"))
-    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.axhline(0.5, color="black", linestyle=":", linewidth=0.8)

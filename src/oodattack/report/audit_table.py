@@ -1,12 +1,14 @@
 """The report of an audit, in Markdown."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from oodattack.audit.store import Audit
 from oodattack.audit.verdict import VERDICTS
+from oodattack.report.audit_short import short_table
+from oodattack.report.markdown import cell, head, line
 from oodattack.report.numbers import count_label, eps_label
 from oodattack.settings.ball import NORM_NAMES
 from oodattack.storage.files import write_text
@@ -70,6 +72,7 @@ def audit_markdown(results: Row) -> str:
         "",
         *(f"- {name}: {meaning}." for name, meaning in VERDICTS.items()),
         "",
+        *short_table(results),
         *_flags(results),
         *_joint_table(results),
         *(line for name in results["detectors"][0]["sets"] for line in _set_tables(results, name)),
@@ -84,11 +87,11 @@ def audit_markdown(results: Row) -> str:
 def _subject(subject: Row) -> str:
     """What was audited, in a few sentences."""
     facts = [
-        _cell(subject["encoder"]),
-        *([] if subject["pipeline"] is None else [f"every image through the pipeline {_cell(subject['pipeline'])}"]),
+        cell(subject["encoder"]),
+        *([] if subject["pipeline"] is None else [f"every image through the pipeline {cell(subject['pipeline'])}"]),
         *([] if subject["classes"] is None else [count_label(subject["classes"], "class", "classes")]),
         f"{subject['latent_dim']}-dimensional z",
-        *([f"layers {_cell(', '.join(subject['layers']))}"] if subject["layers"] else []),
+        *([f"layers {cell(', '.join(subject['layers']))}"] if subject["layers"] else []),
         *(
             f"accuracy on the {what} images {100 * value:.1f} %"
             for what, value in (("training", subject["train_accuracy"]), ("held-out", subject["test_accuracy"]))
@@ -111,11 +114,11 @@ def _verdict_table(results: Row) -> list[str]:
         f" largest, {eps_label(_largest(results))}. In brackets, the AUROC before the attack. The verdict on a"
         " detector is the worst over the sets.",
         "",
-        *_head(["detector", "reads", "verdict", *names]),
+        *head(["detector", "reads", "verdict", *names]),
     ]
     for row in results["detectors"]:
         cells = [f"{falls(found)} ({found['clean']['auroc']['value']:.2f})" for found in row["sets"].values()]
-        lines.append(_line([_cell(row["name"]), _cell(row["reads"]), f"**{row['verdict']}**", *map(_cell, cells)]))
+        lines.append(line([cell(row["name"]), cell(row["reads"]), f"**{row['verdict']}**", *map(cell, cells)]))
     return lines
 
 
@@ -134,34 +137,34 @@ def _set_tables(results: Row, name: str) -> list[str]:
     radii = [eps_label(float(at["eps"])) for at in first["radii"]]
     images = count_label(first["clean"]["clusters"], "image")
     lines = [
-        f"## From {_cell(name)}",
+        f"## From {cell(name)}",
         "",
         f"AUROC before (all {images} of the set) and under the strongest attack on each image within each eps, with"
         " 95 % intervals; 0.5 is chance, 0 means that attacked images look more in-distribution than all others."
-        " *two-sided*: at the largest eps, of a detector that flags abnormally low scores as well, under the attack"
-        " that is strongest against it.",
+        " *two-sided*: of a detector that flags abnormally low scores as well, before and, at the largest eps, under"
+        " the attack that is strongest against it.",
         "",
-        *_head(["detector", "before", *radii, "two-sided"]),
+        *head(["detector", "before", *radii, "two-sided: before", f"{radii[-1]}"]),
     ]
     for row in results["detectors"]:
         found = row["sets"][name]
         values = [_share(at["auroc"]) for at in found["radii"]]
-        last = _share(found["radii"][-1]["two_sided"])
-        lines.append(_line([_cell(row["name"]), _share(found["clean"]["auroc"]), *values, last]))
+        two_sided = [_share(at["two_sided"]) for at in (found["clean"], found["radii"][-1])]
+        lines.append(line([cell(row["name"]), _share(found["clean"]["auroc"]), *values, *two_sided]))
     lines += [
         "",
         "Share of the starts that pass at the threshold that accepts 95 % of held-out images (*before*); of those"
         " attacks whose start was *rejected*, the share that pass within each eps:",
         "",
-        *_head(["detector", "before", "rejected", *radii, "verdict"]),
+        *head(["detector", "before", "rejected", *radii, "verdict"]),
     ]
     for row in results["detectors"]:
         found = row["sets"][name]
         last = found["radii"][-1]
         lines.append(
-            _line(
+            line(
                 [
-                    _cell(row["name"]),
+                    cell(row["name"]),
                     _percent(found["clean"]["fpr95_in_positive"]),
                     f"{last['rejected']} of {last['count']}",
                     *(_percent(at["rejected_pass"]) for at in found["radii"]),
@@ -172,11 +175,11 @@ def _set_tables(results: Row, name: str) -> list[str]:
     lines.append("")
     if first["budgets"]:
         lines += [f"AUROC at eps {radii[-1]}, against the number of steps:", ""]
-        lines += _head(["detector", "before", *(str(at["steps"]) for at in first["budgets"])])
+        lines += head(["detector", "before", *(str(at["steps"]) for at in first["budgets"])])
         for row in results["detectors"]:
             found = row["sets"][name]
             values = [f"{at['auroc']['value']:.3f}" for at in found["budgets"]]
-            lines.append(_line([_cell(row["name"]), f"{found['clean']['auroc']['value']:.3f}", *values]))
+            lines.append(line([cell(row["name"]), f"{found['clean']['auroc']['value']:.3f}", *values]))
         lines.append("")
     return lines
 
@@ -190,22 +193,22 @@ def _joint_table(results: Row) -> list[str]:
         "## One image for all detectors",
         "",
         f"Images that {count_label(len(found['members']), 'detector')} accept at once, each at its own threshold:"
-        f" {_cell(', '.join(found['members']))}. They accept {100 * found['in_distribution']:.0f} % of the held-out"
+        f" {cell(', '.join(found['members']))}. They accept {100 * found['in_distribution']:.0f} % of the held-out"
         " images. *before*: share of the set; then, of the attacks whose start one of them *rejects*, the share that"
         " found such an image within each eps. The row *jointly* of the other tables scores images by the largest rank,"
         " with a threshold of its own that accepts 95 %.",
         "",
-        *_head(["from", "before", "rejected", *radii]),
+        *head(["from", "before", "rejected", *radii]),
     ]
     for name, at in found["sets"].items():
         cells = [_percent(at["before"]), f"{at['rejected']} of {at['count']}", *map(_percent, at["radii"])]
-        lines.append(_line([_cell(name), *cells]))
+        lines.append(line([cell(name), *cells]))
     return [*lines, ""]
 
 
 def _flags(results: Row) -> list[str]:
     settings = results["settings"]
-    found = [f"- {_cell(row['name'])}, {_cell(flag)}." for row in results["detectors"] for flag in row["flags"]]
+    found = [f"- {cell(row['name'])}, {cell(flag)}." for row in results["detectors"] for flag in row["flags"]]
     if not settings["budget"]:
         found.append("- Not checked: whether more steps would lower AUROCs (`--budget`).")
     if _largest(results) < math.inf:
@@ -237,7 +240,7 @@ def _measures_table(results: Row) -> list[str]:
         " images flagged at 95 % TPR, with OOD as the positive class (as in OpenOOD). AUPR-in and AUPR-out: with"
         " in-distribution and with OOD as the positive class.",
         "",
-        *_head(
+        *head(
             [
                 *("detector", "starts", "FPR95-in, before", "after", "FPR95-out, before", "after"),
                 *("AUPR-in, before", "after", "AUPR-out, before", "after"),
@@ -251,9 +254,9 @@ def _measures_table(results: Row) -> list[str]:
                 for at in (found["clean"], found["radii"][-1])
             ]
             cells = [f"{value:.3f}" for both in zip(*pairs, strict=True) for value in both]
-            lines.append(_line([_cell(row["name"]), _cell(name), *cells]))
+            lines.append(line([cell(row["name"]), cell(name), *cells]))
     lines += ["", "How the direct attack follows each score:", ""]
-    lines += [f"- {_cell(row['name'])}: {_cell(row['applicable']['direct'])}." for row in results["detectors"]]
+    lines += [f"- {cell(row['name'])}: {cell(row['applicable']['direct'])}." for row in results["detectors"]]
     return [*lines, ""]
 
 
@@ -263,15 +266,15 @@ def _attack_table(results: Row) -> list[str]:
         "",
         "MAPE of what was matched and distance: medians over the images. Evaluations and passes: means.",
         "",
-        *_head(["from", "attack", "on", "eps", "steps", "MAPE", "distance", "gradient evaluations", "forward passes"]),
+        *head(["from", "attack", "on", "eps", "steps", "MAPE", "distance", "gradient evaluations", "forward passes"]),
     ]
     for attack in results["attacks"].values():
         mape = "–" if attack["mape"] is None else f"{100 * attack['mape']:.3g} %"
         target = "z" if attack["target"] == "features" else attack["target"]
         lines.append(
-            _line(
+            line(
                 [
-                    *(_cell(attack["starts"]), attack["kind"], _cell(target)),
+                    *(cell(attack["starts"]), attack["kind"], cell(target)),
                     *(eps_label(float(attack["eps"])), str(attack["steps"]), mape),
                     *(f"{attack['distance']:.3g}", f"{attack['gradient_evaluations']:.0f}"),
                     f"{attack['forward_evaluations']:.0f}",
@@ -292,7 +295,7 @@ def _outside_table(results: Row) -> list[str]:
         " x_in in that encoder's latent space; *flagged*: share flagged as OOD by the distance to the 50th nearest"
         " neighbour there, at a threshold that flags 5 % of the held-out images.",
         "",
-        *_head(
+        *head(
             [
                 *("from", "eps", "L2 to start", "Linf", "SSIM to start", "SSIM to x_in", "encoder"),
                 *("MAPE", "MAPE of the start", "nearer", "flagged", "starts flagged"),
@@ -309,7 +312,7 @@ def _outside_table(results: Row) -> list[str]:
             shares = [f"{100 * judged[n]:.0f} %" for n in ("nearer_start", "flagged", "flagged_start")]
             mapes = ["–" if judged[n] is None else f"{100 * judged[n]:.3g} %" for n in ("mape", "mape_before")]
             eps = eps_label(float(attack["eps"]))
-            lines.append(_line([_cell(attack["starts"]), eps, *pixels, _cell(name), *mapes, *shares]))
+            lines.append(line([cell(attack["starts"]), eps, *pixels, cell(name), *mapes, *shares]))
     return [*lines, ""]
 
 
@@ -317,15 +320,15 @@ def _left_out(results: Row) -> list[str]:
     lines: list[str] = []
     if results["skipped"]:
         lines += ["## Images that could not be decoded", ""]
-        lines += [f"- {_cell(reason)}" for found in results["skipped"].values() for reason in found.values()]
+        lines += [f"- {cell(reason)}" for found in results["skipped"].values() for reason in found.values()]
         lines.append("")
     if results["absent"]:
         lines += ["## Detectors not audited", ""]
-        lines += [f"- {_cell(absent['name'])}: {_cell(absent['reason'])}" for absent in results["absent"]]
+        lines += [f"- {cell(absent['name'])}: {cell(absent['reason'])}" for absent in results["absent"]]
         lines.append("")
     if results["failures"]:
         lines += ["## Failures", ""]
-        lines += [f"- {_cell(what)}: {_cell(reason)}" for what, reason in results["failures"].items()]
+        lines += [f"- {cell(what)}: {cell(reason)}" for what, reason in results["failures"].items()]
     return lines
 
 
@@ -345,18 +348,3 @@ def _percent(share: Row) -> str:
     if share["value"] is None:
         return "–"
     return f"{100 * share['value']:.0f} % ({100 * share['low']:.0f}–{100 * share['high']:.0f})"
-
-
-def _head(cells: Sequence[str]) -> list[str]:
-    return [_line([_cell(cell) for cell in cells]), _line(["---"] * len(cells))]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _cell(text: str) -> str:
-    """Untrusted text with Markdown and HTML escaped."""
-    for sign in "\\`*_|<>[]":
-        text = text.replace(sign, f"&#{ord(sign)};" if sign in "<>|" else f"\\{sign}")
-    return " ".join(text.split())
