@@ -9,7 +9,8 @@ import numpy as np
 from benchmarks.attackers import MAX_SEARCH, Attacker
 from benchmarks.measure import Results
 from benchmarks.ratio import FLOOR, paired_ratio
-from oodattack.report.style import SMALL_MAPE, eps_label
+from oodattack.report.numbers import eps_label
+from oodattack.report.style import SMALL_MAPE
 from oodattack.settings.ball import NORM_NAMES
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from oodattack.core.errors import InputError
-from oodattack.report.page.audit import audit_page
 from oodattack.report.page.destination import Destination, Folder, SingleFile
 from oodattack.report.page.run import run_page
 from oodattack.runs import open_run
@@ -35,6 +34,8 @@ def write_page(directory: Path, *, out: Path | None = None, single_file: bool = 
     if (directory / "run.json").is_file():
         return run_page(open_run(directory), destination)
     if (directory / "audit.json").is_file():
+        from oodattack.report.page.audit import audit_page  # what it needs would cost a run 300 MB
+
         return audit_page(directory, destination)
     if (directory / "train.json").is_file():
         raise InputError(f"expected the directory of a run or an audit, got that of a training, {directory}")
