@@ -51,7 +51,7 @@ blind: AUROC before the attack not above 0.55, interval included.
 def audit(settings: AuditSettings, *, json: Json = False, quiet: Quiet = False) -> None:
     """Fit OOD detectors, attack what they read and the scores they return, and report which of them hold up.
 
-    Writes audit.json, results.json, scores.parquet, report.md and figures.
+    Writes audit.json, results.json, scores.parquet, report.md, figures and a page.
     To resume an interrupted audit, repeat the command.
     To add detectors, radii or OOD sets to a finished audit, repeat the command with them.
     """
@@ -61,20 +61,22 @@ def audit(settings: AuditSettings, *, json: Json = False, quiet: Quiet = False) 
         from oodattack.pipelines.audit import run_audit
         from oodattack.report.audit_figures import draw_audit
         from oodattack.report.audit_table import write_audit
+        from oodattack.report.page import write_page
 
         with resumable(settings.out), stages(console) as bar:
             found = run_audit(settings, on_progress=lambda now: bar(now.name, now.done, now.total))
         results = found.read_results()
         written = [write_audit(found), *draw_audit(found, settings.out / "figures")]
+        page = write_page(settings.out)
     if json:
         print_json(results)
     elif not quiet:
-        _print_results(results, settings, written)
+        _print_results(results, settings, written, page)
     if results["failures"]:
         raise typer.Exit(UNFINISHED)
 
 
-def _print_results(results: Mapping[str, Any], settings: AuditSettings, written: list[Path]) -> None:
+def _print_results(results: Mapping[str, Any], settings: AuditSettings, written: list[Path], page: Path) -> None:
     console = output_console()
     console.print(_table(results), LEGEND, soft_wrap=False)
     subject = results["subject"]
@@ -100,6 +102,7 @@ def _print_results(results: Mapping[str, Any], settings: AuditSettings, written:
     console.print(f"audit     {settings.out}/results.json, {settings.out}/scores.parquet")
     for path in written:
         console.print(f"{'report' if path.suffix == '.md' else 'figure':9} {path}")
+    console.print(f"page      {page} (oodattack open {settings.out})")
 
 
 def _table(results: Mapping[str, Any]) -> Table:

@@ -119,8 +119,12 @@ def sentence(traced: Traced, number: int) -> Markup:
     if row["verdict"] == "broken":
         text = Markup("Falls at {}. {}").format(_falls(traced, number), fell)
         rejected = traced.count(*here, "radii", last, "rejected")
+        if not rejected.value:
+            return text + "."
         passing = traced.share(*here, "radii", last, "rejected_pass")
-        return text + Markup(": of {} starts that it rejects, {} pass once attacked.").format(rejected, passing)
+        return text + Markup("; of the {} it rejects, {} pass once attacked.").format(
+            Markup("{} start" if rejected.value == 1 else "{} starts").format(rejected), passing
+        )
     if row["verdict"] == "bent":
         return Markup("Weakened, not broken. {}.").format(fell)
     if row["verdict"] == "held":
