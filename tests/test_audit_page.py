@@ -172,7 +172,12 @@ def test_runs_and_audits_are_not_mixed(audit: Path, tmp_path: Path, capsys: pyte
     run = tmp_path / "run"
     run_attack(
         AttackSettings(
-            encoder="python:tests.factories:tiny", images="torchvision:FakeData", limit=2, start=("noise",), steps=2, out=run
+            encoder="python:tests.factories:tiny",
+            images="torchvision:FakeData",
+            limit=2,
+            start=("noise",),
+            steps=2,
+            out=run,
         )
     )
     outcome = oodattack(capsys, "compare", run, audit, "--out", tmp_path / "c.html")

@@ -1,4 +1,4 @@
-"""The page of an audit, in a browser: what it shows is what the audit found, nothing is missing, and it harms nobody."""
+"""The page of an audit, in a browser: it shows what the audit found, all of it, and it harms nobody."""
 
 import json
 import shutil
@@ -82,7 +82,9 @@ def single(audit: Path) -> Path:
 @pytest.fixture(scope="module")
 def imperfect(audit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy with hostile names, failures, undefined numbers, and an attack that is not in the results yet."""
-    copy = Path(shutil.copytree(audit, tmp_path_factory.mktemp("imperfect") / "audit", ignore=shutil.ignore_patterns("page*")))
+    copy = Path(
+        shutil.copytree(audit, tmp_path_factory.mktemp("imperfect") / "audit", ignore=shutil.ignore_patterns("page*"))
+    )
     results = json.loads((copy / "results.json").read_text())
     results["subject"]["encoder"] = results["settings"]["encoder"] = HOSTILE[0]
     results["absent"] = [{"name": f"Detector{n}", "reason": text} for n, text in enumerate(HOSTILE)]
@@ -101,6 +103,7 @@ def imperfect(audit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (copy / "results.json").write_text(json.dumps(results))
     newer = copy / "attacks" / "noise" / "latent-features-9-4"
     shutil.copytree(copy / "attacks" / "noise" / "latent-features-0.5-4", newer)
+    shutil.rmtree(copy / "attacks" / "photographs" / "direct-KNN-4-4")
     samples = copy / "samples" / "noise.parquet"
     table = pq.read_table(samples)
     for column, names in (("x_in_name", HOSTILE), ("start_name", HOSTILE[::-1])):
@@ -125,11 +128,15 @@ def open_cell(here: Visit, number: int) -> None:
 
 def images(here: Visit) -> list[int]:
     """The rows whose images are visible in the panel."""
-    return sorted(map(int, here.page.locator("[data-image]:visible").evaluate_all("all => all.map(one => one.dataset.image)")))
+    return sorted(
+        map(int, here.page.locator("[data-image]:visible").evaluate_all("all => all.map(one => one.dataset.image)"))
+    )
 
 
 @pytest.mark.parametrize("form", ["folder", "single"])
-def test_every_number_is_that_of_the_audit(form: str, audit: Path, browser: Browser, request: pytest.FixtureRequest) -> None:
+def test_every_number_is_that_of_the_audit(
+    form: str, audit: Path, browser: Browser, request: pytest.FixtureRequest
+) -> None:
     expected, seen = ExpectedAudit(audit), set()
     assert len(expected.cells) == CELLS
     with visit(browser, request.getfixturevalue(form)) as here:
@@ -147,7 +154,13 @@ def test_every_number_is_that_of_the_audit(form: str, audit: Path, browser: Brow
         for name in ("noise", "photographs"):
             for place in range(3):
                 here_ = f"results/detectors/{number}/sets/{name}/radii/{place}"
-                for measure in ("auroc/value", "auroc/low", "two_sided/high", "rejected_pass/value", "fpr95_out_positive"):
+                for measure in (
+                    "auroc/value",
+                    "auroc/low",
+                    "two_sided/high",
+                    "rejected_pass/value",
+                    "fpr95_out_positive",
+                ):
                     assert f"{here_}/{measure}" in seen
             assert f"results/detectors/{number}/sets/{name}/budgets/0/auroc/value" in seen
     assert {f"scores/{cell}/after/{row}" for cell in range(CELLS) for row in range(ROWS)} <= seen
@@ -172,8 +185,10 @@ def test_the_heat_map_has_each_number_in_its_place(audit: Path, browser: Browser
         for column in range(1, 9):
             for order in (1, -1):
                 heads.nth(column).click()
-                values = [float(row.locator("td").nth(column - 1).locator("data").get_attribute("value") or "nan")
-                          for row in table.locator("tbody tr").all()]
+                values = [
+                    float(row.locator("td").nth(column - 1).locator("data").get_attribute("value") or "nan")
+                    for row in table.locator("tbody tr").all()
+                ]
                 assert values == sorted(values)[::order]
         here.page.locator("#eps label", has_text="4").click()
         assert table.locator("tbody tr:first-child td:visible").count() == 2 * 2
@@ -210,7 +225,11 @@ def test_bars_show_the_images_whose_scores_they_count(audit: Path, browser: Brow
             assert edges == sorted(edges)
             assert len(order) == ROWS
             counts = [[k, float(v)] for k, v, _ in numbers(here, "#panel") if k.startswith("charts/scores-")]
-            for series, total in (("in-distribution, held out", 30), ("starts, before", ROWS), ("after the strongest attack", ROWS)):
+            for series, total in (
+                ("in-distribution, held out", 30),
+                ("starts, before", ROWS),
+                ("after the strongest attack", ROWS),
+            ):
                 assert sum(value for key, value in counts if f"/{series}/" in key) == total
 
 
@@ -293,6 +312,7 @@ def test_nothing_is_missing(browser: Browser, audit: Path, imperfect: Path) -> N
         assert "6 detectors were not audited" in notices
         assert "1 image could not be decoded" in notices
         assert "1 attack is on disk not in these results" in notices
+        assert "The images of 1 attack cannot be read" in notices
         assert here.page.locator("#failures-title ~ .scroll tbody tr").count() == 3
         assert here.page.locator("#skipped-title ~ .scroll tbody tr").count() == 1
         assert HOSTILE[5] in (here.page.locator("#attacks-title + ul").text_content() or "")
@@ -331,7 +351,9 @@ def test_without_javascript_the_results_remain(form: str, browser: Browser, requ
         assert page.locator("h1").is_visible()
 
 
-def test_a_comparison_shows_both_audits_and_their_differences(browser: Browser, audit: Path, imperfect: Path, tmp_path: Path) -> None:
+def test_a_comparison_shows_both_audits_and_their_differences(
+    browser: Browser, audit: Path, imperfect: Path, tmp_path: Path
+) -> None:
     both = [ExpectedAudit(audit), ExpectedAudit(imperfect)]
     other = json.loads((imperfect / "results.json").read_text())
     for row in other["detectors"]:
@@ -339,21 +361,29 @@ def test_a_comparison_shows_both_audits_and_their_differences(browser: Browser, 
             at["auroc"] = {"value": 0.25, "low": 0.2, "high": 0.35}
     (imperfect / "results.json").write_text(json.dumps(other))
     both[1] = ExpectedAudit(imperfect)
-    seen = 0
+    seen, counts = 0, dict[str, float]()
     with visit(browser, compare_audits(read_audits([audit, imperfect]), tmp_path / "c.html")) as here:
         for key, value, text in numbers(here, "body"):
             letter, _, rest = key.partition("/")
             if letter in "AB":
                 assert_shows(both["AB".index(letter)](f"results/{rest}"), key, value, text)
                 continue
+            if key.count("/") == 2:
+                counts[key.rpartition("/")[2]] = float(value)
+                continue
             _, _, detector, starts, end = key.split("/")
             first, second = (
-                next(row for row in one.results["detectors"] if row["name"] == detector)["sets"][starts]["radii"][-1]["auroc"]
+                next(row for row in one.results["detectors"] if row["name"] == detector)["sets"][starts]["radii"][-1][
+                    "auroc"
+                ]
                 for one in both
             )
             if end == "value":
                 assert_shows(second["value"] - first["value"], key, value, text)
                 seen += 1
         assert seen == 2 * 2
+        bold = here.page.locator("#results-title ~ .scroll td b").count()
+        assert counts["pairs"] == 2 * 2
+        assert counts["higher"] + counts["lower"] == bold
         settings = here.page.locator("#settings-title ~ .scroll tbody th").all_inner_texts()
         assert settings == ["encoder"]

@@ -107,6 +107,23 @@ class Audits:
         found = next(iter(self.results[number]["detectors"][0]["sets"].values()))["radii"]
         return [float(at["eps"]) for at in found].index(self.eps)
 
+    def differences(self) -> dict[tuple[str, str, str], Difference]:
+        """AUROC within the common radius minus that of the first audit, by letter, detector and set of starts."""
+        if self.eps is None:
+            return {}
+        found = {}
+        for detector, starts, places in self.rows:
+            after = [
+                None
+                if place is None
+                else self.results[number]["detectors"][place]["sets"][starts]["radii"][self.place(number)]["auroc"]
+                for number, place in enumerate(places)
+            ]
+            for letter, other in zip(self.names[1:], after[1:], strict=True):
+                if after[0] is not None and other is not None:
+                    found[letter, detector, starts] = difference(after[0], other)
+        return found
+
 
 def read_audits(directories: Sequence[Path]) -> Audits:
     """Read audits to compare.
@@ -157,8 +174,11 @@ def read_runs(directories: Sequence[Path]) -> Runs:
     described = [
         {
             **run.header["settings"],
-            **{f"digest of {name}": str(run.header["inputs"][name])[:12] for name in ("images", "encoder")
-               if name in run.header["inputs"]},
+            **{
+                f"digest of {name}": str(run.header["inputs"][name])[:12]
+                for name in ("images", "encoder")
+                if name in run.header["inputs"]
+            },
             **run.header["environment"],
         }
         for run in runs

@@ -45,16 +45,19 @@ def audit_page(directory: Path, destination: Destination) -> Path:
     found = cells(results)
     panels = Panels(audit, traced, audit.read_scores(), destination)
     panels.write(found)
+    hero = _hero(panels, destination)
     numbers = range(len(results["detectors"]))
     html = render_page(
         "audit.html",
-        _page(audit, results),
+        _page(audit, results, panels.unreadable),
         destination,
         None,
-        hero=_hero(panels, destination),
+        hero=hero,
         heatmap=heatmap(traced, found),
         meanings=VERDICTS,
-        sentences=[(results["detectors"][n]["name"], results["detectors"][n]["verdict"], sentence(traced, n)) for n in numbers],
+        sentences=[
+            (results["detectors"][n]["name"], results["detectors"][n]["verdict"], sentence(traced, n)) for n in numbers
+        ],
         facts=_facts(traced),
         short=tables.short(results),
         curves=[against_eps(traced, number) for number in numbers],
@@ -69,6 +72,7 @@ def audit_page(directory: Path, destination: Destination) -> Path:
         absent=tables.reasons(
             "Detectors that were not audited", "detector", [(a["name"], a["reason"]) for a in results["absent"]]
         ),
+        unreadable=tables.reasons("Attacks whose images cannot be read", "attack", list(panels.unreadable.items())),
         failures=tables.reasons("What failed", "attack or score", list(results["failures"].items())),
         skipped=tables.reasons(
             "Images that could not be decoded",
@@ -79,7 +83,7 @@ def audit_page(directory: Path, destination: Destination) -> Path:
     return destination.write(html)
 
 
-def _page(audit: Audit, results: Mapping[str, Any]) -> Page:
+def _page(audit: Audit, results: Mapping[str, Any], unreadable: Mapping[str, str]) -> Page:
     heading = verdict(results)
     return Page(
         kind="oodattack: audit of detectors of out-of-distribution images",
@@ -88,7 +92,7 @@ def _page(audit: Audit, results: Mapping[str, Any]) -> Page:
         lead=LEAD,
         command=command("audit", AuditSettings, results["settings"], str(audit.path)),
         says_not=SAYS_NOT,
-        notices=notices(audit, results),
+        notices=notices(audit, results, unreadable),
         versions=results["environment"],
     )
 
@@ -130,6 +134,9 @@ def _hero(panels: Panels, destination: Destination) -> Mapping[str, Any] | None:
     cell, made, row = chosen
     detector = panels.traced.at("detectors", cell.detector, "name")
     sample = panels.audit.read_samples(cell.starts).to_pylist()[row]
+    x_out = panels.image(made, row, sample)
+    if x_out is None:
+        return None
     before, after, limit = float(made.before[row]), float(made.after[row]), made.limit
     images = [
         ("x_in", sample["x_in"]["bytes"], Markup("{}<br>in-distribution").format(sample["x_in_name"])),
@@ -142,16 +149,16 @@ def _hero(panels: Panels, destination: Destination) -> Mapping[str, Any] | None:
         ),
         (
             "x_out",
-            panels.image(made, row, sample),
+            x_out,
             Markup("attacked {}<br>score {}: passes").format(
                 ball_label(norm(panels.traced.results), cell.eps),
                 Shown(f"scores/{cell.number}/after/{row}", after, significant(after)),
             ),
         ),
     ]
-    note = Markup("{} rejects images with a score above {}, such as the start. The attack changed the start until it passed.").format(
-        detector, Shown(f"scores/{cell.number}/limit", limit, significant(limit))
-    )
+    note = Markup(
+        "{} rejects images with a score above {}, such as the start. The attack changed the start until it passed."
+    ).format(detector, Shown(f"scores/{cell.number}/limit", limit, significant(limit)))
     return {
         "title": f"An image that passes {detector}",
         "images": [

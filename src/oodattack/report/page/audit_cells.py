@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from oodattack.audit.store import Audit
+from oodattack.core.errors import InputError
 from oodattack.report.audit_short import radii
 from oodattack.report.audit_strongest import Scores, Strongest, strongest
 from oodattack.report.numbers import ball_label, eps_label, significant
@@ -69,12 +70,14 @@ class Panels:
         traced: its results.
         scores: its scores.
         destination: where the panels go.
+        unreadable: attacks whose images cannot be read, because they were deleted or damaged, with the reason.
     """
 
     audit: Audit
     traced: Traced
     scores: Scores
     destination: Destination
+    unreadable: dict[str, str] = field(default_factory=dict)
     _pngs: dict[str, list[bytes]] = field(default_factory=dict)
 
     def write(self, found: Sequence[Cell]) -> None:
@@ -102,19 +105,27 @@ class Panels:
             rows=self.traced.at("sets", "targets"),
         )
 
-    def image(self, made: Strongest, row: int, sample: Mapping[str, Any]) -> bytes:
-        """The PNG of x_out: that of the strongest attack, or the start where no attack lowered the score."""
+    def image(self, made: Strongest, row: int, sample: Mapping[str, Any]) -> bytes | None:
+        """The PNG of x_out: that of the strongest attack, or the start where no attack lowered the score.
+
+        Returns:
+            None if the images of the attack cannot be read.
+        """
         key = made.attack[row]
         if key is None:
             png: bytes = sample["start"]["bytes"]
             return png
         if key not in self._pngs:
-            self._pngs[key] = [cell["bytes"] for cell in self.audit.read_attack(key, ["image"])["image"].to_pylist()]
-        return self._pngs[key][row]
+            try:
+                found = self.audit.read_attack(key, ["image"])["image"].to_pylist()
+                self._pngs[key] = [cell["bytes"] for cell in found]
+            except InputError as error:
+                self.unreadable[key] = str(error)
+                self._pngs[key] = []
+        pngs = self._pngs[key]
+        return pngs[row] if row < len(pngs) else None
 
-    def _panel(
-        self, cell: Cell, found: Sequence[Cell], samples: Sequence[Mapping[str, Any]], per_cell: int
-    ) -> Markup:
+    def _panel(self, cell: Cell, found: Sequence[Cell], samples: Sequence[Mapping[str, Any]], per_cell: int) -> Markup:
         detector = self.traced.at("detectors", cell.detector)
         at = detector["sets"][cell.starts]["radii"][cell.place]
         made = self.made(cell)
@@ -140,9 +151,10 @@ class Panels:
                 "Measures",
                 ["measure", "whole set", "attacked starts", "after attack"],
                 measures(self.traced, cell.detector, cell.starts, cell.place),
-                note="With 95 % intervals. FPR95-in: share of OOD images that pass at the threshold that accepts 95 % of"
-                " in-distribution images. FPR95-out: share of in-distribution images flagged at the threshold that flags"
-                " 95 % of OOD images, as in OpenOOD. two-sided: of a detector that flags abnormally low scores too.",
+                note="With 95 % intervals. FPR95-in: share of OOD images that pass at the threshold that accepts 95 %"
+                " of in-distribution images. FPR95-out: share of in-distribution images flagged at the threshold that"
+                " flags 95 % of OOD images, as in OpenOOD. two-sided: of a detector that flags abnormally low scores"
+                " too.",
             ),
             "chart": name,
             "passing": int(made.passes.sum()),
@@ -169,9 +181,14 @@ class Panels:
             "x_in_name": sample["x_in_name"],
             "start": self.destination.thumbnail(start),
             "x_in": self.destination.thumbnail(x_in),
-            "x_out": self.destination.thumbnail(out) if made.attack[row] is None else self.destination.inline(out),
-            "pixels": max(png_size(out)) <= SMALL_SIDE,
+            "x_out": self._address(out, shared=made.attack[row] is None),
+            "pixels": max(png_size(start)) <= SMALL_SIDE,
         }
+
+    def _address(self, out: bytes | None, *, shared: bool) -> str | None:
+        if out is None:
+            return None
+        return self.destination.thumbnail(out) if shared else self.destination.inline(out)
 
 
 def spread(scores: np.ndarray, count: int) -> list[int]:

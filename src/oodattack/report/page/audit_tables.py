@@ -33,7 +33,7 @@ def short(results: Row) -> Table:
     return Table("In short", head, rows, note=EXPLANATION)
 
 
-def measures(traced: Traced, number: int, name: str, place: int) -> list[tuple[str, Cell, Cell, Cell]]:
+def measures(traced: Traced, number: int, name: str, place: int) -> list[Sequence[Cell]]:
     """Each measure of a detector on a set of starts within a ball: on the whole set, and before and after the attacks.
 
     Args:
@@ -49,12 +49,10 @@ def measures(traced: Traced, number: int, name: str, place: int) -> list[tuple[s
         ("two-sided AUROC", "two_sided", traced.interval),
         ("pass (FPR95-in)", "fpr95_in_positive", traced.share_interval),
     ]
-    found: list[tuple[str, Cell, Cell, Cell]] = []
-    for title, measure, shown in intervals:
-        whole, before, after = (shown(*column, measure) for column in columns)
-        found.append((title, whole, before, after))
-    after = traced.share_interval(*here, "radii", place, "rejected_pass")
-    found.append(("pass, start rejected", "", "", after))
+    found: list[Sequence[Cell]] = [
+        [title, *(shown(*column, measure) for column in columns)] for title, measure, shown in intervals
+    ]
+    found.append(["pass, start rejected", "", "", traced.share_interval(*columns[2], "rejected_pass")])
     for title, measure, text in (
         ("FPR95-out", "fpr95_out_positive", share),
         ("AUPR-in", "aupr_in", significant),
@@ -64,8 +62,7 @@ def measures(traced: Traced, number: int, name: str, place: int) -> list[tuple[s
         ("different starts", "clusters", significant),
         ("threshold", "threshold", significant),
     ):
-        whole, before, after_ = (traced.number(*column, measure, text=text) for column in columns)
-        found.append((title, whole, before, after_))
+        found.append([title, *(traced.number(*column, measure, text=text) for column in columns)])
     return found
 
 
@@ -152,10 +149,7 @@ def outside(traced: Traced) -> Table | None:
                 [
                     traced.at("attacks", key, "starts"),
                     traced.eps("attacks", key, "eps"),
-                    *(
-                        traced.number(*here, what)
-                        for what in ("distance_l2", "distance_linf", "ssim_start", "ssim_in")
-                    ),
+                    *(traced.number(*here, what) for what in ("distance_l2", "distance_linf", "ssim_start", "ssim_in")),
                     name,
                     *(traced.number(*judged, what, text=share) for what in ("mape", "mape_before")),
                     *(
@@ -167,7 +161,7 @@ def outside(traced: Traced) -> Table | None:
     head = ["from", "eps", "L2 to start", "Linf to start", "SSIM to start", "SSIM to x_in", "encoder", "MAPE"]
     head += ["MAPE of the start", "nearer to start", "flagged", "starts flagged"]
     note = (
-        "Images of the latent attack. SSIM: 1 means equal; undefined for images of fewer than 11 pixels. MAPE: of z_out,"
+        "Images of the latent attack. SSIM: 1 means equal; undefined for images smaller than 11 pixels. MAPE: of z_out"
         " and of the start's latent, against z_in. nearer to start: share of images whose latent is nearer to that of"
         " the start than to that of x_in. flagged: share that the distance to the 50th nearest neighbour among training"
         " images flags as OOD. The first encoder was attacked; the others are witnesses, which were not."
@@ -182,7 +176,9 @@ def shared_attacks(traced: Traced) -> Table:
         "MAPE of what was matched and distance: medians over the images. Evaluations and passes: means. Attacks on the"
         " score of one detector (direct, aimed) are listed in its panels."
     )
-    return Table("Attacks on what several detectors read", _ATTACK_HEAD, _attacks(traced, keys), sortable=True, note=note)
+    return Table(
+        "Attacks on what several detectors read", _ATTACK_HEAD, _attacks(traced, keys), sortable=True, note=note
+    )
 
 
 def attacks_on(traced: Traced, number: int, starts: str, eps: float) -> Table:

@@ -41,8 +41,9 @@ def unfinished_page(audit: Audit, destination: Destination) -> Path:
         says_not=SAYS_NOT,
         notices=[
             Markup(
-                "There are no verdicts yet: {} and {} are stored. Repeat the command that began it to finish it; the one"
-                " at the end of this page lacks what may be added to an audit later (starts, detectors, attacks, eps)."
+                "There are no verdicts yet: {} and {} are stored. Repeat the command that began it to finish it; the"
+                " one at the end of this page lacks what may be added to an audit later (starts, detectors, attacks,"
+                " eps)."
             ).format(count_label(len(fits), "fit"), count_label(len(attacks), "attack"))
         ],
         versions=header["environment"],

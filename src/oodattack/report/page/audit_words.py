@@ -22,8 +22,8 @@ LEAD = (
     " including its interval."
 )
 SAYS_NOT = (
-    "“Held” says that these attacks, at this eps and with this many steps, did not break the detector. It is not a proof:"
-    " a stronger attack may exist.",
+    "“Held” says that these attacks, at this eps and with this many steps, did not break the detector. It is not a"
+    " proof: a stronger attack may exist.",
     "“Blind” says that the detector did not recognise these images before any attack, so there was nothing to break."
     " It may work on other images.",
     "The figures hold for this network, these images and this threshold. Another network may give another order of"
@@ -72,9 +72,7 @@ def verdict(results: Row) -> Markup:
 
 
 def _detectors(number: int) -> Markup:
-    return Markup("{} {}").format(
-        shown_count("verdict/working", number), "detector" if number == 1 else "detectors"
-    )
+    return Markup("{} {}").format(shown_count("verdict/working", number), "detector" if number == 1 else "detectors")
 
 
 def _first(broken: list[Row]) -> Markup:
@@ -91,8 +89,9 @@ def _first(broken: list[Row]) -> Markup:
     eps = shown_eps("verdict/first", least)
     places = f" from {sets[0]}" if len(sets) == 1 else ""
     if len(names) == 1:
-        return Markup("{} falls at {}{}").format(f": {names[0]}" if len(broken) == 1 else f"; the first, {names[0]},",
-                                                  eps, places)
+        return Markup("{} falls at {}{}").format(
+            f": {names[0]}" if len(broken) == 1 else f"; the first, {names[0]},", eps, places
+        )
     return Markup("; {} of them already at {}{}").format(shown_count("verdict/first_count", len(names)), eps, places)
 
 
@@ -122,8 +121,8 @@ def sentence(traced: Traced, number: int) -> Markup:
         if not rejected.value:
             return text + "."
         passing = traced.share(*here, "radii", last, "rejected_pass")
-        return text + Markup("; of the {} it rejects, {} pass once attacked.").format(
-            Markup("{} start" if rejected.value == 1 else "{} starts").format(rejected), passing
+        return text + Markup("; of the {} {} it rejects, {} pass once attacked.").format(
+            rejected, "start" if rejected.value == 1 else "starts", passing
         )
     if row["verdict"] == "bent":
         return Markup("Weakened, not broken. {}.").format(fell)
@@ -136,7 +135,9 @@ def sentence(traced: Traced, number: int) -> Markup:
     if row["verdict"] == "unfinished":
         return Markup("Not known: an attack on it failed, and the others did not break it. {}.").format(fell)
     if row["verdict"] == "blind":
-        return Markup("Nothing to break: before any attack, its AUROC on {} is {}, and it rejects {} of {} starts.").format(
+        return Markup(
+            "Nothing to break: before any attack, its AUROC on {} is {}, and it rejects {} of {} starts."
+        ).format(
             name,
             traced.interval(*here, "clean", "auroc"),
             traced.count(*here, "before", "rejected"),
@@ -161,9 +162,21 @@ def _falls(traced: Traced, number: int) -> Markup:
     return Markup("; ").join(parts)
 
 
-def notices(audit: Audit, results: Row) -> list[Markup]:
-    """What is missing from a finished audit."""
+def notices(audit: Audit, results: Row, unreadable: Mapping[str, str]) -> list[Markup]:
+    """What is missing from a finished audit.
+
+    Args:
+        audit: the audit.
+        results: its results.
+        unreadable: attacks whose images cannot be read, with the reason.
+    """
     found = []
+    if unreadable:
+        found.append(
+            Markup('The images of {} cannot be read; <a href="#unreadable-title">the reasons</a>.').format(
+                count_label(len(unreadable), "attack")
+            )
+        )
     if results["failures"]:
         found.append(
             Markup('{} failed; <a href="#failures-title">the reasons</a>. Verdicts are without them.').format(

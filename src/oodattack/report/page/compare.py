@@ -1,12 +1,12 @@
 """The page that compares runs or audits."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
-from oodattack.report.compare import Audits, Runs, difference
+from oodattack.report.compare import Audits, Difference, Runs
 from oodattack.report.numbers import count_label, eps_label, fixed
 from oodattack.report.page.destination import SingleFile
 from oodattack.report.page.elements import Cell, Shown, Table, shown_count, shown_eps, shown_number, shown_share
@@ -35,7 +35,9 @@ def compare_audits(found: Audits, out: Path) -> Path:
     verdicts = [verdict(results).striptags() for results in found.results]
     notices = []
     if found.eps is None:
-        notices.append("These audits have no eps of the same norm in common, so only what was before the attacks is compared.")
+        notices.append(
+            "These audits have no eps of the same norm in common, so only what was before the attacks is compared."
+        )
     if not found.rows:
         notices.append("No detector was audited on a set of starts of the same name in two of these audits.")
     missing = [
@@ -48,36 +50,62 @@ def compare_audits(found: Audits, out: Path) -> Path:
         for letter, results in zip(found.names, found.results, strict=True)
         for what, reason in results["failures"].items()
     ]
-    return _write("audit", found.names, found.paths, verdicts, found.settings, audit_table(found), notices, missing, out)
+    return _write(
+        "audit",
+        found.names,
+        found.paths,
+        verdicts,
+        found.settings,
+        audit_table(found),
+        notices,
+        missing,
+        out,
+        lead=_lead(found),
+    )
+
+
+def _lead(found: Audits) -> Markup:
+    """How many AUROCs differ by more than their intervals, for each audit after the first."""
+    sentences = []
+    for letter in found.names[1:]:
+        differences = [one for (name, _, _), one in found.differences().items() if name == letter]
+        if differences:
+            sentences.append(
+                Markup(
+                    "Of {} pairs of detector and set of starts, the AUROC under attack is higher in {} than in {} in"
+                    " {} and lower in {}, beyond its interval."
+                ).format(
+                    shown_count(f"difference/{letter}/pairs", len(differences)),
+                    letter,
+                    found.names[0],
+                    shown_count(f"difference/{letter}/higher", sum(one.low > 0 for one in differences)),
+                    shown_count(f"difference/{letter}/lower", sum(one.high < 0 for one in differences)),
+                )
+            )
+    return Markup(" ").join(sentences)
 
 
 def audit_table(found: Audits) -> Table:
     """The same detectors side by side, with the difference of each audit to the first."""
     traced = [Traced(results, name) for name, results in zip(found.names, found.results, strict=True)]
-    within = "" if found.eps is None else f"within {eps_label(found.eps)}"
     head = ["detector", "from", *(f"{name}: before" for name in found.names)]
+    differences = found.differences()
     if found.eps is not None:
-        head += [f"{name}: {within}" for name in found.names]
+        head += [f"{name}: within {eps_label(found.eps)}" for name in found.names]
         head += [f"{name} − {found.names[0]}" for name in found.names[1:]]
     rows: list[list[Cell]] = []
     for detector, starts, places in found.rows:
-        cells: list[Cell] = [detector, starts]
-        at = [("detectors", place or 0, "sets", starts) for place in places]
-        known = [(one, here) if place is not None else None for one, here, place in zip(traced, at, places, strict=True)]
-        cells += ["–" if one is None else one[0].auroc(*one[1], "before", "auroc") for one in known]
+        before: list[Cell] = []
+        after: list[Cell] = []
+        for number, (one, place) in enumerate(zip(traced, places, strict=True)):
+            here = ("detectors", place or 0, "sets", starts)
+            before.append("–" if place is None else one.auroc(*here, "before", "auroc"))
+            if found.eps is not None:
+                radius = ("radii", found.place(number), "auroc")
+                after.append("–" if place is None else one.interval(*here, *radius))
         if found.eps is not None:
-            after = [
-                None if one is None else (one[0], (*one[1], "radii", found.place(number), "auroc"))
-                for number, one in enumerate(known)
-            ]
-            cells += ["–" if one is None else one[0].interval(*one[1]) for one in after]
-            for letter, one in zip(found.names[1:], after[1:], strict=True):
-                if one is None or after[0] is None:
-                    cells.append("–")
-                else:
-                    key = f"difference/{letter}/{detector}/{starts}"
-                    cells.append(_difference(key, after[0][0].at(*after[0][1]), one[0].at(*one[1])))
-        rows.append(cells)
+            after += [_difference(differences, letter, detector, starts) for letter in found.names[1:]]
+        rows.append([detector, starts, *before, *after])
     note = (
         "AUROC of the attacked starts before, and under the strongest attack on each image within the largest common"
         " eps, with 95 % intervals; then the differences, with theirs. Bold: the interval does not contain 0."
@@ -85,14 +113,19 @@ def audit_table(found: Audits) -> Table:
     return Table("AUROC side by side", head, rows, sortable=True, note=note)
 
 
-def _difference(key: str, first: dict[str, float], second: dict[str, float]) -> Markup:
-    found = difference(first, second)
+def _difference(
+    differences: Mapping[tuple[str, str, str], Difference], letter: str, detector: str, starts: str
+) -> Cell:
+    found = differences.get((letter, detector, starts))
+    if found is None:
+        return "–"
     value, low, high = (
-        Shown(f"{key}/{end}", number, f"{'+' if number > 0 else ''}{fixed(number)}")
+        Shown(f"difference/{letter}/{detector}/{starts}/{end}", number, f"{'+' * (number > 0)}{fixed(number)}")
         for end, number in (("value", found.value), ("low", found.low), ("high", found.high))
     )
-    bold = "<b>{}</b>" if found.low > 0 or found.high < 0 else "{}"
-    return Markup(bold + " <small>({} to {})</small>").format(value, low, high)  # noqa: S704 -- one of two constants
+    if found.low > 0 or found.high < 0:
+        return Markup("<b>{}</b> <small>({} to {})</small>").format(value, low, high)
+    return Markup("{} <small>({} to {})</small>").format(value, low, high)
 
 
 def compare_runs(found: Runs, out: Path) -> Path:
@@ -105,7 +138,9 @@ def compare_runs(found: Runs, out: Path) -> Path:
     notices = []
     norms = {NORM_NAMES[run.header["settings"]["norm"]] for run in found.runs}
     if len(norms) > 1:
-        notices.append(f"The balls have different norms ({', '.join(sorted(norms))}): the same eps is not the same ball.")
+        notices.append(
+            f"The balls have different norms ({', '.join(sorted(norms))}): the same eps is not the same ball."
+        )
     for letter, run in zip(found.names, found.runs, strict=True):
         if len(run.done()) < run.shard_count:
             notices.append(f"{letter} is not finished.")
@@ -150,6 +185,8 @@ def _write(
     notices: Sequence[str],
     missing: Sequence[str],
     out: Path,
+    *,
+    lead: str | Markup = "",
 ) -> Path:
     heading = f"{count_label(len(names), kind)} compared: {', '.join(path.name or str(path) for path in paths)}"
     page = Page(
@@ -158,6 +195,7 @@ def _write(
         verdict=heading,
         command=shlex.join(["oodattack", "compare", *map(str, paths), "--out", str(out)]),
         says_not=SAYS_NOT,
+        lead=lead,
         notices=notices,
     )
     which = [[name, str(path), verdict] for name, path, verdict in zip(names, paths, verdicts, strict=True)]

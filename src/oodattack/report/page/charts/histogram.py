@@ -99,7 +99,18 @@ def histogram(
         for number, (value, (left, stop)) in enumerate(zip(counts, spans, strict=True)):
             if value:
                 what = f"{count(value)} {noun}, {names[number]}"
-                drawn.append(_bar(name, number, what, y(value / whole[series.name]), left, stop, series.kind, can_choose=can_choose))
+                drawn.append(
+                    _bar(
+                        name,
+                        number,
+                        what,
+                        y(value / whole[series.name]),
+                        left,
+                        stop,
+                        series.kind,
+                        can_choose=can_choose,
+                    )
+                )
     return Figure(
         title,
         svg(name, title, description, drawn, buttons=bool(buttons)),
