@@ -30,13 +30,13 @@ class ExpectedAudit:
 
     def limit(self, cell: int) -> float:
         """The lowest score that 95 % of the held-out images do not exceed."""
-        inside = np.sort(self._of(self.cells[cell][0]["name"], "in"))
+        inside = np.sort(self.scores_of(self.cells[cell][0]["name"], "in"))
         return float(inside[int(np.ceil(0.95 * len(inside))) - 1])
 
     def before(self, cell: int) -> np.ndarray:
         """The scores of the starts of a cell, row by row."""
         row, name, _ = self.cells[cell]
-        return np.resize(self._of(row["name"], name), self.results["sets"]["targets"])
+        return np.resize(self.scores_of(row["name"], name), self.results["sets"]["targets"])
 
     def after(self, cell: int) -> np.ndarray:
         """The lowest scores that attacks within the ball reached."""
@@ -44,10 +44,11 @@ class ExpectedAudit:
         found = [self.before(cell)]
         for key, at in row["attacked"].items():
             if at["starts"] == name and float(at["eps"]) <= eps:
-                found.append(self._of(row["name"], key))
+                found.append(self.scores_of(row["name"], key))
         return np.minimum.reduce(found)
 
-    def _of(self, detector: str, images: str) -> np.ndarray:
+    def scores_of(self, detector: str, images: str) -> np.ndarray:
+        """The scores that a detector gives to a set, or to the images of an attack, row by row."""
         chosen = self.scores[(self.scores["detector"] == detector) & (self.scores["set"] == images)]
         return chosen.sort_values("row")["score"].to_numpy()
 
