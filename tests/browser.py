@@ -59,7 +59,7 @@ def chromium() -> Iterator[Browser]:
 def visit(browser: Browser, path: Path, hash_: str = "", **options: Any) -> Iterator[Visit]:
     """Open a page from a file, without a network; at the end it must have done nothing wrong."""
     context = browser.new_context(offline=True, **{"viewport": {"width": 1280, "height": 900}, **options})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(90_000)  # a slow machine is not a failure
     found = Visit(context.new_page())
     page = found.page
     page.on("console", lambda message: found.wrong.append(f"console: {message.text}"))

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from io import BytesIO
@@ -89,6 +90,17 @@ def test_a_thousand_rows_of_noise_fit_into_ten_megabytes() -> None:
     sizes = [len(thumbnail(noise(seed))) for seed in range(5)]
     assert 1000 * 3 * max(sizes) * 4 / 3 < 8.5e6
     assert min(Image.open(BytesIO(thumbnail(noise(0)))).size) == 96
+
+
+def test_runs_of_earlier_versions_have_a_page(run: Path, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(run, tmp_path / "run"))
+    header = json.loads((old / "run.json").read_text())
+    for key in ("latent_dim", "input_size", "pipeline"):
+        del header["inputs"][key]
+    (old / "run.json").write_text(json.dumps(header))
+    for shard in (old / "shards").iterdir():
+        pq.write_table(pq.read_table(shard).drop_columns(["pipeline"]), shard)
+    assert "images reach" in write_page(old).read_text()
 
 
 def test_scripts_stay_small_and_data_cannot_end_them() -> None:

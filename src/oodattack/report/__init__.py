@@ -1,8 +1,21 @@
-"""The figures of a run. The figures and the report of an audit are in `audit_figures` and `audit_table`.
+"""What people see of runs and audits: figures in `draw_run`, Markdown in `audit_table`, HTML in `page`.
 
-These two are not imported here, because an audit's dependencies would cost an attack 300 MB and several seconds.
+The figures are imported on first use: a page needs no matplotlib. Nothing of an audit is imported here, because its
+dependencies would cost an attack 300 MB and several seconds.
 """
 
-from oodattack.report.draw import draw_run
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oodattack.report.draw import draw_run
 
 __all__ = ["draw_run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module 'oodattack.report' has no attribute {name!r}")
+    from oodattack.report.draw import draw_run
+
+    return draw_run

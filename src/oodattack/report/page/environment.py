@@ -21,11 +21,7 @@ SCRIPTS = ("state.js", "gallery.js", "bars.js", "audit.js", "dialog.js", "tables
 
 
 def render(template: str, /, **context: Any) -> str:
-    """Fill a template of the folder ``templates``.
-
-    >>> render("empty.html")
-    ''
-    """
+    """Fill a template of the folder ``templates``."""
     return _environment().get_template(template).render(context)
 
 

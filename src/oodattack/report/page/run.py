@@ -106,17 +106,19 @@ def _page(run: Run, table: RunTable, skipped: Mapping[str, str]) -> Page:
 
 def _facts(run: Run, table: RunTable) -> Sequence[tuple[str, str]]:
     settings, inputs = run.header["settings"], run.header["inputs"]
-    height, width = inputs["input_size"]
     radii = ", ".join(eps_label(float(eps)) for eps in settings["eps"])
+    size = " × ".join(map(count, inputs.get("input_size", [])))
+    numbers = f", {count(inputs['latent_dim'])} numbers" if "latent_dim" in inputs else ""
     facts = [
         ("encoder f", settings["encoder"]),
-        ("latent z", f"{inputs['layer']}, {count(inputs['latent_dim'])} numbers"),
-        ("image size", f"{height} × {width} pixels"),
+        ("latent z", f"{inputs['layer']}{numbers}"),
+        ("image size", f"{size} pixels" if size else ""),
         ("ball", f"{table.norm}, eps {radii}, pixels in [0, 1]"),
         ("method", f"{settings['method']}, {count(settings['steps'])} steps"),
+        ("behind", inputs.get("pipeline") or ""),
         ("device", str(run.header["environment"].get("device", ""))),
     ]
-    return [*facts, ("behind", inputs["pipeline"])] if inputs.get("pipeline") else facts
+    return [(name, text) for name, text in facts if text]  # runs of earlier versions lack some
 
 
 def _gallery(table: RunTable, cards: Sequence[Markup], histograms: Histograms) -> Gallery:

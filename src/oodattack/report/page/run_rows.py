@@ -133,7 +133,7 @@ def _numbers(row: Row) -> list[tuple[str, Cell]]:
     if len(parts) > 1:
         shown = [shown_share(f"{key}/mape_parts/{number}", part) for number, part in enumerate(parts)]
         found.append(("MAPE of each layer", Markup(", ").join(shown)))
-    if row["pipeline"] is not None:
+    if row.get("pipeline") is not None:  # runs of earlier versions lack the column
         found.append(("measured behind", row["pipeline"]))
     return found
 

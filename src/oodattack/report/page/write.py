@@ -34,7 +34,7 @@ def write_page(directory: Path, *, out: Path | None = None, single_file: bool = 
     if (directory / "run.json").is_file():
         return run_page(open_run(directory), destination)
     if (directory / "audit.json").is_file():
-        from oodattack.report.page.audit import audit_page  # what it needs would cost a run 300 MB
+        from oodattack.report.page.audit import audit_page  # needs libraries that a run does without
 
         return audit_page(directory, destination)
     if (directory / "train.json").is_file():

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -27,6 +29,15 @@ class Scale:
         else:
             part = (value - self.low) / (self.high - self.low)
         return self.start + part * (self.stop - self.start)
+
+    def places(self, values: np.ndarray) -> np.ndarray:
+        """The places of many values on a linear axis.
+
+        >>> Scale(0, 10, 100, 200).places(np.array([5.0, 12.0])).tolist()
+        [150.0, 200.0]
+        """
+        part = (np.clip(values, self.low, self.high) - self.low) / (self.high - self.low)
+        return np.asarray(self.start + part * (self.stop - self.start))
 
     def ticks(self, most: int = 5) -> list[float]:
         """Round numbers within the axis, about ``most`` of them; powers of ten on a logarithmic axis.

@@ -96,10 +96,8 @@ def _path(series: Points, chosen: np.ndarray, x: Scale, y: Scale) -> Markup:
     """
     values = series.values[chosen].astype(np.float64)
     finite = np.isfinite(values)
-    part = (np.clip(values[finite], y.low, y.high) - y.low) / (y.high - y.low)
-    across = np.array([4 * x(component) for component in chosen[finite]])
-    down = 4 * (y.start + part * (y.stop - y.start))
-    places = np.stack([across, down], 1).round().astype(int)
+    places = 4 * np.stack([x.places(chosen[finite]), y.places(values[finite])], 1)
+    places = places.round().astype(int)
     steps = np.diff(places, axis=0, prepend=np.zeros((1, 2), dtype=int)).ravel().tolist()
     return Markup('<path class="dots {}" transform="scale(.25)" d="m{}"/>').format(
         series.kind, " ".join(map(str, steps))
