@@ -130,7 +130,7 @@ def _ends(values: list[float], value: float, clusters: int) -> tuple[float, floa
 
 def test_intervals_agree_with_resampling_images_and_starts_one_by_one() -> None:
     """All images of one start are drawn together, and the threshold is that of the drawn images."""
-    inside, starts = normal(60, 20), normal(60, 21) + 1.5
+    inside, starts = normal(60, 20), normal(60, 21) + 2.0
     names = [f"start {place % 20}" for place in range(60)]
     starts = starts[[place % 20 for place in range(60)]]
     outside = starts - 0.6 - 0.5 * normal(60, 22)
