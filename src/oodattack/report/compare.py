@@ -139,7 +139,7 @@ def read_audits(directories: Sequence[Path]) -> Audits:
     described = [
         {
             **{name: value for name, value in found["settings"].items() if name != "out"},
-            **{f"digest of {name}": str(value)[:12] for name, value in header["inputs"].items()},
+            **{f"digest of {name}": _digest(value) for name, value in header["inputs"].items()},
             **found["environment"],
         }
         for found, header in zip(results, headers, strict=True)
@@ -174,10 +174,9 @@ def read_runs(directories: Sequence[Path]) -> Runs:
     described = [
         {
             **run.header["settings"],
+            "latent z": f"{run.header['inputs']['layer']}, {run.header['inputs']['latent_dim']} numbers",
             **{
-                f"digest of {name}": str(run.header["inputs"][name])[:12]
-                for name in ("images", "encoder")
-                if name in run.header["inputs"]
+                f"digest of {name}": _digest(run.header["inputs"].get(name)) for name in ("encoder", "images", "starts")
             },
             **run.header["environment"],
         }
@@ -191,6 +190,11 @@ def read_runs(directories: Sequence[Path]) -> Runs:
 
 def _letters(found: Sequence[Any]) -> list[str]:
     return list(ascii_uppercase[: len(found)])
+
+
+def _digest(value: Any) -> str:
+    """The beginning of a digest, or of each of several."""
+    return ", ".join(map(_digest, value)) if isinstance(value, list) else str(value)[:12]
 
 
 def _text(value: Any) -> str:

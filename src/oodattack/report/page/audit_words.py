@@ -55,10 +55,10 @@ def verdict(results: Row) -> Markup:
         return Markup("None of {} works on these images, so there is nothing to break").format(
             count_label(len(rows), "detector")
         )
+    if not broken and len(working) == 1:
+        return Markup("The only detector that works is not broken {}").format(within)
     if not broken:
-        return Markup("{} of {} that work is broken {}").format(
-            shown_count("verdict/broken", 0), _detectors(len(working)), within
-        )
+        return Markup("None of {} that work is broken {}").format(_detectors(len(working)), within)
     if len(working) == 1:
         sentence = Markup("The only detector that works is broken {}").format(within)
     else:
@@ -72,7 +72,7 @@ def verdict(results: Row) -> Markup:
 
 
 def _detectors(number: int) -> Markup:
-    return Markup("{} {}").format(shown_count("verdict/working", number), "detector" if number == 1 else "detectors")
+    return Markup("{} detectors").format(shown_count("verdict/working", number))
 
 
 def _first(broken: list[Row]) -> Markup:
@@ -200,7 +200,8 @@ def notices(audit: Audit, results: Row, unreadable: Mapping[str, str]) -> list[M
     if newer:
         found.append(
             Markup(
-                "This audit is being extended: {} on disk not in these results yet. Repeat the command to finish it."
+                "{} on disk not in these results: the audit is being extended (repeat the command to finish it), or was"
+                " repeated with fewer attacks."
             ).format(count_label(len(newer), "attack is", "attacks are"))
         )
     return found
