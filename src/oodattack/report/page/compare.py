@@ -205,7 +205,7 @@ def _write(
         page,
         destination,
         None,
-        which=Table("What is compared", ["", "directory", "result"], which),
+        which=Table("What is compared", ["name", "directory", "result"], which),
         settings=Table("Settings that differ", ["setting", *names], [[name, *texts] for name, texts in settings]),
         results=results,
         missing=missing,
