@@ -36,7 +36,7 @@ class ExpectedAudit:
     def before(self, cell: int) -> np.ndarray:
         """The scores of the starts of a cell, row by row."""
         row, name, _ = self.cells[cell]
-        return np.resize(self.scores_of(row["name"], name), self.results["sets"]["targets"])
+        return np.asarray(np.resize(self.scores_of(row["name"], name), self.results["sets"]["targets"]))
 
     def after(self, cell: int) -> np.ndarray:
         """The lowest scores that attacks within the ball reached."""
@@ -45,12 +45,12 @@ class ExpectedAudit:
         for key, at in row["attacked"].items():
             if at["starts"] == name and float(at["eps"]) <= eps:
                 found.append(self.scores_of(row["name"], key))
-        return np.minimum.reduce(found)
+        return np.asarray(np.minimum.reduce(found))
 
     def scores_of(self, detector: str, images: str) -> np.ndarray:
         """The scores that a detector gives to a set, or to the images of an attack, row by row."""
         chosen = self.scores[(self.scores["detector"] == detector) & (self.scores["set"] == images)]
-        return chosen.sort_values("row")["score"].to_numpy()
+        return np.asarray(chosen.sort_values("row")["score"])
 
     def _results(self, rest: str) -> Any:
         return at_pointer(self.results, rest)
@@ -60,7 +60,7 @@ class ExpectedAudit:
         found = getattr(self, what)(int(cell))
         return float(found[int(row[0])] if row else found)
 
-    def _verdict(self, rest: str) -> float:
+    def _verdict(self, rest: str) -> Any:
         rows = self.results["detectors"]
         falls = [
             (float(found["falls_at"]), row["name"])
@@ -76,7 +76,7 @@ class ExpectedAudit:
             "first_count": len({name for eps, name in falls if eps == first}),
         }[rest]
 
-    def _short(self, rest: str) -> float | None:
+    def _short(self, rest: str) -> Any:
         starts, what, *number = rest.split("/")
         found = [row["sets"][starts] for row in self.results["detectors"]]
         found = [one for one in found if one["verdict"] not in NOT_WORKING]
