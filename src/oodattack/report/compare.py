@@ -30,8 +30,8 @@ def difference(first: Row, second: Row) -> Difference:
     By Newcombe's method of variance estimates recovery (Stat. Med. 17, 1998), as if both were independent. Where the
     same images were attacked, they are not, and the interval is wider than necessary.
 
-    >>> difference({"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 0.9, "low": 0.8, "high": 0.95})
-    Difference(value=0.4, low=0.2585786437626905, high=0.5118033988749895)
+    >>> difference({"value": 0.25, "low": 0.25, "high": 0.25}, {"value": 0.75, "low": 0.5, "high": 0.875})
+    Difference(value=0.5, low=0.25, high=0.625)
     """
     value = second["value"] - first["value"]
     low = value - math.hypot(second["value"] - second["low"], first["high"] - first["value"])
