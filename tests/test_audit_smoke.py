@@ -52,7 +52,7 @@ def test_digits_from_folders_to_a_report(
     assert absent - {"SHE"} == {"MCM", "WeightedEBO", "MCD", "Rate"}
     assert len(rows) + len(absent) == 37
     assert results["subject"]["test_accuracy"] is not None
-    for name in (*rows, "Norm", "WeightedEBO", "results.json", "report.md", "heatmap.png", "budget.png"):
+    for name in (*rows, "Norm", "WeightedEBO", "results.json", "report.md", "heatmap.png", "budget.png", "index.html"):
         assert name in done.out
     assert max(map(len, done.out.split("\n\n")[0].splitlines())) <= 80
     report = (out / "report.md").read_text()

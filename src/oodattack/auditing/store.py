@@ -114,6 +114,14 @@ class Audit:
         with hashes.replacing(self.path, file):
             write_table(file, table)
 
+    def read_samples(self, starts: str) -> pa.Table:
+        """x_in and the start of each row of the attacks from a set of starts.
+
+        Raises:
+            InputError: if the file is missing or damaged.
+        """
+        return read_table(self.path / "samples" / f"{starts}.parquet").sort_by("row")
+
     def shards(self) -> set[tuple[str, range]]:
         """Every finished shard: key of the attack and range of rows, from a single listing of the directory."""
         found = set()

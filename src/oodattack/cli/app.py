@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from oodattack._version import __version__
-from oodattack.cli import attack, audit, demo, page, show, train, verify
+from oodattack.cli import attack, audit, compare, demo, page, show, train, verify
 from oodattack.cli.terminal import BAD_INPUT, printable
 from oodattack.core.errors import InputError
 
@@ -46,6 +46,7 @@ app.command("audit", epilog=audit.EXAMPLES)(audit.audit)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("page", epilog=page.EXAMPLES)(page.page)
 app.command("open")(page.open_page)
 

@@ -66,7 +66,7 @@ JUnit = Annotated[
 def audit(settings: AuditSettings, *, junit: JUnit = None, json: Json = False, quiet: Quiet = False) -> None:
     """Fit OOD detectors, attack what they read and the scores they return, and report which of them hold up.
 
-    Writes audit.json, results.json, scores.parquet, report.md and figures.
+    Writes audit.json, results.json, scores.parquet, report.md, figures and a page.
     To resume an interrupted audit, repeat the command.
     To add detectors, radii or OOD sets to a finished audit, repeat the command with them.
     """
@@ -80,6 +80,7 @@ def audit(settings: AuditSettings, *, junit: JUnit = None, json: Json = False, q
         from oodattack.report.audit_figures import draw_audit
         from oodattack.report.audit_table import write_audit
         from oodattack.report.junit import write_junit
+        from oodattack.report.page import write_page
 
         with resumable(settings.out), stages(console) as bar:
             found = run_audit(settings, on_progress=lambda now: bar(now.name, now.done, now.total))
@@ -88,17 +89,18 @@ def audit(settings: AuditSettings, *, junit: JUnit = None, json: Json = False, q
         outcomes = judge_requirements(results)
         if junit is not None:
             write_junit(junit, outcomes)
+        page = write_page(settings.out)
     if json:
         print_json(results)
     elif not quiet:
-        _print_results(results, settings, written)
+        _print_results(results, settings, written, page)
     if not _print_outcomes(outcomes, quiet=quiet):
         raise typer.Exit(UNMET)
     if results["failures"]:
         raise typer.Exit(UNFINISHED)
 
 
-def _print_results(results: Mapping[str, Any], settings: AuditSettings, written: list[Path]) -> None:
+def _print_results(results: Mapping[str, Any], settings: AuditSettings, written: list[Path], page: Path) -> None:
     console = output_console()
     console.print(_table(results), LEGEND, soft_wrap=False)
     subject = results["subject"]
@@ -124,6 +126,7 @@ def _print_results(results: Mapping[str, Any], settings: AuditSettings, written:
     console.print(f"audit     {settings.out}/results.json, {settings.out}/scores.parquet")
     for path in written:
         console.print(f"{'report' if path.suffix == '.md' else 'figure':9} {path}")
+    console.print(f"page      {page} (oodattack open {settings.out})")
 
 
 def _print_outcomes(outcomes: "Sequence[Outcome]", *, quiet: bool) -> bool:

@@ -18,6 +18,15 @@ def eps_label(eps: float) -> str:
     return f"{eps:.4g}"
 
 
+def ball_label(norm: str, eps: float) -> str:
+    """A ball in words.
+
+    >>> ball_label("L2", 5.0), ball_label("L2", math.inf)
+    ('within L2 5', 'without a bound on the change')
+    """
+    return "without a bound on the change" if math.isinf(eps) else f"within {norm} {eps_label(eps)}"
+
+
 def count_label(count: int, noun: str, plural: str = "") -> str:
     """A number with its noun, in the plural unless there is one; without ``plural``, the plural ends in -s.
 
@@ -72,3 +81,12 @@ def count(value: int) -> str:
     '12,345'
     """
     return f"{value:,}"
+
+
+def fixed(value: float, decimals: int = 3) -> str:
+    """Format a number of known range, such as an AUROC, with so many decimals.
+
+    >>> fixed(0.91268), fixed(0.00037, 2), fixed(-0.25, 2)
+    ('0.913', '0.00', '−0.25')
+    """
+    return f"{value:.{decimals}f}".replace("-", "−")

@@ -18,6 +18,7 @@ from oodattack.storage.files import write_text
 
 THUMBNAIL_SIDE = 96
 THUMBNAIL_BYTES = 1800  # so that 1,000 rows of three images stay below 10 MB
+INLINE_BYTES = 4000  # of a PNG that is shown as it is within a row; larger ones become thumbnails
 FULL_BYTES = 5_000_000  # of PNGs, that a page of one file contains as they are
 ROWS_PER_BLOCK = 50  # details of rows that are compressed together
 _PLACEHOLDER = re.compile(r' src="image:([\w-]+)"')  # no text can contain it, because quotes in text are escaped
@@ -39,6 +40,9 @@ class Destination(Protocol):
 
     def thumbnail(self, png: bytes) -> str:
         """Add an image that is shown small, and return its address within the page."""
+
+    def inline(self, png: bytes) -> str:
+        """Add an image that one row alone shows, small, and return its address within the row."""
 
     def row(self, number: int, html: str) -> None:
         """Add what the panel of a row shows."""
@@ -71,6 +75,10 @@ class Folder:
     def thumbnail(self, png: bytes) -> str:
         """The same as `image`: the browser makes it small."""
         return self.image(png)
+
+    def inline(self, png: bytes) -> str:
+        """A data URL, because a page of an audit has more such images than a folder should have files."""
+        return _data_url(png, "png") if len(png) <= INLINE_BYTES else _data_url(thumbnail(png), "webp")
 
     def row(self, number: int, html: str) -> None:
         """One script per row, which hands the row to the page."""
@@ -119,6 +127,10 @@ class SingleFile:
         if name not in self._images:
             self._images[name] = _data_url(thumbnail(png), "webp")
         return name
+
+    def inline(self, png: bytes) -> str:
+        """The same as `thumbnail`."""
+        return self.thumbnail(png)
 
     def row(self, number: int, html: str) -> None:
         """Keep the row for `embedded`."""

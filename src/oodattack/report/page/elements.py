@@ -77,8 +77,8 @@ class Figure:
 def shown_share(key: str, fraction: float | None) -> Shown:
     """A fraction as a percentage; None is undefined.
 
-    >>> shown_share("a", 0.5).text, shown_share("a", None).text
-    ('50 %', 'undefined')
+    >>> shown_share("a", 0.5).text.split(), shown_share("a", None).text
+    (['50', '%'], 'undefined')
     """
     return Shown(key, fraction, "undefined" if fraction is None else share(fraction))
 

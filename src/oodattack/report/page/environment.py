@@ -17,7 +17,7 @@ from markupsafe import Markup
 from oodattack.report.numbers import count
 
 HERE = Path(__file__).parent
-SCRIPTS = ("state.js", "gallery.js", "bars.js", "dialog.js", "tables.js")
+SCRIPTS = ("state.js", "gallery.js", "bars.js", "audit.js", "dialog.js", "tables.js")
 
 
 def render(template: str, /, **context: Any) -> str:

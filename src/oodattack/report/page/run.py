@@ -7,14 +7,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from oodattack.report.numbers import count, count_label, eps_label
+from oodattack.report.numbers import ball_label, count, count_label, eps_label
 from oodattack.report.page.command import command
 from oodattack.report.page.destination import Destination
 from oodattack.report.page.elements import Table, shown_share
 from oodattack.report.page.page import Choice, Gallery, Page, render_page
 from oodattack.report.page.run_charts import Histograms, against_eps, convergence
 from oodattack.report.page.run_rows import PANEL_COLUMNS, card, latents, panel, pictures
-from oodattack.report.page.run_table import COLUMNS, Row, RunTable, ball, lead, notices, read_table, summary, verdict
+from oodattack.report.page.run_table import COLUMNS, Row, RunTable, lead, notices, read_table, summary, verdict
 from oodattack.runs import Run
 from oodattack.runs.summary import SMALL_MAPE
 from oodattack.settings import AttackSettings
@@ -81,7 +81,7 @@ def _hero(row: Row, table: RunTable, destination: Destination) -> Mapping[str, A
     note = Markup("Row {} has the median MAPE of the {} {}: {} after the attack, {} before.").format(
         row["row"],
         count_label(len(table.strongest), "image"),
-        ball(table.norm, row["eps"]),
+        ball_label(table.norm, row["eps"]),
         shown_share(f"rows/{row['row']}/mape", row["mape"]),
         shown_share(f"rows/{row['row']}/mape_before", row["mape_before"]),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from oodattack.report.numbers import count_label, eps_label, share
+from oodattack.report.numbers import ball_label, count_label, share
 from oodattack.report.page.elements import Cell, Table, shown_count, shown_eps, shown_number, shown_share
 from oodattack.runs import Group, Run, summarize
 from oodattack.runs.summary import SMALL_MAPE
@@ -77,15 +77,6 @@ def finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def ball(norm: str, eps: float) -> str:
-    """A ball in words.
-
-    >>> ball("L2", 5.0), ball("L2", math.inf)
-    ('within L2 5', 'without a bound on the change')
-    """
-    return "without a bound on the change" if math.isinf(eps) else f"within {norm} {eps_label(eps)}"
-
-
 def verdict(table: RunTable) -> Markup:
     """The result in one sentence."""
     rows = table.strongest
@@ -97,7 +88,7 @@ def verdict(table: RunTable) -> Markup:
         shown_count("verdict/count", len(rows)),
         "image reaches" if len(rows) == 1 else "images reach",
         share(SMALL_MAPE),
-        ball(table.norm, rows[0]["eps"]),
+        ball_label(table.norm, rows[0]["eps"]),
     )
 
 

@@ -1,12 +1,18 @@
 // The panel of one row. Its content is read when it is opened: from rows/N.js, or from the page of one file.
 const panel = $("#panel"), content = $("#panel-content"), details = new Map();
-let current = null;
-const card = (number) => $(`[data-row="${number}"]`);
+let current = null, opener = null, refocus = false;
+const card = (number) => $(`.card[data-row="${number}"], td [data-row="${number}"]`);
+const inOrder = () => data ? matching.map((number) => data.rows[number][0])
+  : $$("td:not([hidden]) > [data-row]").map((one) => Number(one.dataset.row));
 window.oodattackRow = (number, html) => {
   details.set(number, html);
   if (number !== current) return;
   content.replaceChildren();
   insert(content, html);
+  wireBars(content);
+  pressBars();
+  showImages();
+  if (refocus) $("[aria-current]", content)?.focus();
   const gain = $("[data-gain]", content);
   gain?.addEventListener("input", () => {
     $(".difference", content).style.setProperty("--gain", gain.value);
@@ -30,11 +36,12 @@ const load = async (number) => {
   document.head.append(script);
 };
 listeners.push(() => {
-  const wanted = data && state.has("row") ? Number(state.get("row")) : null;
+  const wanted = state.has("row") && (data || card(state.get("row"))) ? Number(state.get("row")) : null;
   if (wanted === current) return;
   current = wanted;
+  refocus = content.contains(document.activeElement);
   if (current === null) return panel.close();
-  const order = matching.map((number) => data.rows[number][0]), place = order.indexOf(current);
+  const order = inOrder(), place = order.indexOf(current);
   $("#panel-place").textContent = place < 0 ? "" : `${place + 1} of ${order.length}`;
   $("#previous").disabled = place <= 0;
   $("#next").disabled = place < 0 || place === order.length - 1;
@@ -44,16 +51,18 @@ listeners.push(() => {
   load(current);
 });
 document.addEventListener("click", (event) => {
-  const opener = event.target.closest("[data-row]");
-  if (opener) choose({ row: opener.dataset.row });
+  const button = event.target.closest("[data-row]");
+  if (!button) return;
+  if (!panel.contains(button)) opener = button;
+  choose({ row: button.dataset.row });
 });
 panel.addEventListener("keydown", (event) => {
-  if (event.target.matches("input")) return;
+  if (event.target.matches("input, [data-bar]")) return;
   if (event.key === "ArrowLeft") $("#previous").click();
   if (event.key === "ArrowRight") $("#next").click();
 });
 panel.addEventListener("close", () => {
   const last = current;
-  choose({ row: "" });
-  card(last)?.focus();
+  choose(data ? { row: "" } : { row: "", bar: "" });
+  (opener?.dataset.row === String(last) ? opener : card(last))?.focus();
 });

@@ -23,3 +23,4 @@ const insert = (element, html) => {
     ? html.replace(/ src="image:([\w-]+)"/g, (_, name) => ` src="${images[name] ?? images[name + "-t"]}"`) : html;
   element.append(template.content);
 };
+document.documentElement.classList.add("scripted");

@@ -1,6 +1,6 @@
 // Tables that can be sorted by any column: numbers by their exact value, everything else as text.
 for (const table of $$("table.sortable")) {
-  const heads = $$("thead th", table), body = $("tbody", table);
+  const heads = $$("thead tr:last-child th", table), body = $("tbody", table);
   const value = (row, column) => {
     const cell = row.cells[column], number = $("data", cell);
     return number ? (number.value === "" ? null : Number(number.value)) : cell.textContent.trim().toLowerCase();

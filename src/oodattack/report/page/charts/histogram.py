@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from oodattack.report.numbers import count
+from oodattack.report.numbers import count, share
 from oodattack.report.page.charts.frame import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axes, mark, svg
 from oodattack.report.page.charts.scale import Scale
 from oodattack.report.page.elements import Cell, Figure, Table, shown_count
@@ -43,6 +43,7 @@ def histogram(
     noun: str = "images",
     line: tuple[float, str] | None = None,
     apart: str = "undefined",
+    relative: bool = False,
     note: str = "",
 ) -> Figure:
     """A histogram of one or several series over the same bins.
@@ -61,6 +62,7 @@ def histogram(
         noun: what is counted.
         line: a value to mark, such as a threshold, and its name.
         apart: the name of what has no place on the axis.
+        relative: whether heights are shares of each series, for series of different sizes; the table has counts.
         note: shown below the chart.
 
     >>> figure = histogram("h", "Errors", "Most are small.", edges=[0, 1, 2], bars=[Bars("after", "after", [3, 1])],
@@ -71,10 +73,14 @@ def histogram(
     with_apart = any(series.apart for series in bars)
     right = WIDTH - RIGHT - (56 if with_apart else 0)
     x = Scale(edges[0], edges[-1], LEFT, right, log)
-    highest = max((max([*series.counts, series.apart]) for series in bars), default=0)
-    y = Scale(0, max(1, highest) * 1.12, HEIGHT - BOTTOM, TOP)
-    whole = [tick for tick in y.ticks(4) if tick == int(tick)]
-    drawn = [axes(Axis(x, label, text), Axis(y, noun, lambda tick: count(int(tick)), whole))]
+    whole = {series.name: max(1, sum(series.counts) + series.apart) if relative else 1 for series in bars}
+    highest = max((max([*series.counts, series.apart]) / whole[series.name] for series in bars), default=0)
+    y = Scale(0, (highest or 1) * 1.12, HEIGHT - BOTTOM, TOP)
+    if relative:
+        vertical = Axis(y, f"share of {noun}", share)
+    else:
+        vertical = Axis(y, noun, lambda tick: count(int(tick)), [tick for tick in y.ticks(4) if tick == int(tick)])
+    drawn = [axes(Axis(x, label, text), vertical)]
     if line is not None:
         drawn.append(mark(x, *line))
     spans = [(x(low), x(high)) for low, high in pairwise(edges)]
@@ -93,7 +99,18 @@ def histogram(
         for number, (value, (left, stop)) in enumerate(zip(counts, spans, strict=True)):
             if value:
                 what = f"{count(value)} {noun}, {names[number]}"
-                drawn.append(_bar(name, number, what, y(value), left, stop, series.kind, can_choose=can_choose))
+                drawn.append(
+                    _bar(
+                        name,
+                        number,
+                        what,
+                        y(value / whole[series.name]),
+                        left,
+                        stop,
+                        series.kind,
+                        can_choose=can_choose,
+                    )
+                )
     return Figure(
         title,
         svg(name, title, description, drawn, buttons=bool(buttons)),

@@ -1,0 +1,218 @@
+"""Pages of audits, and comparisons, without a browser: what they say, and what they are made from."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oodattack.core.errors import InputError
+from oodattack.pipelines.attack import run_attack
+from oodattack.pipelines.audit import run_audit
+from oodattack.report.audit_strongest import Strongest, strongest
+from oodattack.report.compare import difference, kind_of
+from oodattack.report.page import write_page
+from oodattack.report.page.audit_cells import spread
+from oodattack.report.page.audit_histogram import ScoreBins
+from oodattack.report.page.audit_words import sentence, verdict
+from oodattack.report.page.traced import Traced
+from oodattack.settings import AttackSettings, AuditSettings
+from tests.audit_pages import ExpectedAudit
+from tests.cli import oodattack
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_resamples() -> Iterator[None]:
+    """Use few resamples, for speed; `test_audit_measures.py` tests the intervals."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
+        yield
+
+
+@pytest.fixture(scope="module")
+def audit(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    train, test = digits
+    out = tmp_path_factory.mktemp("page") / "audit"
+    run_audit(
+        AuditSettings(
+            encoder="python:tests.factories:small",
+            train=str(train),
+            test=str(test),
+            start=("noise",),
+            detectors=("MaxSoftmax", "KNN"),
+            attacks=("latent", "direct"),
+            eps=(1.0, 8.0),
+            steps=3,
+            limit=10,
+            held_out=30,
+            ood_limit=10,
+            fit_limit=100,
+            batch_size=10,
+            out=out,
+        )
+    )
+    return out
+
+
+def changed(audit: Path, **changes: Any) -> dict[str, Any]:
+    """The results of an audit with other verdicts for its first detector."""
+    results: dict[str, Any] = json.loads((audit / "results.json").read_text())
+    row = results["detectors"][0]
+    found = row["sets"]["noise"]
+    row["verdict"] = found["verdict"] = changes["verdict"]
+    found["falls_at"] = changes.get("falls_at")
+    results["detectors"] = [row]
+    return results
+
+
+def test_the_strongest_attack_is_the_lowest_score(audit: Path) -> None:
+    from oodattack.auditing.store import open_audit
+
+    expected, scores = ExpectedAudit(audit), open_audit(audit).read_scores()
+    for number, (row, name, eps) in enumerate(expected.cells):
+        made = strongest(row, scores, name, eps=eps, steps=3, rows=10)
+        np.testing.assert_array_equal(made.after, expected.after(number))
+        np.testing.assert_array_equal(made.before, expected.before(number))
+        assert made.limit == expected.limit(number)
+        found = row["sets"][name]["radii"][expected.eps.index(eps)]
+        assert made.passes.mean() == pytest.approx(found["fpr95_in_positive"]["value"])
+        assert made.rejected.sum() == found["rejected"]
+        for place, key in enumerate(made.attack):
+            reached = made.before[place] if key is None else float(scores[row["name"], key][place])
+            assert reached == made.after[place]
+
+
+@pytest.mark.parametrize(
+    ("inside", "after"),
+    [
+        ([0.0, 1.0, 2.0], [0.5, 3.0]),
+        ([1.0, 1.0, 1.0], [1.0, 1.0]),
+        ([1e30, 1e30, 2e30], [-1e30, 1e30]),
+        ([0.999999999, 1.0, 1.0], [0.9999999995, 1.0]),
+        ([0.0, float("inf")], [float("-inf"), 5.0]),
+        ([float("inf")] * 3, [float("inf"), float("-inf")]),
+        ([0.0] * 3, [1e-300, 0.0]),
+    ],
+)
+def test_bars_meet_at_the_threshold(inside: list[float], after: list[float]) -> None:
+    """So that every bar has either images that pass or images that are rejected."""
+    limit = sorted(inside)[-1] if len(inside) < 3 else sorted(inside)[1]
+    made = Strongest(np.array(inside), np.array(after), np.array(after), [None] * len(after), limit)
+    bins = ScoreBins.of(made)
+    assert list(bins.edges) == sorted(set(bins.edges))
+    assert sum(bins.counts(made.after)) == len(after)
+    for score, passes in zip(after, made.passes, strict=True):
+        assert bins.counts(np.array([score]))[bins.bar(score)] == 1
+        if np.isfinite(limit):
+            assert (bins.edges[bins.bar(score) + 1] <= limit) == passes
+    assert len({bins.text(edge) for edge in bins.edges}) > len(bins.edges) / 2
+
+
+def test_images_of_a_full_panel_are_spread_over_the_scores() -> None:
+    scores = np.random.default_rng(0).permutation(100).astype(float)
+    chosen = spread(scores, 10)
+    assert scores[chosen].tolist() == [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]
+    assert sorted(spread(scores, 200)) == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("name", "heading", "words"),
+    [
+        ("broken", "The only detector that works is broken within L2 8", "Falls at 1 from noise"),
+        ("bent", "The only detector that works is not broken within L2 8", "Weakened, not broken"),
+        ("held", "The only detector that works is not broken within L2 8", "a stronger one may exist"),
+        ("not attacked adaptively", "The only detector that works is not broken", "which says little"),
+        ("unfinished", "The only detector that works is not broken", "Not known"),
+        ("blind", "None of 1 detector works on these images", "Nothing to break"),
+        ("too few starts", "None of 1 detector works", "different starts"),
+    ],
+)
+def test_each_verdict_has_a_sentence(audit: Path, name: str, heading: str, words: str) -> None:
+    results = changed(audit, verdict=name, falls_at=1.0 if name == "broken" else None)
+    results["detectors"][0]["verdict_of"] = ["noise"]
+    assert heading in verdict(results).striptags()
+    assert words in sentence(Traced(results), 0).striptags()
+
+
+def test_a_page_of_a_run_needs_no_detectors() -> None:
+    """They would cost an attack 300 MB and several seconds."""
+    code = "import sys, oodattack.report.page; sys.exit('pytorch_ood' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_forms_of_a_page(audit: Path, tmp_path: Path) -> None:
+    page = write_page(audit, out=tmp_path / "page")
+    assert len(list((tmp_path / "page" / "rows").iterdir())) == 2 * 2
+    single = write_page(audit, out=tmp_path / "one.html", single_file=True)
+    assert single.stat().st_size < 2_000_000
+    for written in (page, single):
+        text = written.read_text()
+        assert "MCM" not in text
+        assert text.count('class="verdict ') == 2
+        assert "oodattack audit --encoder python:tests.factories:small" in text
+
+
+def test_differences_of_fractions() -> None:
+    """With intervals as wide as those of both if one of them is exact, and none if both are."""
+    exact, wide = {"value": 0.5, "low": 0.5, "high": 0.5}, {"value": 0.7, "low": 0.6, "high": 0.75}
+    found = difference(exact, wide)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.1, 0.25))
+    back = difference(wide, exact)
+    assert (back.value, back.low, back.high) == pytest.approx((-0.2, -0.25, -0.1))
+    both = difference(wide, wide)
+    assert (both.low, both.high) == pytest.approx((-np.hypot(0.1, 0.05), np.hypot(0.1, 0.05)))
+
+
+def test_runs_and_audits_are_not_mixed(audit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run_attack(
+        AttackSettings(
+            encoder="python:tests.factories:tiny",
+            images="torchvision:FakeData",
+            limit=2,
+            start=("noise",),
+            steps=2,
+            out=run,
+        )
+    )
+    outcome = oodattack(capsys, "compare", run, audit, "--out", tmp_path / "c.html")
+    assert outcome.code == 2
+    assert "expected only runs or only audits to compare" in outcome.err
+    with pytest.raises(InputError, match="expected 2 to 26 directories to compare, got 1"):
+        kind_of([run])
+    outcome = oodattack(capsys, "compare", run, run, "--out", tmp_path / "c.html")
+    assert outcome.code == 0
+    assert "No settings differ." in outcome.out
+    assert "noise" in outcome.out
+    assert (tmp_path / "c.html").exists()
+
+
+def test_a_comparison_names_the_settings_that_differ(
+    audit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(audit, tmp_path / "other"))
+    results = json.loads((other / "results.json").read_text())
+    results["settings"]["steps"] = 99
+    results["absent"] = [{"name": "KNN", "reason": "<b>no"}]
+    results["detectors"] = [row for row in results["detectors"] if row["name"] != "KNN"]
+    (other / "results.json").write_text(json.dumps(results))
+    outcome = oodattack(capsys, "compare", audit, other, "--out", tmp_path / "c.html")
+    assert outcome.code == 0, outcome.err
+    table = outcome.out.split("AUROC side by side")[0]
+    assert "steps" in table
+    assert "99" in table
+    assert "seed" not in table
+    text = (tmp_path / "c.html").read_text()
+    same = re.findall(r'data-key="difference/B/MaxSoftmax/noise/value">([^<]+)', text)
+    assert same == ["0.000"]  # the same scores
+    assert "B: KNN was not audited: &lt;b&gt;no" in text
+    (other / "results.json").unlink()
+    outcome = oodattack(capsys, "compare", audit, other, "--out", tmp_path / "c.html")
+    assert outcome.code == 2
+    assert "a finished `oodattack audit` writes it" in outcome.err
