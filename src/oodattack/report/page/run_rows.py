@@ -17,7 +17,7 @@ from oodattack.settings.ball import NORM_NAMES
 
 PICTURES = (("x_in", "x_in"), ("start", "x′_out, the start"), ("image", "x_out"))
 PANEL_COLUMNS = (
-    *("row", "x_in_name", "start_source", "start_name", "eps", "norm", "seed", "pipeline", "image", "x_in", "start"),
+    *("row", "x_in_name", "start_source", "start_name", "eps", "norm", "seed", "image", "x_in", "start"),
     *("mape", "mape_float", "mape_before", "mape_note", "mape_parts", "distance", "distance_float"),
     *("gradient_evaluations", "forward_evaluations", "restart", "class_in", "class_start", "class_out"),
     *("probability_in", "probability_start", "probability_out", "z_in", "z_start", "z_out", "history"),
@@ -133,8 +133,6 @@ def _numbers(row: Row) -> list[tuple[str, Cell]]:
     if len(parts) > 1:
         shown = [shown_share(f"{key}/mape_parts/{number}", part) for number, part in enumerate(parts)]
         found.append(("MAPE of each layer", Markup(", ").join(shown)))
-    if row.get("pipeline") is not None:  # runs of earlier versions lack the column
-        found.append(("measured behind", row["pipeline"]))
     return found
 
 
