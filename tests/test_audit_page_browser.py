@@ -22,7 +22,7 @@ from tests.browser import Visit, chromium, visit
 from tests.digits import write_photographs
 from tests.pages import parse
 
-PHONE = {"viewport": {"width": 320, "height": 700}}
+PHONE = {"width": 320, "height": 700}
 ROWS, CELLS = 10, 2 * 2 * 3
 HOSTILE = [
     '"><script>window.hacked=1</script>',
@@ -124,7 +124,7 @@ def some_strongest(audit: Path, starts: str) -> str:
             for place in np.flatnonzero(lowest < second):
                 best = int(scores[:, place].argmin())
                 if best:
-                    return keys[best - 1]
+                    return str(keys[best - 1])
     pytest.fail("no attack lowered a score")
 
 
@@ -239,7 +239,7 @@ def test_bars_show_the_images_whose_scores_they_count(audit: Path, browser: Brow
             order = np.concatenate([[after[row] for row in in_bars]])
             assert edges == sorted(edges)
             assert len(order) == ROWS
-            counts = [[k, float(v)] for k, v, _ in numbers(here, "#panel") if k.startswith("charts/scores-")]
+            counts = [(k, float(v)) for k, v, _ in numbers(here, "#panel") if k.startswith("charts/scores-")]
             for series, total in (
                 ("in-distribution, held out", 30),
                 ("starts, before", ROWS),
@@ -303,7 +303,7 @@ def test_hostile_names_are_shown_and_do_nothing(browser: Browser, audit: Path, i
     compared = compare_audits(read_audits([audit, imperfect]), tmp_path / "c.html")
     too_wide = "element => element.scrollWidth - element.clientWidth"
     for path in (write_page(imperfect), write_page(imperfect, single_file=True), compared):
-        with visit(browser, path, **PHONE) as here:
+        with visit(browser, path, viewport=PHONE) as here:
             page = here.page
             assert page.locator("html").evaluate(too_wide) == 0
             text = page.locator("main").text_content() or ""

@@ -104,6 +104,7 @@ class Audits:
 
     def place(self, number: int) -> int:
         """The number of the common radius in one of the audits."""
+        assert self.eps is not None  # noqa: S101 -- there is a common radius
         found = next(iter(self.results[number]["detectors"][0]["sets"].values()))["radii"]
         return [float(at["eps"]) for at in found].index(self.eps)
 
