@@ -167,7 +167,7 @@ def test_a_finished_audit_can_be_extended(pictures: tuple[Path, Path, Path], tmp
     }
     assert keys < set(results["attacks"])
     page = audit_markdown(results)
-    assert "| detector | before | 2 | 4 | two-sided |" in page
+    assert "| detector | before | 2 | 4 | two-sided: before | 4 |" in page
     assert "AUROC at eps 4, against the number of steps:" in page
     # Other images under the same name are refused.
     other = write_photographs(tmp_path / "other" / "photographs", 3)
