@@ -1,19 +1,21 @@
 """Which folder may import which (the contracts in pyproject.toml), and what the core may import."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import grimp
-import pytest
 from benchmarks.imports import counted_imports, draw, layers
-from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_arrows_point_down_and_nowhere_in_a_circle(capsys: pytest.CaptureFixture[str]) -> None:
-    status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
-    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+def test_arrows_point_down_and_nowhere_in_a_circle() -> None:
+    """In a process of its own, because import-linter disables all loggers that exist."""
+    script = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "2 kept, 0 broken" in done.stdout
 
 
 def test_the_core_imports_torch_and_itself_only() -> None:
