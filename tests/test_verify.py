@@ -126,6 +126,31 @@ def test_what_was_written_has_no_differences(finished_run: Path, finished_audit:
     assert {"fits/KNN.pt", "samples/photographs.parquet", "results.json"} < names
 
 
+def test_an_audit_with_failed_attacks_has_no_differences(digits: tuple[Path, Path], tmp_path: Path) -> None:
+    """What could not be attacked is not missing from the tables that are computed again."""
+    audit = run_audit(
+        AuditSettings(
+            encoder="python:tests.factories:small",
+            train=str(digits[0]),
+            test=str(digits[1]),
+            start=("noise",),
+            detectors=("KNN",),
+            detector=("tests.test_audit:ReadsFail",),
+            eps=(2.0,),
+            steps=2,
+            limit=5,
+            held_out=20,
+            ood_limit=5,
+            fit_limit=60,
+            batch_size=4,
+            device="cpu",
+            out=tmp_path / "audit",
+        )
+    )
+    assert audit.read_results()["failures"]
+    assert differing(verify(audit.path, TRUSTED)) == []
+
+
 def test_one_flipped_bit_anywhere_in_a_shard_is_found(run: Path) -> None:
     """Also in the bytes of a PNG, and where a reader of Parquet would not notice it."""
     shard = run / "shards" / "00001.parquet"

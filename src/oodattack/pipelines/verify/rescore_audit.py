@@ -61,7 +61,7 @@ def rescore_audit(documents: Mapping[str, Any], options: Rescoring, findings: Fi
     measured = _check_scores(bench, audit, attacks, stored, findings, on_stage)
     on_stage("computing the tables", 0, 1)
     check_tables(bench, audit, results, attacks, stored, measured, findings)
-    findings.unchecked.append(f"in {RESULTS}, subject, skipped, flags and outside were not computed again")
+    findings.unchecked.append(f"in {RESULTS}, subject, skipped, finished, flags and outside were not computed again")
 
 
 def described(key: str, found: Mapping[str, Any]) -> Attack:
