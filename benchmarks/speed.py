@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.inputs import start_program
 from oodattack import attack
+from oodattack.auditing.data import in_turn
 from oodattack.cli.photographs import copy_photographs
 from oodattack.core.methods.fast.fast import APPROXIMATE_STEPS
 from oodattack.core.pixels import dequantize
@@ -180,7 +181,7 @@ def _photographs(count: int, size: tuple[int, int]) -> Tensor:
         source = open_images(copy_photographs(Path(folder))[0])
         images = dequantize(torch.stack([fit(source.read(i), size) for i in range(len(source))]))
     images = torch.cat([images, images.flip(3)])
-    return images[torch.arange(count) % len(images)]
+    return in_turn(images, count)
 
 
 def _whole_call(f: nn.Module, images: Tensor, target: Tensor, norm: float, eps: float) -> float:

@@ -15,6 +15,13 @@ from playwright.sync_api import Browser, Dialog, Page, Request, sync_playwright
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 MISSING = "the tests of pages need Chromium: install the package chromium (apt-get install chromium)"
 LOCAL = ("file:", "data:", "blob:")
+HOSTILE_NAMES = [
+    '"><script>window.hacked=1</script>',
+    "<img src=x onerror=window.hacked=2>",
+    "a#b%41?c&amp;d'e\"f",
+    "\u202egnp.txt\u2066",
+    f"{'long ' * 30}/{'name' * 38}",
+]
 
 
 @dataclass

@@ -1,7 +1,9 @@
 """Settings and fixtures that all tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # One thread per process, because tests run in parallel; subprocesses inherit it. Set before torch is loaded, which may
 # cap it at the number of cores.
@@ -12,6 +14,9 @@ from filelock import FileLock
 from hypothesis import settings
 
 from tests.digits import write_digits
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # The same examples in every run, no deadline (a slow machine is not a failure), and no database on disk.
 settings.register_profile("oodattack", derandomize=True, deadline=None, database=None)
@@ -35,3 +40,20 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no figures, for tests that do not need them: drawing takes longer than the run itself."""
     monkeypatch.setattr("oodattack.report.draw_run", lambda *_arguments, **_options: [])
+
+
+@pytest.fixture(scope="module")
+def few_resamples() -> Iterator[None]:
+    """Use few resamples, for speed; `test_audit_measures.py` tests the intervals."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
+        yield
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Chromium, for the tests of pages."""
+    from tests.browser import chromium
+
+    with chromium() as browser:
+        yield browser

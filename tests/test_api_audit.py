@@ -1,6 +1,5 @@
 """`audit()` on live models, images and detectors gives what the command gives on files."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from oodattack.pipelines.verify import Rescoring, verify
 from oodattack.settings import AuditSettings
 from tests.digits import write_photographs
 from tests.factories import Norm, small, tiny
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 DETECTORS = ("MaxSoftmax", "KNN", "Mahalanobis")
 SETTINGS: dict[str, Any] = {
@@ -48,13 +49,6 @@ class Brightness:
 
     def reads(self, images: Tensor) -> Tensor:
         return self.weight * (images.mean((1, 2, 3)) - self.mean)[:, None]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_resamples() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
-        yield
 
 
 @pytest.fixture(scope="module")

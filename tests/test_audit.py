@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from oodattack.report.audit_table import audit_markdown
 from oodattack.settings import AuditSettings
 from tests.digits import write_photographs
 from tests.factories import Norm
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 FEW = ("MaxSoftmax", "KNN", "OpenMax", "Gram", "Mahalanobis")
 STEPS = 4
@@ -74,14 +75,6 @@ def same(one: Path, other: Path) -> None:
 
 class Stop(KeyboardInterrupt):
     pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_resamples() -> Iterator[None]:
-    """Use few resamples, for speed; `test_audit_measures.py` tests the intervals."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,10 @@ from oodattack.pipelines.audit import run_audit
 from oodattack.settings import AuditSettings
 from tests.digits import write_photographs
 
-pytestmark = pytest.mark.xdist_group("audit nested")  # they share an audit
+pytestmark = [
+    pytest.mark.xdist_group("audit nested"),  # they share an audit
+    pytest.mark.usefixtures("few_resamples"),
+]
 
 
 class Brightness:
@@ -40,30 +43,28 @@ class Brightness:
 
 
 @pytest.fixture(scope="module")
-def audit(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audit]:
+def audit(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Audit:
     folder = tmp_path_factory.mktemp("nested")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)  # see test_audit_measures.py
-        yield run_audit(
-            AuditSettings(
-                encoder="python:tests.factories:small",
-                train=str(digits[0]),
-                test=str(digits[1]),
-                start=("noise",),
-                ood=(str(write_photographs(folder / "photographs", 8)),),
-                detectors=("MaxLogit",),
-                detector=("tests.test_audit_nested:Brightness",),
-                eps=(1.0, 2.0, math.inf),
-                steps=5,
-                budget=(2,),
-                limit=8,
-                held_out=40,
-                ood_limit=8,
-                fit_limit=100,
-                batch_size=8,
-                out=folder / "audit",
-            )
+    return run_audit(
+        AuditSettings(
+            encoder="python:tests.factories:small",
+            train=str(digits[0]),
+            test=str(digits[1]),
+            start=("noise",),
+            ood=(str(write_photographs(folder / "photographs", 8)),),
+            detectors=("MaxLogit",),
+            detector=("tests.test_audit_nested:Brightness",),
+            eps=(1.0, 2.0, math.inf),
+            steps=5,
+            budget=(2,),
+            limit=8,
+            held_out=40,
+            ood_limit=8,
+            fit_limit=100,
+            batch_size=8,
+            out=folder / "audit",
         )
+    )
 
 
 def _curves(audit: Audit) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +17,40 @@ from oodattack.report.page import write_page
 from oodattack.report.page.compare import compare_audits
 from oodattack.settings import AuditSettings
 from tests.audit_pages import ExpectedAudit, assert_shows
-from tests.browser import Visit, chromium, visit
+from tests.browser import HOSTILE_NAMES, Visit, visit
 from tests.digits import write_photographs
 from tests.pages import parse
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 PHONE = {"width": 320, "height": 700}
 ROWS, CELLS = 10, 2 * 2 * 3
-HOSTILE = [
-    '"><script>window.hacked=1</script>',
-    "<img src=x onerror=window.hacked=2>",
-    "a#b%41?c&amp;d'e\"f",
-    "\u202egnp.txt\u2066",
-    f"{'long ' * 30}/{'name' * 38}",
-    "{{ 7 * 7 }}",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
+HOSTILE = [*HOSTILE_NAMES, "{{ 7 * 7 }}"]
 
 
 @pytest.fixture(scope="module")
 def audit(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two detectors, two sets of starts, three radii of which one is infinite, budgets, and an ensemble left out."""
     root = tmp_path_factory.mktemp("page")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)  # see test_audit_measures.py
-        run_audit(
-            AuditSettings(
-                encoder="python:tests.factories:small",
-                train=str(digits[0]),
-                test=str(digits[1]),
-                start=("noise",),
-                ood=(str(write_photographs(root / "photographs", 9)),),
-                detectors=("MaxSoftmax", "KNN"),
-                detector=("tests.test_audit:FitFails",),
-                eps=(0.5, 4.0, float("inf")),
-                steps=4,
-                budget=(2,),
-                limit=ROWS,
-                held_out=30,
-                ood_limit=10,
-                fit_limit=100,
-                batch_size=10,
-                out=root / "audit",
-            )
+    run_audit(
+        AuditSettings(
+            encoder="python:tests.factories:small",
+            train=str(digits[0]),
+            test=str(digits[1]),
+            start=("noise",),
+            ood=(str(write_photographs(root / "photographs", 9)),),
+            detectors=("MaxSoftmax", "KNN"),
+            detector=("tests.test_audit:FitFails",),
+            eps=(0.5, 4.0, float("inf")),
+            steps=4,
+            budget=(2,),
+            limit=ROWS,
+            held_out=30,
+            ood_limit=10,
+            fit_limit=100,
+            batch_size=10,
+            out=root / "audit",
         )
+    )
     return root / "audit"
 
 

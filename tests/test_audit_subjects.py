@@ -22,7 +22,10 @@ from oodattack.settings import AuditSettings
 from tests.cli import oodattack
 from tests.digits import write_photographs
 
-pytestmark = pytest.mark.xdist_group("audit subjects")  # they share an audit
+pytestmark = [
+    pytest.mark.xdist_group("audit subjects"),  # they share an audit
+    pytest.mark.usefixtures("few_resamples"),
+]
 
 HEADLESS = {"Mahalanobis", "KNN", "MultiMahalanobis", "RMD"}
 
@@ -30,14 +33,6 @@ HEADLESS = {"Mahalanobis", "KNN", "MultiMahalanobis", "RMD"}
 @pytest.fixture(scope="module")
 def pictures(digits: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     return *digits, write_photographs(tmp_path_factory.mktemp("photographs"), 60)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_resamples() -> Iterator[None]:
-    """The intervals are a matter of `test_audit_measures.py`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
-        yield
 
 
 def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> AuditSettings:

@@ -23,13 +23,7 @@ from oodattack.settings import AuditSettings
 from tests.factories import Norm
 from tests.test_engines import Pickling
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_resamples() -> Iterator[None]:
-    """The intervals are a matter of `test_audit_measures.py`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def settings(out: Path, **changes: Any) -> AuditSettings:

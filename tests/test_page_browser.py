@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -19,25 +18,11 @@ from oodattack.pipelines.attack import run_attack
 from oodattack.report.page import write_page
 from oodattack.runs import ShardRecord, open_run
 from oodattack.settings.attack import AttackSettings
-from tests.browser import Visit, chromium, visit
+from tests.browser import HOSTILE_NAMES, Visit, visit
 from tests.pages import Expected, parse
 
 ROWS = 30
-HOSTILE = [
-    '"><script>window.hacked=1</script>.png',
-    "<img src=x onerror=window.hacked=2>.png",
-    "a#b%41?c&amp;d'e\"f.png",
-    "\u202egnp.txt\u2066.png",
-    "file:etc.png",
-    f"{'long ' * 30}/{'name' * 38}.png",
-    "=1+1,2.png",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
+HOSTILE = [*(f"{name}.png" for name in HOSTILE_NAMES), "file:etc.png", "=1+1,2.png"]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Requirements of continuous integration: parsed before the audit, judged after it, and never passed silently."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -17,16 +16,11 @@ from oodattack.settings.requirement import parse_requirement
 from tests.cli import oodattack
 from tests.digits import write_photographs
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 Results = dict[str, Any]
 DETECTORS = ("MaxSoftmax", "KNN", "MCM")  # MCM applies to no image classifier
 EPS = "2/255"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_resamples() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,9 @@ from tests.digits import write_photographs
 from tests.factories import tiny
 from tests.test_runs import ROOT, settings, write_photos
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 TRUSTED = Rescoring(device="cpu", trust=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_resamples() -> Iterator[None]:
-    """Use few resamples, for speed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from oodattack.auditing.verdict import VERDICTS
+from oodattack.auditing.verdict import VERDICTS, worst_set
 from oodattack.core.notebook import html_table
 
 _HEADINGS = ("detector", "verdict", "worst from", "AUROC before", "under attack", "95 %", "at eps")
@@ -34,7 +34,7 @@ def table(results: Mapping[str, Any]) -> str:
     """
     rows = []
     for row in results["detectors"]:
-        worst = min(row["verdict_of"], key=lambda name: row["sets"][name]["radii"][-1]["auroc"]["value"])
+        worst = worst_set(row)
         found = row["sets"][worst]
         last = found["radii"][-1]
         auroc = last["auroc"]

@@ -17,7 +17,7 @@ from oodattack.auditing.kinds.latent import Z
 from oodattack.auditing.measures import Judge, Measure
 from oodattack.auditing.plan import Attack
 from oodattack.auditing.store import Audit, Scores
-from oodattack.auditing.verdict import Verdict, verdict, worst
+from oodattack.auditing.verdict import NOT_WORKING, Verdict, verdict, worst
 from oodattack.detectors import ENSEMBLE, Detector
 from oodattack.settings.audit import AuditSettings
 from oodattack.settings.saved import plain
@@ -26,7 +26,7 @@ DIRECT = "direct"
 # The order of the rows.
 ORDER: Sequence[Verdict] = (
     *("held", "not attacked adaptively", "bent", "broken"),
-    *("unfinished", "blind", "too few starts"),
+    *("unfinished", *NOT_WORKING),
 )
 NOTICEABLE = 0.05  # change in AUROC that raises a flag
 
@@ -194,7 +194,7 @@ class _Figures:
         if slope is not None and 2 * slope.agreeing < slope.compared:
             found.append(f"its gradient agrees with differences on {slope.agreeing} of {slope.compared} images only")
         for name, figures in sets.items():
-            if figures["verdict"] in ("blind", "too few starts", "unfinished"):
+            if figures["verdict"] in (*NOT_WORKING, "unfinished"):
                 continue
             values = [at["auroc"]["value"] for at in figures["budgets"]]
             if len(values) > 1 and values[-2] - values[-1] > NOTICEABLE:

@@ -1,7 +1,7 @@
 """What the attacks did to a detector, in one word."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from oodattack.auditing.measures import MIN_CLUSTERS, Measure
 
@@ -22,6 +22,7 @@ VERDICTS: dict[Verdict, str] = {
     "too few starts": f"fewer than {MIN_CLUSTERS} different starts, from which nothing follows for others",
 }
 """Every verdict with its meaning, the worst first; the last two say nothing about attacks."""
+NOT_WORKING: Sequence[Verdict] = ("blind", "too few starts")
 
 
 def verdict(clean: Measure, before: Measure, strongest: Measure, *, finished: bool, adaptive: bool) -> Verdict:
@@ -55,6 +56,19 @@ def verdict(clean: Measure, before: Measure, strongest: Measure, *, finished: bo
     if strongest.auroc.high < BENT_SHARE * before.auroc.value:
         return "bent"
     return "held" if adaptive else "not attacked adaptively"
+
+
+def worst_set(row: Mapping[str, Any]) -> str:
+    """The set of starts on which a detector did worst at the largest eps, of those that its verdict speaks of.
+
+    Args:
+        row: a detector's entry in the results of an audit.
+
+    >>> sets = {name: {"radii": [{"auroc": {"value": value}}]} for name, value in (("a", 0.5), ("b", 0.1), ("c", 0.0))}
+    >>> worst_set({"verdict_of": ["a", "b"], "sets": sets})
+    'b'
+    """
+    return str(min(row["verdict_of"], key=lambda name: row["sets"][name]["radii"][-1]["auroc"]["value"]))
 
 
 def worst(found: Sequence[Verdict]) -> Verdict:

@@ -143,6 +143,7 @@ def _print_outcomes(outcomes: "Sequence[Outcome]", *, quiet: bool) -> bool:
 
 def _table(results: Mapping[str, Any]) -> Table:
     """A table that fits into 80 columns; detectors that withstood most come first."""
+    from oodattack.auditing.verdict import worst_set
     from oodattack.report.audit_table import falls
 
     settings = results["settings"]
@@ -163,7 +164,7 @@ def _table(results: Mapping[str, Any]) -> Table:
             max_width={"worst from": 10, "verdict": 10}.get(heading),
         )
     for row in results["detectors"]:
-        name = min(row["verdict_of"], key=lambda name: row["sets"][name]["radii"][-1]["auroc"]["value"])
+        name = worst_set(row)
         found = row["sets"][name]
         before, after = found["before"], found["radii"][-1]
         passed = "→".join(f"{100 * at['fpr95_in_positive']['value']:.0f}" for at in (before, after))

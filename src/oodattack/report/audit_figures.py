@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
+from oodattack.auditing.data import in_turn
 from oodattack.auditing.store import Audit
 from oodattack.report.draw import save
 from oodattack.report.numbers import eps_label
@@ -107,12 +108,10 @@ def _pooled(row: Row, scores: Scores) -> dict[str, np.ndarray]:
     before, after = [], []
     for starts in row["sets"]:
         attacks = [key for key, attack in row["attacked"].items() if attack["starts"] == starts]
-        values = scores[name, starts].numpy()
-        before.append(values)
+        before.append(scores[name, starts].numpy())
         if attacks:
             found = np.stack([scores[name, key].numpy() for key in attacks])
-            first = values[np.arange(found.shape[1]) % len(values)]
-            after.append(np.minimum(found.min(0), first))
+            after.append(np.minimum(found.min(0), in_turn(scores[name, starts], found.shape[1]).numpy()))
     return {
         "in": scores[name, "in"].numpy(),
         "before": np.concatenate(before),

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from oodattack.auditing.verdict import NOT_WORKING
 from oodattack.report.markdown import cell, head, line
 from oodattack.report.numbers import eps_label
 
-NOT_WORKING = ("blind", "too few starts")
 EXPLANATION = (
     "Over the detectors that work on a set of starts (neither blind nor with too few starts): the median share of the"
     " attacked starts that pass before; how many attacks have a start that the detector rejects; and for each eps how"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from oodattack.auditing.data import in_turn
 from oodattack.auditing.inputs import IN
 from oodattack.auditing.measures import threshold
 
@@ -69,8 +70,7 @@ def strongest(
         for key, at in detector["attacked"].items()
         if at["starts"] == starts and float(at["eps"]) <= eps and at["steps"] <= steps
     ]
-    own = scores[name, starts].numpy()
-    before = own[np.arange(rows) % len(own)]
+    before = in_turn(scores[name, starts], rows).numpy()
     values = np.stack([before, *(scores[name, key].numpy() for key in keys)])
     which = values.argmin(0)
     inside = scores[name, IN]

@@ -104,9 +104,10 @@ class Audits:
 
     def place(self, number: int) -> int:
         """The number of the common radius in one of the audits."""
+        from oodattack.report.audit_short import radii  # loads torch, which runs do not need
+
         assert self.eps is not None  # noqa: S101 -- there is a common radius
-        found = next(iter(self.results[number]["detectors"][0]["sets"].values()))["radii"]
-        return [float(at["eps"]) for at in found].index(self.eps)
+        return radii(self.results[number]).index(self.eps)
 
     def differences(self) -> dict[tuple[str, str, str], Difference]:
         """AUROC within the common radius minus that of the first audit, by letter, detector and set of starts."""

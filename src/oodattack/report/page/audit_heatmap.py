@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from oodattack.report.audit_short import NOT_WORKING, radii
+from oodattack.auditing.verdict import NOT_WORKING
+from oodattack.report.audit_short import radii
 from oodattack.report.numbers import eps_label
 from oodattack.report.page.audit_cells import Cell
 from oodattack.report.page.elements import Shown

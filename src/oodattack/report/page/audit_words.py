@@ -6,7 +6,8 @@ from typing import Any
 from markupsafe import Markup
 
 from oodattack.auditing.store import Audit
-from oodattack.report.audit_short import NOT_WORKING, radii
+from oodattack.auditing.verdict import NOT_WORKING, worst_set
+from oodattack.report.audit_short import radii
 from oodattack.report.numbers import ball_label, count_label
 from oodattack.report.page.elements import shown_count, shown_eps
 from oodattack.report.page.traced import Traced
@@ -93,11 +94,6 @@ def _first(broken: list[Row]) -> Markup:
             f": {names[0]}" if len(broken) == 1 else f"; the first, {names[0]},", eps, places
         )
     return Markup("; {} of them already at {}{}").format(shown_count("verdict/first_count", len(names)), eps, places)
-
-
-def worst_set(row: Row) -> str:
-    """The set of starts on which a detector did worst, of those that its verdict speaks of."""
-    return str(min(row["verdict_of"], key=lambda name: row["sets"][name]["radii"][-1]["auroc"]["value"]))
 
 
 def sentence(traced: Traced, number: int) -> Markup:
