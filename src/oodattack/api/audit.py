@@ -15,7 +15,7 @@ from torch import nn
 
 from oodattack.api.progress import audit_bar
 from oodattack.auditing.bench import MAX_BATCH_SIZE, Bench, collect_detectors
-from oodattack.auditing.inputs import RESERVED, choose_inputs
+from oodattack.auditing.inputs import IN_DISTRIBUTION, choose_inputs
 from oodattack.auditing.store import Audit
 from oodattack.core.checks import evaluation_mode
 from oodattack.core.errors import InputError
@@ -158,9 +158,9 @@ def _spec(images: Any, name: str) -> str:
 
 
 def _set_name(name: str) -> str:
-    if name in RESERVED or re.fullmatch(r"\w[\w.+-]*", name) is None:
+    if name in IN_DISTRIBUTION or re.fullmatch(r"\w[\w.+-]*", name) is None:
         raise InputError(
-            f"expected the name of a set as letters, digits, _, ., + and -, but none of {', '.join(RESERVED)},"
+            f"expected the name of a set as letters, digits, _, ., + and -, but none of {', '.join(IN_DISTRIBUTION)},"
             f" got {name!r}"
         )
     return name

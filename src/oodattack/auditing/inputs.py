@@ -18,8 +18,8 @@ from oodattack.images.generated import generate
 from oodattack.images.starts import ManyStarts
 from oodattack.settings.audit import AuditSettings
 
-TRAIN, IN, TARGETS = "train", "in", "targets"  # names of the sets of in-distribution images
-RESERVED = (IN, TARGETS, TRAIN)  # names that no set of starts may have
+TRAIN, IN, TARGETS = "train", "in", "targets"
+IN_DISTRIBUTION = (IN, TARGETS, TRAIN)  # names of the sets of in-distribution images; no set of starts may have them
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,11 @@ def _names(specs: Sequence[str]) -> list[str]:
     >>> _names(["scans/a", "noise:gaussian", "ood/mnist-2", "mnist", "more/mnist", "in"])
     ['a', 'noise-gaussian', 'mnist-2', 'mnist', 'mnist-3', 'in-2']
     """
-    found = list(RESERVED)
+    found = list(IN_DISTRIBUTION)
     for spec in specs:
         path = Path(spec)
         name = path.stem if path.suffix and path.is_file() else path.name
         short = re.sub(r"[^\w.+-]+", "-", name or spec).strip("-.") or "set"
         numbered = (f"{short}-{number}" for number in count(2))
         found.append(next(free for free in chain([short], numbered) if free not in found))
-    return found[len(RESERVED) :]
+    return found[len(IN_DISTRIBUTION) :]

@@ -13,7 +13,7 @@ from oodattack.auditing.bench import Bench, open_bench, open_in_worker
 from oodattack.auditing.describe import describe
 from oodattack.auditing.ensemble import accepted_by_all, add_ensemble, scored_by_all
 from oodattack.auditing.fit import fit_detectors
-from oodattack.auditing.inputs import IN, TARGETS, TRAIN
+from oodattack.auditing.inputs import IN_DISTRIBUTION
 from oodattack.auditing.layout import LAYOUT
 from oodattack.auditing.outside import open_witnesses, still_outside
 from oodattack.auditing.plan import Attack, plan
@@ -127,7 +127,8 @@ def audit_bench(
                 "environment": header["environment"],
                 "subject": describe(bench),
                 "sets": {name: len(images.names) for name, images in bench.inputs.clean.items()},
-                "digests": bench.inputs.digests(bench.inputs.contents),
+                "digests": {name: header["inputs"][name] for name in IN_DISTRIBUTION}
+                | bench.inputs.digests(bench.inputs.sets),
                 "skipped": bench.inputs.skipped(),
                 "attacks": work,
                 "detectors": tabulate(settings, rows, scores, bench.inputs, evaluations),
@@ -165,7 +166,7 @@ def _jointly(bench: Bench, done: list[Attack], scores: Scores) -> dict[str, Any]
 def _header(bench: Bench, engine: Engine) -> dict[str, Any]:
     """The header of the directory; see `claim`. An audit that is resumed keeps its batch size."""
     settings, begun = bench.settings, begun_header(bench.settings.out)
-    inputs = {**bench.inputs.digests((TRAIN, IN, TARGETS)), "encoder": bench.subject.encoder.digest()}
+    inputs = {**bench.inputs.digests(IN_DISTRIBUTION), "encoder": bench.subject.encoder.digest()}
     planned = environment(bench.subject.device) if begun is None else begun["environment"]
     worker = partial(open_in_worker, settings, {"inputs": inputs, "environment": planned})
     chosen = begun["batch_size"] if settings.batch_size is None and begun is not None else settings.batch_size
