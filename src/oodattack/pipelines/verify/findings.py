@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,19 @@ class Findings:
     def differ(self, file: str, what: str, stored: Any, measured: Any, row: int | None = None) -> None:
         """Record a difference."""
         self.differences.append(Difference(file, row, what, stored, measured))
+
+    def include(self, folder: str, inner: "Findings") -> None:
+        """Add what was found in a folder of the directory that has hashes of its own.
+
+        >>> outer, inner = Findings(Path("net"), "training"), Findings(Path("net/rounds"), "series of rounds")
+        >>> inner.differ("000/model.safetensors", "SHA-256", "a", "b")
+        >>> outer.include("rounds", inner)
+        >>> outer.differences[0].file
+        'rounds/000/model.safetensors'
+        """
+        self.checked += inner.checked
+        self.differences += [replace(found, file=f"{folder}/{found.file}") for found in inner.differences]
+        self.unchecked += [f"in {folder}: {reason}" for reason in inner.unchecked]
 
     def equal(self, file: str, what: str, stored: Any, measured: Any, row: int | None = None) -> None:
         """Compare values that must be the same."""

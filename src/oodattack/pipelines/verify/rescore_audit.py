@@ -1,20 +1,23 @@
 """Level 2 of an audit: every stored image is measured again, and every score and table computed again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from oodattack.auditing.attack import follow_scores
 from oodattack.auditing.bench import Bench, open_bench, restore_fits
+from oodattack.auditing.errors import one_line
 from oodattack.auditing.inputs import IN
 from oodattack.auditing.layout import NAME, RESULTS
-from oodattack.auditing.plan import Attack
+from oodattack.auditing.plan import Attack, plan
 from oodattack.auditing.score import score_images
 from oodattack.auditing.store import Audit, Scores
 from oodattack.core.errors import InputError
 from oodattack.detectors import ENSEMBLE, Ensemble
+from oodattack.engines import exact
 from oodattack.images.live import OBJECT
 from oodattack.pipelines.verify.attacked import check_attacked, check_samples
 from oodattack.pipelines.verify.findings import Findings
@@ -49,30 +52,48 @@ def rescore_audit(documents: Mapping[str, Any], options: Rescoring, findings: Fi
     bench = open_bench(settings)
     if not is_same_encoder(NAME, header["inputs"]["encoder"], bench.subject.encoder, findings):
         return
+    bench = replace(bench, settings=replace(settings, encoder=named["encoder"]))  # the name that the results use
     audit = Audit(findings.path)
     _check_digests(bench, results, findings)
     stored = audit.read_scores()
-    bench = _restored(bench, audit, stored, findings)
-    attacks = {key: described(key, found) for key, found in results["attacks"].items()}
+    bench = _restored(bench, audit, results, stored, findings)
+    with exact():
+        followed, unfollowed = follow_scores(bench, stored)
+    planned = plan(bench.settings, list(bench.inputs.sets), bench.detectors, followed)
+    attacks = [attack for attack in planned if attack.key not in results["failures"]]
     samples = {name: check_samples(name, bench, findings) for name in bench.inputs.sets}
-    for number, (key, attack) in enumerate(attacks.items()):
+    for number, attack in enumerate(attacks):
         on_stage("measuring attacked images", number, len(attacks))
-        check_attacked(key, attack, bench, samples, findings)
-    measured = _check_scores(bench, audit, attacks, stored, findings, on_stage)
-    on_stage("computing the tables", 0, 1)
-    check_tables(bench, audit, results, attacks, stored, measured, findings)
-    findings.unchecked.append(f"in {RESULTS}, subject, skipped, finished, flags and outside were not computed again")
+        check_attacked(attack, bench, samples, findings)
+    measured = _check_scores(bench, audit, {attack.key: attack for attack in attacks}, stored, findings, on_stage)
+    if _is_complete(bench, audit, attacks, results, stored, findings):
+        on_stage("computing the tables", 0, 1)
+        check_tables(bench, audit, results, planned, followed | unfollowed, stored, measured, findings)
+    else:
+        findings.unchecked.append(f"{RESULTS} was not computed again: what it follows from is incomplete")
 
 
-def described(key: str, found: Mapping[str, Any]) -> Attack:
-    """The attack with a key.
-
-    >>> found = {"starts": "noise", "kind": "direct", "target": "KNN", "eps": "inf", "steps": 9}
-    >>> described("noise/direct-KNN-inf-9-0123abcd", found).version
-    '0123abcd'
-    """
-    attack = Attack(found["starts"], found["kind"], found["target"], float(found["eps"]), found["steps"])
-    return replace(attack, version=key.removeprefix(attack.key).removeprefix("-"))
+def _is_complete(
+    bench: Bench,
+    audit: Audit,
+    attacks: Sequence[Attack],
+    results: Mapping[str, Any],
+    stored: Scores,
+    findings: Findings,
+) -> bool:
+    """Whether every detector of the results can be used, and every attack that did not fail has images and scores."""
+    failures = results["failures"]
+    complete = {row["name"] for row in results["detectors"]} <= set(bench.detectors)
+    for attack in attacks:
+        if not any((audit.path / "attacks" / attack.key).glob("*.parquet")):
+            findings.differ(f"attacks/{attack.key}", "images", "missing", "those of an attack that the settings plan")
+            complete = False
+        for name, detector in bench.detectors.items():
+            excused = f"{attack.key} by {name}" in failures or not attack.concerns(name, detector)
+            if not excused and (name, attack.key) not in stored:
+                findings.differ(SCORES, f"scores of {name} on {attack.key}", "missing", "scores")
+                complete = False
+    return complete
 
 
 def _check_digests(bench: Bench, results: Mapping[str, Any], findings: Findings) -> None:
@@ -83,20 +104,26 @@ def _check_digests(bench: Bench, results: Mapping[str, Any], findings: Findings)
     findings.checked["sets of images by their digest"] += len(results["digests"])
 
 
-def _restored(bench: Bench, audit: Audit, stored: Scores, findings: Findings) -> Bench:
-    """The bench with the detectors whose scores are stored, fitted."""
+def _restored(bench: Bench, audit: Audit, results: Mapping[str, Any], stored: Scores, findings: Findings) -> Bench:
+    """The bench with the detectors whose scores are stored, fitted; the others must be absent with a reason."""
     names = {name for name, _ in stored}
     for name in names - {*bench.detectors, ENSEMBLE}:
         findings.differ(SCORES, "detector", name, "a detector of the settings")
+    absent = sorted(entry["name"] for entry in results["absent"])
+    left_out = sorted({*(absent.name for absent in bench.absent), *bench.detectors} - names)
+    findings.equal(RESULTS, "absent", ", ".join(absent), ", ".join(left_out))
     bench = replace(bench, detectors={name: d for name, d in bench.detectors.items() if name in names})
     failed = restore_fits(bench, audit)
     for name, reason in failed.items():
         findings.differ(f"fits/{name}.pt", "fit", reason, "a fit that can be restored")
-    bench = bench.without(failed)
+    bench = replace(bench, detectors={name: d for name, d in bench.detectors.items() if name not in failed})
     if ENSEMBLE in names:
-        members = [name for name in audit.read_fit(ENSEMBLE) or {} if name in bench.detectors]
-        ensemble = Ensemble({n: bench.detectors[n] for n in members}, {n: stored[n, IN] for n in members})
-        bench = replace(bench, detectors={**bench.detectors, ENSEMBLE: ensemble})
+        try:
+            members = list(audit.read_fit(ENSEMBLE) or {})
+            ensemble = Ensemble({n: bench.detectors[n] for n in members}, {n: stored[n, IN] for n in members})
+            bench = replace(bench, detectors={**bench.detectors, ENSEMBLE: ensemble})
+        except (InputError, KeyError) as error:
+            findings.differ(f"fits/{ENSEMBLE}.pt", "fit", one_line(error), "a fit that can be restored")
     return bench
 
 

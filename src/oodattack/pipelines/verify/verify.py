@@ -15,6 +15,9 @@ from oodattack.runs import open_run
 from oodattack.runs.store import LAYOUT as RUN
 from oodattack.storage.layout import Layout
 from oodattack.training.layout import LAYOUT as TRAINING
+from oodattack.training.layout import ROUNDS
+
+ROUNDS_FOLDER = "rounds"
 
 
 def verify(path: Path, rescoring: Rescoring | None = None, *, on_stage: OnStage | None = None) -> Findings:
@@ -78,6 +81,11 @@ def _check_contents(layout: Layout, documents: Mapping[str, Any], findings: Find
     if layout is RUN and RUN.header in documents:
         check_run(open_run(findings.path), findings)
     consistent = layout is not AUDIT or check_audit(documents, findings)
+    rounds = findings.path / ROUNDS_FOLDER
+    if layout is TRAINING and (rounds / ROUNDS.header).is_file():
+        inner = Findings(rounds, ROUNDS.noun)
+        check_files(ROUNDS, inner)
+        findings.include(ROUNDS_FOLDER, inner)
     if layout is TRAINING:
         return "a training has none"
     absent = [name for name in layout.documents if name not in documents]
