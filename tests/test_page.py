@@ -174,9 +174,9 @@ def test_the_page_is_named_and_opened_by_the_command_line(
 
 def test_directories_without_a_page_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "train.json").write_text("{}")
-    with pytest.raises(InputError, match="got that of a training"):
+    with pytest.raises(InputError, match="a training without --rounds has no page"):
         write_page(tmp_path)
-    with pytest.raises(InputError, match="expected the directory of a run or an audit"):
+    with pytest.raises(InputError, match="expected the directory of a run, an audit or a training"):
         write_page(tmp_path / "nothing")
     outcome = oodattack(capsys, "open", tmp_path)
     assert outcome.code == 2

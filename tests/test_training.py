@@ -32,7 +32,7 @@ from oodattack.engines import Chunk, OnStage, Progress, Result, Work
 from oodattack.images import evenly, open_images
 from oodattack.networks import MEAN, STD, Bottleneck, CifarResNet, build_network
 from oodattack.networks.bottleneck import rate
-from oodattack.pipelines import round_attacks, rounds
+from oodattack.pipelines import round_attacks, round_scores, rounds
 from oodattack.pipelines.attack import run_attack
 from oodattack.pipelines.audit import run_audit
 from oodattack.pipelines.train import train
@@ -265,7 +265,7 @@ class _Recorder:
         patch.setattr(rounds, "STEPS", 5)
         patch.setattr(round_attacks, "latent", self.latent)
         patch.setattr(round_attacks, "direct", self.direct)
-        patch.setattr(rounds, "Judge", Recorded)
+        patch.setattr(round_scores, "Judge", Recorded)
 
     def _record(self, samples: Samples, ball: Ball, found: Found) -> Found:
         self.attacks.append((ball.eps, ball.steps))
@@ -373,11 +373,11 @@ def test_rounds_that_are_refused_leave_the_results_alone(
     assert contents() == before
     # Rounds of an earlier version have no format, and other values for the same settings.
     header = json.loads((tmp_path / "net/rounds/rounds.json").read_text())
-    assert header.pop("format") == 3
+    assert header.pop("format") == 4
     header["settings"]["eps"] = "3.0"
     (tmp_path / "net/rounds/rounds.json").write_text(json.dumps(header))
     before = contents()
-    with pytest.raises(InputError, match=r"format 3 in .*, got format 1, which can be read but not resumed"):
+    with pytest.raises(InputError, match=r"format 4 in .*, got format 1, which can be read but not resumed"):
         train(few_rounds(pictures, tmp_path / "net"))
     assert contents() == before
 

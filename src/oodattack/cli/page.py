@@ -1,4 +1,4 @@
-"""`oodattack page` writes the page of a run or an audit again; `oodattack open` opens it."""
+"""`oodattack page` writes the page of a run, an audit or a training again; `oodattack open` opens it."""
 
 import webbrowser
 from pathlib import Path
@@ -13,7 +13,9 @@ EXAMPLES = """[bold]Examples[/bold]
   oodattack page run
 
   oodattack page run --single-file --out run.html"""
-Directory = Annotated[Path, typer.Argument(help="directory of a run or an audit", show_default=False)]
+Directory = Annotated[
+    Path, typer.Argument(help="directory of a run, an audit, or a training with rounds", show_default=False)
+]
 
 
 def page(
@@ -26,8 +28,9 @@ def page(
         typer.Option(help="folder, or file with --single-file (default: DIRECTORY/page, DIRECTORY/page.html)"),
     ] = None,
 ) -> None:
-    """Write the page of a run or an audit, finished or not: verdict, tables, figures and a gallery of its images.
+    """Write the page of a run, an audit or a training with rounds, finished or not.
 
+    It has the verdict, tables, figures and a gallery of images.
     It opens without a server, a network or JavaScript, and can be printed.
     """
     from oodattack.report.page import write_page
@@ -36,7 +39,7 @@ def page(
 
 
 def open_page(directory: Directory) -> None:
-    """Open the page of a run or an audit in the browser."""
+    """Open the page of a run, an audit or a training in the browser."""
     found = [path for path in (directory / "page" / "index.html", directory / "page.html") if path.is_file()]
     if not found:
         raise InputError(f"expected a directory with a page, got {directory}; `oodattack page {directory}` writes one")

@@ -1,5 +1,6 @@
 """`oodattack train`: train small classifiers, plainly or by methods from published papers."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -51,16 +52,18 @@ def train(settings: TrainSettings, *, json: Json = False, quiet: Quiet = False) 
     with plain_warnings(console):
         console.print("loading torch …", style="dim")
         from oodattack.pipelines import train as training
+        from oodattack.report.page import write_page
 
         with resumable(settings.out), stages(console) as bar:
             results = training.train(settings, on_progress=lambda now: bar(now.name, now.done, now.total))
+        page = write_page(settings.out) if settings.rounds else None
     if json:
         print_json(results)
     elif not quiet:
-        _print_results(results, settings)
+        _print_results(results, settings, page)
 
 
-def _print_results(results: "Mapping[str, Any]", settings: TrainSettings) -> None:
+def _print_results(results: "Mapping[str, Any]", settings: TrainSettings, page: Path | None) -> None:
     console = output_console()
     console.print(f"loss      {results['loss'][-1]:.4f} in the last of {len(results['loss'])} epochs")
     if "test_accuracy" in results:
@@ -81,3 +84,5 @@ def _print_results(results: "Mapping[str, Any]", settings: TrainSettings) -> Non
         console.print(
             f"rounds    trained:{last} is the network after the last round, trained:{settings.out} before any"
         )
+    if page is not None:
+        console.print(f"page      {page} (oodattack open {settings.out})")

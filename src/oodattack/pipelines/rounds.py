@@ -8,26 +8,23 @@ score itself.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_ood.detector import EnergyBased, MaxSoftmax
 from torch import Tensor
 
 from oodattack.attacks import Ball
-from oodattack.auditing.data import in_turn
-from oodattack.auditing.measures import Judge
 from oodattack.auditing.store import finite
 from oodattack.core.errors import InputError
-from oodattack.core.pixels import dequantize, quantize
-from oodattack.engines import Engine, OnStage, PerProcess, Step, in_batches
-from oodattack.images import ImageSource, digest, evenly
+from oodattack.core.pixels import quantize
+from oodattack.engines import Engine, OnStage, PerProcess, Step
+from oodattack.images import digest
 from oodattack.pipelines.round_attacks import (
+    ATTACKED_SCORE,
     BATCH_SIZE,
     DirectAttack,
     LatentAttack,
@@ -36,16 +33,19 @@ from oodattack.pipelines.round_attacks import (
     attacked_detector,
     open_network,
 )
-from oodattack.settings.saved import identity
+from oodattack.pipelines.round_images import RoundImages, attacked_rows, choose_images
+from oodattack.pipelines.round_scores import compare, in_small_batches, score_sets
+from oodattack.settings.saved import identity, saved
 from oodattack.settings.train import TrainSettings
+from oodattack.storage import hashes
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_text, write_torch, write_weights
 from oodattack.training.data import Labelled, Outliers
-from oodattack.training.layout import ROUNDS
+from oodattack.training.layout import NAME, ROUNDS, WEIGHTS
+from oodattack.training.round_store import read_round, write_round
 from oodattack.training.session import Session, reading
 
 STEPS = 100
-HELD_OUT = 1000  # maximum number of test images that set the thresholds
 RATE_SHARE = 0.1  # learning rate of the rounds, relative to that of the first training
 
 
@@ -100,7 +100,7 @@ def run_rounds(
         InputError: if there are fewer than 2 outliers, or a finished round cannot be read.
     """
     rows: list[dict[str, Any]] = []
-    images = _images(settings, session.images.source, test, outliers)
+    images = choose_images(settings, session.images.source, test, outliers)
     old: Tensor | None = None
     for number in range(settings.rounds + 1):
         folder = _folder(settings, number)
@@ -116,14 +116,15 @@ def run_rounds(
                 outliers.found.append(found)
                 session = _train_on(settings, session, outliers, number, on_stage)
             # Before measuring, because the engine's workers load this network.
-            write_text(folder / "train.json", json.dumps(header, indent=2) + "\n")
-            write_weights(folder / "model.safetensors", session.model.state_dict())
-            row, fresh = _measure(settings, session, images, old, number, engine, on_stage)
-            row["accuracy"] = session.accuracy(test)
-            state = {"row": row, "found": found, "fresh": fresh, "model": session.model.state_dict()}
-            write_torch(folder / "state.pt", state)
+            with hashes.replacing(folder.parent, folder / NAME):
+                write_text(folder / NAME, json.dumps(header, indent=2) + "\n")
+            with hashes.replacing(folder.parent, folder / WEIGHTS):
+                write_weights(folder / WEIGHTS, session.model.state_dict())
+            fresh = _measure(settings, session, images, test, old, number, engine, on_stage)
+            state = {"found": found, "fresh": fresh, "model": session.model.state_dict()}
+            write_torch(folder / "state.pt", state)  # last: it says that the round is finished
         old = state["fresh"].cpu()
-        rows.append(state["row"])
+        rows.append(dict(read_round(folder).figures))
     return rows
 
 
@@ -151,54 +152,8 @@ def _has_rounds(path: Path) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class _Images:
-    """The images of all rounds.
-
-    Attributes:
-        train: labelled training images, the targets of the attacks whose images are trained on.
-        x_test: (N, 3, H, W) uint8 test images, the targets of the attacks that measure.
-        inside: (M, 3, H, W) uint8 other test images, which are not attacked and set the thresholds.
-        starts: (N, 3, H, W) uint8 outliers that are trained on.
-        held_out: (N, 3, H, W) uint8 outliers that are not trained on, repeated in turn if there are fewer than N.
-        groups: a name for each row of ``held_out``; repeated images share it.
-    """
-
-    train: Labelled
-    x_test: Tensor
-    inside: Tensor
-    starts: Tensor
-    held_out: Tensor
-    groups: list[str]
-
-
-def _images(settings: TrainSettings, source: ImageSource, test: Labelled, outliers: Outliers) -> _Images:
-    train = Labelled(source, settings.size, test.classes)
-    if len(test) < 2:
-        raise InputError(f"expected at least 2 test images for rounds, one of them held out, got {len(test)}")
-    count = min(settings.round_images, len(test) // 2, len(train))
-
-    def some(places: range) -> list[int]:
-        chosen = [places[i] for i in evenly(len(places), count)]
-        return [chosen[i % len(chosen)] for i in range(count)]
-
-    def get(places: list[int]) -> Tensor:
-        return torch.stack([outliers.get(i) for i in places])
-
-    if not outliers.held_out:
-        raise InputError(f"expected at least 2 outliers for rounds, got {len(outliers)}")
-    attacked = evenly(len(test), count)
-    others = sorted(set(range(len(test))) - set(attacked))
-    x_test, inside = (
-        torch.stack([quantize(test[i][0]) for i in places])
-        for places in (attacked, [others[i] for i in evenly(len(others), HELD_OUT)])
-    )
-    held_out = some(outliers.held_out)
-    return _Images(train, x_test, inside, get(some(outliers.trained)), get(held_out), [str(i) for i in held_out])
-
-
 def _attack_to_train(
-    settings: TrainSettings, session: Session, images: _Images, number: int, engine: Engine, on_stage: OnStage
+    settings: TrainSettings, session: Session, images: RoundImages, number: int, engine: Engine, on_stage: OnStage
 ) -> Tensor:
     """Images (N, 3, H, W) uint8 near outliers that have the latents of training images; other ones in each round."""
     order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(number))[: len(images.x_test)]
@@ -212,26 +167,32 @@ def _attack_to_train(
 def _measure(
     settings: TrainSettings,
     session: Session,
-    images: _Images,
+    images: RoundImages,
+    test: Labelled,
     old: Tensor | None,
     number: int,
     engine: Engine,
     on_stage: OnStage,
-) -> tuple[dict[str, Any], Tensor]:
-    """Attack the test images and compare scores: the row of the round, and the images (N, 3, H, W) uint8 of ``new``."""
-    eps = settings.eps
-    attacker = _Attacker(settings, session, _folder(settings, number), f"round {number}: measuring", engine, on_stage)
+) -> Tensor:
+    """Attack, compare scores, and store the round; returns the images (N, 3, H, W) uint8 of ``new``."""
+    eps, folder = settings.eps, _folder(settings, number)
+    attacker = _Attacker(settings, session, folder, f"round {number}: measuring", engine, on_stage)
     attacks = {"new": (eps, STEPS), "longer": (eps, 4 * STEPS), "larger": (2 * eps, STEPS)}
     fresh = {name: attacker.latent(images.x_test, images.held_out, *ball) for name, ball in attacks.items()}
-    sets = {} if old is None else {"old": old}
-    sets |= {name: attacked for name, (attacked, _) in fresh.items()}
-    sets["direct"] = attacker.direct(images.x_test, images.held_out, sets["new"])
-    row = {
+    medians = {name: float(mape.nanquantile(0.5)) for name, (_, mape) in fresh.items()}
+    fresh["direct"] = attacker.direct(images.x_test, images.held_out, fresh["new"][0])
+    attacked = {name: found for name, (found, _) in fresh.items()}
+    scores = score_sets(session, images, attacked if old is None else {"old": old, **attacked})
+    figures = {
         "round": number,
-        "mape": {name: float(mape.nanquantile(0.5)) for name, (_, mape) in fresh.items()},
-        **_compare(session, images, sets, settings.seed),
+        "mape": medians,
+        **{kind: compare(found, images, settings.seed) for kind, found in scores.items()},
+        "accuracy": session.accuracy(test),
     }
-    return row, sets["new"]
+    energy = scores[ATTACKED_SCORE]
+    kept = {name: (*fresh[name], energy[name]) for name in ("new", "direct")}
+    write_round(folder, finite(figures), saved(settings), attacked_rows(images, kept, energy["natural"]))
+    return fresh["new"][0]
 
 
 def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, number: int, on_stage: OnStage) -> Session:
@@ -267,8 +228,8 @@ class _Attacker:
         ball = Ball(eps, 2, steps)
         return self._map(LatentAttack(self.network, self.name, self.settings.seed, x_in, starts, ball))
 
-    def direct(self, x_in: Tensor, starts: Tensor, initial: Tensor) -> Tensor:
-        """Find images (N, 3, H, W) uint8 near the starts with the lowest scores.
+    def direct(self, x_in: Tensor, starts: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+        """Find images (N, 3, H, W) uint8 near the starts with the lowest scores; also returns their MAPE (N,).
 
         Args:
             x_in: (N, 3, H, W) uint8.
@@ -277,10 +238,10 @@ class _Attacker:
         """
         classifier = self.network.get()
         detector = attacked_detector(classifier)
-        inside = _in_batches(x_in, lambda images: detector.score(images.to(classifier.device)).cpu())
+        inside = in_small_batches(x_in, lambda images: detector.score(images.to(classifier.device)).cpu())
         ball = Ball(self.settings.eps, 2, STEPS)
         work = DirectAttack(self.network, self.name, self.settings.seed, x_in, starts, ball, initial, inside)
-        return self._map(work)[0]
+        return self._map(work)
 
     def _map(self, work: RoundAttack) -> tuple[Tensor, Tensor]:
         """Attack all rows, in chunks that do not depend on the engine: the images (N, 3, H, W) uint8, and MAPE (N,)."""
@@ -293,29 +254,3 @@ class _Attacker:
         found = dict(self.engine.map(work, chunks, on_step=on_step))
         images, mape = zip(*(found[chunk] for chunk in chunks), strict=True)
         return torch.cat(images), torch.cat(mape)
-
-
-def _in_batches(images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a function of images (B, 3, H, W) in [0, 1] to (N, 3, H, W) uint8, in batches that fit into memory."""
-    parts = in_batches(range(len(images)), BATCH_SIZE, lambda rows: compute(dequantize(images[rows.start : rows.stop])))
-    return torch.cat([part for _, part in parts])
-
-
-@torch.no_grad()
-def _compare(session: Session, images: _Images, sets: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
-    """By score: the measures of the held-out outliers, each counted once, and of the sets attacked from them."""
-
-    def logits(images: Tensor) -> Tensor:
-        return _in_batches(images, lambda x: session.model(session.normalise(x.to(session.accelerator.device))).cpu())
-
-    inside, natural = logits(images.inside), logits(images.held_out[: len(set(images.groups))])
-    outside = {name: logits(found) for name, found in sets.items()}
-    by_score = {}
-    for kind in (MaxSoftmax, EnergyBased):
-        judge, before = Judge(kind.score(inside), seed), kind.score(natural)
-        starts = in_turn(before, len(images.groups))
-        found = {"natural": judge.measure(before)}
-        for name, attacked in outside.items():
-            found[name] = judge.measure(kind.score(attacked), starts=starts, clusters=images.groups)
-        by_score[kind.__name__] = {name: finite(asdict(measured)) for name, measured in found.items()}
-    return by_score

@@ -97,6 +97,10 @@ class Outliers:
             index -= len(images)
         raise IndexError(index)
 
+    def name(self, index: int) -> str:
+        """File name of source image ``index``."""
+        return [name for source in self.sources for name in source.names][index]
+
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Sample (count, 3, size, size) images in [0, 1]; if attacked images were added, half of them are attacked."""
         natural = sum(map(len, self.sources))

@@ -9,7 +9,7 @@ from oodattack.runs import open_run
 
 
 def write_page(directory: Path, *, out: Path | None = None, single_file: bool = False) -> Path:
-    """Write the page of a directory that `oodattack attack` or `oodattack audit` wrote, finished or not.
+    """Write the page of a run, an audit or a training with rounds, finished or not.
 
     Args:
         directory: the directory.
@@ -25,7 +25,7 @@ def write_page(directory: Path, *, out: Path | None = None, single_file: bool = 
     >>> write_page(Path("no/such/run"))
     Traceback (most recent call last):
         ...
-    oodattack.core.errors.InputError: expected the directory of a run or an audit, got no/such/run
+    oodattack.core.errors.InputError: expected the directory of a run, an audit or a training, got no/such/run
     """
     directory = Path(directory)
     destination: Destination = (
@@ -38,5 +38,7 @@ def write_page(directory: Path, *, out: Path | None = None, single_file: bool = 
 
         return audit_page(directory, destination)
     if (directory / "train.json").is_file():
-        raise InputError(f"expected the directory of a run or an audit, got that of a training, {directory}")
-    raise InputError(f"expected the directory of a run or an audit, got {directory}")
+        from oodattack.report.page.rounds import rounds_page
+
+        return rounds_page(directory, destination)
+    raise InputError(f"expected the directory of a run, an audit or a training, got {directory}")
