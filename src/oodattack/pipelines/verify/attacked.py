@@ -10,11 +10,10 @@ from oodattack.auditing.bench import Bench
 from oodattack.auditing.kinds import KINDS
 from oodattack.auditing.plan import Attack
 from oodattack.core.ball import distance
-from oodattack.core.errors import InputError
 from oodattack.core.metrics import mape
 from oodattack.core.pixels import dequantize
 from oodattack.engines import compute_images, exact
-from oodattack.pipelines.verify.findings import Findings
+from oodattack.pipelines.verify.findings import EXPECTED, Findings
 from oodattack.pipelines.verify.rescoring import MAPE_SCALE, check_ball, checked_image
 from oodattack.settings.ball import NORMS
 from oodattack.storage.tables import read_table
@@ -32,11 +31,10 @@ def check_samples(name: str, bench: Bench, findings: Findings) -> Samples | None
         findings: receives what is found.
     """
     file = f"samples/{name}.parquet"
-    try:
-        rows = read_table(findings.path / file).to_pylist()
-    except InputError:
-        findings.unchecked.append(f"{file} cannot be read, so the attacks from it were not measured again")
+    if not (findings.path / file).is_file():
+        findings.differ(file, "file", "none", "x_in and starts of the attacks", words=EXPECTED)
         return None
+    rows = read_table(findings.path / file).to_pylist()
     images = {"x_in": bench.inputs.targets, "start": bench.inputs.starts[name]}
     found: dict[str, list[Tensor]] = {"x_in": [], "start": []}
     for number, row in enumerate(rows):
@@ -44,35 +42,45 @@ def check_samples(name: str, bench: Bench, findings: Findings) -> Samples | None
             pixels = checked_image(file, number, column, row[column], bench.subject.encoder.input_size, findings)
             if pixels is None or number >= len(expected.names):
                 return None  # reported above, or as a wrong number of rows
-            findings.equal(file, f"{column}_name", row[f"{column}_name"], expected.names[number], number)
+            findings.equal(
+                file, f"{column}_name", row[f"{column}_name"], expected.names[number], number, words=EXPECTED
+            )
             if not torch.equal(pixels, expected.images[number]):
-                findings.differ(file, column, "other pixels", f"those of {expected.names[number]}", number)
+                findings.differ(
+                    file, column, "other pixels", f"those of {expected.names[number]}", number, words=EXPECTED
+                )
             found[column].append(pixels)
-    findings.equal(file, "number of rows", len(rows), len(bench.inputs.targets.names))
+    count = len(bench.inputs.targets.names)
+    findings.equal(file, "number of rows", len(rows), count, words=EXPECTED)
     findings.checked["PNGs of samples"] += 2 * len(rows)
+    if len(rows) != count:
+        return None
     return torch.stack(found["x_in"]), torch.stack(found["start"])
 
 
-def check_attacked(attack: Attack, bench: Bench, samples: Mapping[str, Samples | None], findings: Findings) -> None:
-    """Measure the images of an attack again: that they are PNGs of 8 bits in the ball, their distance and MAPE."""
-    stored = samples.get(attack.starts)
-    if stored is None:
-        return
-    for path in sorted((findings.path / "attacks" / attack.key).glob("*.parquet")):
-        file = path.relative_to(findings.path).as_posix()
-        try:
-            rows = [row for row in read_table(path).to_pylist() if findings.present(file, row, ("row",))]
-        except InputError:
-            continue  # reported by level 1
-        size = bench.subject.encoder.input_size
+def check_attacked(attack: Attack, bench: Bench, samples: Mapping[str, Samples | None], findings: Findings) -> bool:
+    """Measure the images of an attack again: that they are PNGs of 8 bits in the ball, their distance and MAPE.
+
+    Returns:
+        Whether there is an image of the right size for every row.
+    """
+    folder, count, size = f"attacks/{attack.key}", len(bench.inputs.targets.names), bench.subject.encoder.input_size
+    stored, found = samples.get(attack.starts), 0
+    for path in sorted((findings.path / folder).glob("*.parquet")):
+        file = f"{folder}/{path.name}"
+        rows = [row for row in read_table(path).to_pylist() if findings.present(file, row, ("row",))]
         images = [checked_image(file, row["row"], "image", row["image"], size, findings) for row in rows]
         usable = [
             (row, image)
             for row, image in zip(rows, images, strict=True)
-            if image is not None and 0 <= row["row"] < len(stored[0])
+            if image is not None and 0 <= row["row"] < count
         ]
-        if usable:
+        if usable and stored is not None:
             _measure(file, attack, bench, stored, usable, findings)
+        found += len(usable)
+    if not found:
+        findings.differ(folder, "images", "none", "some, as results.json lists no failure", words=EXPECTED)
+    return found == count
 
 
 def _measure(

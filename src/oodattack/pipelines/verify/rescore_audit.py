@@ -9,6 +9,7 @@ from torch import Tensor
 
 from oodattack.auditing.attack import follow_scores
 from oodattack.auditing.bench import Bench, open_bench, restore_fits
+from oodattack.auditing.ensemble import restore_ensemble
 from oodattack.auditing.errors import one_line
 from oodattack.auditing.inputs import IN
 from oodattack.auditing.layout import NAME, RESULTS
@@ -20,7 +21,7 @@ from oodattack.detectors import ENSEMBLE, Ensemble
 from oodattack.engines import exact
 from oodattack.images.live import OBJECT
 from oodattack.pipelines.verify.attacked import check_attacked, check_samples
-from oodattack.pipelines.verify.findings import Findings
+from oodattack.pipelines.verify.findings import EXPECTED, Findings
 from oodattack.pipelines.verify.options import OnStage, Rescoring
 from oodattack.pipelines.verify.rescoring import is_same_encoder
 from oodattack.pipelines.verify.tables import check_tables
@@ -62,11 +63,13 @@ def rescore_audit(documents: Mapping[str, Any], options: Rescoring, findings: Fi
     planned = plan(bench.settings, list(bench.inputs.sets), bench.detectors, followed)
     attacks = [attack for attack in planned if attack.key not in results["failures"]]
     samples = {name: check_samples(name, bench, findings) for name in bench.inputs.sets}
+    usable = {}
     for number, attack in enumerate(attacks):
         on_stage("measuring attacked images", number, len(attacks))
-        check_attacked(attack, bench, samples, findings)
-    measured = _check_scores(bench, audit, {attack.key: attack for attack in attacks}, stored, findings, on_stage)
-    if _is_complete(bench, audit, attacks, results, stored, findings):
+        if check_attacked(attack, bench, samples, findings):
+            usable[attack.key] = attack
+    measured = _check_scores(bench, audit, usable, stored, findings, on_stage)
+    if _is_complete(bench, attacks, results, stored, findings) and len(usable) == len(attacks):
         on_stage("computing the tables", 0, 1)
         check_tables(bench, audit, results, planned, followed | unfollowed, stored, measured, findings)
     else:
@@ -74,24 +77,15 @@ def rescore_audit(documents: Mapping[str, Any], options: Rescoring, findings: Fi
 
 
 def _is_complete(
-    bench: Bench,
-    audit: Audit,
-    attacks: Sequence[Attack],
-    results: Mapping[str, Any],
-    stored: Scores,
-    findings: Findings,
+    bench: Bench, attacks: Sequence[Attack], results: Mapping[str, Any], stored: Scores, findings: Findings
 ) -> bool:
-    """Whether every detector of the results can be used, and every attack that did not fail has images and scores."""
-    failures = results["failures"]
+    """Whether every detector of the results can be used, and has scored every attack that did not fail."""
     complete = {row["name"] for row in results["detectors"]} <= set(bench.detectors)
     for attack in attacks:
-        if not any((audit.path / "attacks" / attack.key).glob("*.parquet")):
-            findings.differ(f"attacks/{attack.key}", "images", "missing", "those of an attack that the settings plan")
-            complete = False
         for name, detector in bench.detectors.items():
-            excused = f"{attack.key} by {name}" in failures or not attack.concerns(name, detector)
+            excused = f"{attack.key} by {name}" in results["failures"] or not attack.concerns(name, detector)
             if not excused and (name, attack.key) not in stored:
-                findings.differ(SCORES, f"scores of {name} on {attack.key}", "missing", "scores")
+                findings.differ(SCORES, f"scores of {name} on {attack.key}", "none", "some", words=EXPECTED)
                 complete = False
     return complete
 
@@ -108,31 +102,32 @@ def _restored(bench: Bench, audit: Audit, results: Mapping[str, Any], stored: Sc
     """The bench with the detectors whose scores are stored, fitted; the others must be absent with a reason."""
     names = {name for name, _ in stored}
     for name in names - {*bench.detectors, ENSEMBLE}:
-        findings.differ(SCORES, "detector", name, "a detector of the settings")
+        findings.differ(SCORES, "detector", name, "a detector of the settings", words=EXPECTED)
     absent = sorted(entry["name"] for entry in results["absent"])
     left_out = sorted({*(absent.name for absent in bench.absent), *bench.detectors} - names)
-    findings.equal(RESULTS, "absent", ", ".join(absent), ", ".join(left_out))
+    findings.equal(RESULTS, "absent", ", ".join(absent), ", ".join(left_out), words=EXPECTED)
     bench = replace(bench, detectors={name: d for name, d in bench.detectors.items() if name in names})
     failed = restore_fits(bench, audit)
     for name, reason in failed.items():
-        findings.differ(f"fits/{name}.pt", "fit", reason, "a fit that can be restored")
+        findings.differ(f"fits/{name}.pt", "fit", reason, "a fit that can be restored", words=EXPECTED)
     bench = replace(bench, detectors={name: d for name, d in bench.detectors.items() if name not in failed})
     if ENSEMBLE in names:
         try:
-            members = list(audit.read_fit(ENSEMBLE) or {})
-            ensemble = Ensemble({n: bench.detectors[n] for n in members}, {n: stored[n, IN] for n in members})
-            bench = replace(bench, detectors={**bench.detectors, ENSEMBLE: ensemble})
-        except (InputError, KeyError) as error:
-            findings.differ(f"fits/{ENSEMBLE}.pt", "fit", one_line(error), "a fit that can be restored")
+            bench = restore_ensemble(bench, audit)
+        except InputError as error:
+            findings.differ(f"fits/{ENSEMBLE}.pt", "fit", one_line(error), "a fit that can be restored", words=EXPECTED)
     return bench
 
 
 def _check_scores(
     bench: Bench, audit: Audit, attacks: Mapping[str, Attack], stored: Scores, findings: Findings, on_stage: OnStage
 ) -> dict[tuple[str, str], Tensor]:
-    """Compare every score; returns the measured ones, and the stored ones where there is none."""
+    """Compare the scores of the attacks whose images can be used, and of all sets that are not attacked.
+
+    Returns the measured scores, and the stored ones where there is none.
+    """
     measured = dict(stored)
-    sets = list(dict.fromkeys(images for _, images in stored))
+    sets = [*bench.inputs.clean, *attacks]
     for number, name in enumerate(sets):
         on_stage("scoring the images again", number, len(sets))
         wanted = [
@@ -140,14 +135,10 @@ def _check_scores(
             for d, images in stored
             if images == name and d in bench.detectors and not _follows(d, name, bench, stored)
         ]
-        try:
-            if name in bench.inputs.clean:
-                images = bench.inputs.clean[name]
-            else:
-                images = audit.read_images(name, bench.inputs.starts[attacks[name].starts].names)
-        except (InputError, KeyError) as error:
-            findings.differ(SCORES, "set", name, f"images that can be read: {error}")
-            continue
+        if name in attacks:
+            images = audit.read_images(name, bench.inputs.starts[attacks[name].starts].names)
+        else:
+            images = bench.inputs.clean[name]
         scored = score_images(
             {d: bench.detectors[d] for d in wanted},
             images,
@@ -156,7 +147,7 @@ def _check_scores(
             lambda _step: None,
         )
         for detector, reason in scored.failed.items():
-            findings.differ(SCORES, f"scores of {detector} on {name}", "numbers", reason)
+            findings.differ(SCORES, f"scores of {detector} on {name}", reason, "numbers", words=EXPECTED)
         for detector, values in scored.values.items():
             _compare(detector, name, stored, values, findings)
             if len(values) == len(stored[detector, name]):
@@ -194,7 +185,7 @@ def _compare(detector: str, images: str, stored: Scores, measured: Tensor, findi
     finite = inside[inside.isfinite()]
     scale = max(float(finite.std(correction=0)) if len(finite) else 0.0, MIN_SCORE_SCALE)
     before = stored[detector, images]
-    findings.equal(SCORES, f"number of scores of {detector} on {images}", len(before), len(measured))
+    findings.equal(SCORES, f"number of scores of {detector} on {images}", len(before), len(measured), words=EXPECTED)
     for row, (one, other) in enumerate(zip(before.tolist(), measured.tolist(), strict=False)):
         findings.close(SCORES, f"score of {detector} on {images}", one, other, row, scale=scale)
     findings.checked["scores"] += len(before)

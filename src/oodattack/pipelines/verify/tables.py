@@ -1,7 +1,7 @@
 """Level 2 of an audit: what results.json contains, computed again as the audit computed it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,9 @@ from oodattack.core.errors import InputError
 from oodattack.encoders import Encoder
 from oodattack.engines import exact
 from oodattack.pipelines.verify.findings import Findings
+from oodattack.pipelines.verify.leaves import Path, dotted, leaves
 from oodattack.pipelines.verify.rescoring import MAPE_SCALE
 
-Path = tuple[str | int, ...]
 # Numbers may differ by a thousandth of these. Ends of intervals: other versions of NumPy draw other samples.
 SCALES = {"low": 20.0, "high": 20.0, "mape": MAPE_SCALE, "mape_before": MAPE_SCALE}
 SCALES |= dict.fromkeys(("train_accuracy", "test_accuracy", "nearer_start", "flagged", "flagged_start"), 1.0)
@@ -55,11 +55,11 @@ def check_tables(
         found = compute_results(bench, audit, attacks, how, stored, failures, witnesses, batch_size)
         again = tabulate_detectors(bench, attacks, how, measured, failures, found["attacks"])
     names = {bench.settings.encoder, *witnesses}
-    before = dict(_leaves(_comparable({part: results[part] for part in found}, names)))
-    _compare(before, dict(_leaves(_comparable(finite(found), names))), findings)
-    for path, value in _leaves({"detectors": _by_name(again)}):
+    before = dict(leaves(_comparable({part: results[part] for part in found}, names)))
+    _compare(before, dict(leaves(_comparable(finite(found), names))), findings)
+    for path, value in leaves({"detectors": _by_name(again)}):
         if path[-2:] == ("auroc", "value"):
-            findings.close(RESULTS, _dotted(path), before.get(path), value, scale=1.0)
+            findings.close(RESULTS, dotted(path), before.get(path), value, scale=1.0)
     findings.checked["tables of detectors"] += len(found["detectors"])
 
 
@@ -95,22 +95,6 @@ def _compare(stored: Mapping[Path, Any], measured: Mapping[Path, Any], findings:
     for path in sorted({*stored, *measured}, key=str):
         before, now = stored.get(path, MISSING), measured.get(path, MISSING)
         if not isinstance(before, str) and not isinstance(now, str):
-            findings.close(RESULTS, _dotted(path), before, now, scale=SCALES.get(str(path[-1]), 0.0))
+            findings.close(RESULTS, dotted(path), before, now, scale=SCALES.get(str(path[-1]), 0.0))
         elif COUNTS.sub("", str(before)) != COUNTS.sub("", str(now)):
-            findings.differ(RESULTS, _dotted(path), before, now)
-
-
-def _dotted(path: Path) -> str:
-    return ".".join(map(str, path))
-
-
-def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """The numbers and texts in a JSON value, with where they are."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, key))
-    elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from _leaves(inner, (*path, place))
-    else:
-        yield path, value
+            findings.differ(RESULTS, dotted(path), before, now)
