@@ -261,7 +261,7 @@ def test_a_detector_or_an_attack_that_was_removed_is_found(audit: Path) -> None:
     found = verify(audit, TRUSTED)
     assert set(differing(found)) == {
         (f"attacks/{key}", None, "images"),
-        ("scores.parquet", None, f"scores of KNN on {key}"),
+        ("scores.parquet", None, f"number of scores of KNN on {key}"),
     }
     assert found.unchecked == ["results.json was not computed again: what it follows from is incomplete"]
 
@@ -382,6 +382,17 @@ def test_other_images_than_those_of_the_audit_are_found(audit: Path, tmp_path: P
     hashes.record(audit, audit / "results.json")
     found = differing(verify(audit, TRUSTED))
     assert ("results.json", None, "digests.photographs") in found
+    # With other numbers of images, or a set more, tables cannot be computed from the scores.
+    first.unlink()
+    edit_json(audit / "results.json", lambda results: results["settings"].update(start=["noise"]))
+    hashes.record(audit, audit / "results.json")
+    spoilt = verify(audit, TRUSTED)
+    assert {
+        ("results.json", None, "digests.photographs"),
+        ("scores.parquet", None, "number of scores of KNN on photographs"),
+        ("scores.parquet", None, "number of scores of KNN on noise"),
+    } < set(differing(spoilt))
+    assert spoilt.unchecked == ["results.json was not computed again: what it follows from is incomplete"]
 
 
 def test_a_number_that_json_does_not_have_is_found(audit: Path) -> None:

@@ -79,15 +79,22 @@ def rescore_audit(documents: Mapping[str, Any], options: Rescoring, findings: Fi
 def _is_complete(
     bench: Bench, attacks: Sequence[Attack], results: Mapping[str, Any], stored: Scores, findings: Findings
 ) -> bool:
-    """Whether every detector of the results can be used, and has scored every attack that did not fail."""
-    complete = {row["name"] for row in results["detectors"]} <= set(bench.detectors)
-    for attack in attacks:
-        for name, detector in bench.detectors.items():
-            excused = f"{attack.key} by {name}" in results["failures"] or not attack.concerns(name, detector)
-            if not excused and (name, attack.key) not in stored:
-                findings.differ(SCORES, f"scores of {name} on {attack.key}", "none", "some", words=EXPECTED)
-                complete = False
-    return complete
+    """Whether the detectors of the results have scored all images of all sets and of all attacks that did not fail."""
+    count = len(bench.inputs.targets.names)
+    expected = {
+        (name, key): len(images.names) for key, images in bench.inputs.clean.items() for name in bench.detectors
+    }
+    expected |= {
+        (name, attack.key): count
+        for attack in attacks
+        for name, detector in bench.detectors.items()
+        if attack.concerns(name, detector) and f"{attack.key} by {name}" not in results["failures"]
+    }
+    found = {(name, images): len(stored.get((name, images), ())) for name, images in expected}
+    for (name, images), length in expected.items():
+        what = f"number of scores of {name} on {images}"
+        findings.equal(SCORES, what, found[name, images], length, words=EXPECTED)
+    return found == expected and {row["name"] for row in results["detectors"]} <= set(bench.detectors)
 
 
 def _check_digests(bench: Bench, results: Mapping[str, Any], findings: Findings) -> None:
@@ -185,7 +192,6 @@ def _compare(detector: str, images: str, stored: Scores, measured: Tensor, findi
     finite = inside[inside.isfinite()]
     scale = max(float(finite.std(correction=0)) if len(finite) else 0.0, MIN_SCORE_SCALE)
     before = stored[detector, images]
-    findings.equal(SCORES, f"number of scores of {detector} on {images}", len(before), len(measured), words=EXPECTED)
     for row, (one, other) in enumerate(zip(before.tolist(), measured.tolist(), strict=False)):
         findings.close(SCORES, f"score of {detector} on {images}", one, other, row, scale=scale)
     findings.checked["scores"] += len(before)
