@@ -350,10 +350,15 @@ def test_other_samples_than_the_images_are_found(audit: Path) -> None:
     assert differing(verify(audit, TRUSTED)) == [("samples/photographs.parquet", None, "file")]
 
 
-def test_scores_that_are_missing_empty_or_in_another_order_are_found(audit: Path) -> None:
+def test_scores_that_are_missing_empty_in_another_order_or_of_nothing_are_found(audit: Path) -> None:
     """They are reported, and what depends on them is not computed, without an error."""
     scores = audit / "scores.parquet"
-    for change in (lambda rows: rows.pop(), lambda rows: rows[3].update(score=None), lambda rows: rows.reverse()):
+    for change in (
+        lambda rows: rows.pop(),
+        lambda rows: rows[3].update(score=None),
+        lambda rows: rows.reverse(),
+        lambda rows: rows.append({**rows[0], "detector": "another"}),
+    ):
         shutil.copy(scores, audit / "kept")
         edit_rows(scores, change)
         hashes.record(audit, scores)
@@ -393,6 +398,18 @@ def test_other_images_than_those_of_the_audit_are_found(audit: Path, tmp_path: P
         ("scores.parquet", None, "number of scores of KNN on noise"),
     } < set(differing(spoilt))
     assert spoilt.unchecked == ["results.json was not computed again: what it follows from is incomplete"]
+
+
+def test_an_unfinished_audit_has_no_differences(audit: Path) -> None:
+    for name in ("results.json", "scores.parquet"):
+        (audit / name).unlink()
+    hashes.settle(audit, [])
+    found = verify(audit, TRUSTED)
+    assert found.differences == []
+    assert found.unchecked == [
+        "there is no results.json: the audit is unfinished",
+        "no image was scored again: there is no valid results.json of format 4",
+    ]
 
 
 def test_a_number_that_json_does_not_have_is_found(audit: Path) -> None:

@@ -16,7 +16,7 @@ from oodattack.settings.field import fields
 from oodattack.storage import hashes
 from oodattack.storage.schema import schema
 from oodattack.training.layout import LAYOUT as TRAINING
-from tests.verifying import TRUSTED, differing, edit_json, flip, make_run, verified_without_torch
+from tests.verifying import TRUSTED, differing, edit_json, edit_rows, flip, make_run, verified_without_torch
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +63,26 @@ def test_old_directories_open_and_say_what_cannot_be_checked(run: Path) -> None:
     found = verify(run, TRUSTED)
     assert found.differences == []
     assert found.checked["files by their hash"] == 0
+    assert found.checked["PNGs re-scored"] == 12
     assert found.unchecked[0].startswith(
-        "4 files have no recorded hash, the first is run.json; versions before format 4"
+        "files without a recorded hash: 4, the first is run.json; versions before format 4"
     )
     assert found.unchecked[1] == "run.json has format 3; schemas are published since format 4"
     # Without a hash, a damaged shard is still found, because it cannot be read.
     shard = run / "shards" / "00000.parquet"
-    shard.write_bytes(shard.read_bytes()[:-1])
-    assert ("shards/00000.parquet", None, "Parquet") in differing(verify(run))
+    whole = shard.read_bytes()
+    for damaged in (whole[:-1], whole[:4] + bytes(40) + whole[44:]):
+        shard.write_bytes(damaged)
+        assert ("shards/00000.parquet", None, "Parquet") in differing(verify(run))
+    edit_json(run / "run.json", lambda header: header["settings"].update(eps=["wide"]))
+    assert "no image was scored again: there is no valid run.json of format 4" in verify(run, TRUSTED).unchecked
+    edit_json(run / "run.json", lambda header: header["settings"].update(eps=[1.0, 4.0]))
+    # Older formats have other columns.
+    shard.write_bytes(whole)
+    pq.write_table(pq.read_table(shard).drop(["seed"]), shard)
+    found = verify(run, TRUSTED)
+    assert found.differences == []
+    assert found.unchecked[-1] == f"the images of shards/{shard.name} were not scored again, because it lacks columns"
 
 
 def test_a_document_that_violates_its_schema_is_found(run: Path) -> None:
@@ -82,6 +94,48 @@ def test_a_document_that_violates_its_schema_is_found(run: Path) -> None:
         ("run.json", None, "schema run, $.settings.eps[0]"),
     ]
     assert found.unchecked == ["no image was scored again: there is no valid run.json of format 4"]
+
+
+def test_other_columns_and_rows_of_other_shards_are_found(run: Path) -> None:
+    shard = run / "shards" / "00001.parquet"
+    table = pq.read_table(shard)
+    pq.write_table(table.drop(["seed"]).append_column("score", table["mape"]), shard)
+    hashes.record(run, shard)
+    assert differing(verify(run)) == [
+        ("shards/00001.parquet", None, "type of column score"),
+        ("shards/00001.parquet", None, "type of column seed"),
+    ]
+    pq.write_table(table, shard)
+    edit_rows(shard, lambda rows: rows[-1].update(row=rows[-1]["row"] + 10))
+    hashes.record(run, shard)
+    assert differing(verify(run)) == [("shards/00001.parquet", table["row"].to_pylist()[-1] + 10, "row")]
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000, '{"format": NaN}'])
+def test_a_document_that_is_no_json_object_is_found(text: str, run: Path) -> None:
+    (run / "run.json").write_text(text)
+    hashes.record(run, run / "run.json")
+    assert differing(verify(run)) == [("run.json", None, "JSON")]
+
+
+def test_messages_about_schemas_do_not_repeat_the_document(run: Path) -> None:
+    edit_json(run / "run.json", lambda header: header["settings"].update(eps=["wide" * 1000]))
+    [difference] = verify(run).differences[1:]
+    assert difference.what == "schema run, $.settings.eps[0]"
+    assert len(difference.stored) < 300
+
+
+def test_a_hash_that_was_lost_or_damaged_is_found(run: Path) -> None:
+    recorded = run / "hashes" / "shards" / "00001.parquet.sha256"
+    recorded.write_text("nonsense")
+    found = verify(run)
+    assert differing(found) == [("shards/00001.parquet", None, "SHA-256")]
+    assert found.differences[0].stored == "missing"
+    recorded.unlink()
+    found = verify(run)
+    assert found.differences == []
+    [reason] = found.unchecked
+    assert reason.startswith("files without a recorded hash: 1, the first is shards/00001.parquet")
 
 
 @pytest.mark.parametrize("layout", [RUN, AUDIT, TRAINING], ids=["run", "audit", "training"])

@@ -43,11 +43,13 @@ def test_what_was_written_has_no_differences(finished_run: Path) -> None:
 
 def test_a_changed_setting_with_its_hash_contradicts_the_rows(run: Path) -> None:
     edit_json(run / "run.json", lambda header: header["settings"].update(eps=[1.0, 5.0], norm="linf", seed=9))
+    edit_json(run / "run.json", lambda header: header["inputs"].update(pipeline="jpeg=90"))
     hashes.record(run, run / "run.json")
     rows = pq.read_table(run / "shards").num_rows
     found = differing(verify(run))
     assert len([what for _, _, what in found if what == "eps"]) == rows / 2
     assert len([what for _, _, what in found if what == "norm"]) == rows
+    assert len([what for _, _, what in found if what == "pipeline"]) == rows
     assert [what for _, _, what in differing(verify(run, TRUSTED))].count("seed") == rows
 
 

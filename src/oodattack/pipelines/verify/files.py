@@ -57,7 +57,7 @@ def _check_hashes(layout: Layout, findings: Findings) -> set[str]:
     unknown = [name for name in (_name(file, findings) for file in layout.files(findings.path)) if name not in known]
     if unknown:
         findings.unchecked.append(
-            f"{len(unknown)} files have no recorded hash, the first is {unknown[0]}; versions before format"
+            f"files without a recorded hash: {len(unknown)}, the first is {unknown[0]}; versions before format"
             f" {layout.format} recorded none, and an interrupted command records them when it is repeated"
         )
     return hashed

@@ -34,7 +34,7 @@ def check_run(run: Run, findings: Findings) -> None:
         except InputError:
             continue  # `check_files` has reported it
         for row in table:
-            if not findings.present(name, row, ("row", "eps")):
+            if not findings.present(name, row, ("row",)):
                 continue
             place = row["row"]
             if not (place > previous and place in run.shard_rows(number)):
