@@ -122,8 +122,8 @@ def test_images_of_a_full_panel_are_spread_over_the_scores() -> None:
         ("held", "The only detector that works is not broken within L2 8", "a stronger one may exist"),
         ("not attacked adaptively", "The only detector that works is not broken", "which says little"),
         ("unfinished", "The only detector that works is not broken", "Not known"),
-        ("blind", "None of 1 detector works on these images", "Nothing to break"),
-        ("too few starts", "None of 1 detector works", "different starts"),
+        ("blind", "The only detector does not work on these images", "Nothing to break"),
+        ("too few starts", "The only detector does not work", "different starts"),
     ],
 )
 def test_each_verdict_has_a_sentence(audit: Path, name: str, heading: str, words: str) -> None:

@@ -398,9 +398,9 @@ def test_none_one_and_many_rows(run: Path, browser: Browser, tmp_path: Path) -> 
         shutil.rmtree(path / "shards")
     header = json.loads((run / "run.json").read_text())
     source = pq.read_table(run / "shards" / "00000.parquet")
-    for path, rows in ((one, 1), (many, 120)):
+    for path, rows in ((one, 1), (many, 1000)):
         (path / "run.json").write_text(json.dumps({**header, "rows": rows, "rows_per_shard": rows}))
-        table = pa.concat_tables([source] * 10).slice(0, rows)
+        table = pa.concat_tables([source] * 100).slice(0, rows)
         open_run(path).write_shard(0, [{**row, "row": n} for n, row in enumerate(table.to_pylist())], ShardRecord())
     with visit(browser, write_page(empty)) as here:
         assert here.page.locator("h1").inner_text() == "No attack has finished yet"
@@ -414,9 +414,9 @@ def test_none_one_and_many_rows(run: Path, browser: Browser, tmp_path: Path) -> 
         here.page.locator("#more").click()
         assert here.page.locator(".card").count() == 96
         assert here.page.evaluate("document.activeElement.dataset.row") == "48"
-        assert here.rows() == list(range(120))
-        here.open_row(119)
-        assert here.page.locator("#panel-place").inner_text() == "120 of 120"
+        assert here.rows() == list(range(1000))
+        here.open_row(999)
+        assert here.page.locator("#panel-place").inner_text() == "1000 of 1000"
 
 
 def _assert_shows(expected: float, key: str, value: str, text: str) -> None:
