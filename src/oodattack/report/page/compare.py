@@ -77,7 +77,7 @@ def write_comparison(found: Comparison, out: Path) -> Path:
         page,
         destination,
         None,
-        which=Table("What is compared", ["letter", "directory", "result"], which),
+        which=Table("What is compared", ["name", "directory", "result"], which),
         settings=Table("Settings that differ", ["setting", *found.names], settings),
         results=found.results,
         figure=found.figure,

@@ -74,7 +74,7 @@ def dots(
         if limits
         else fit([*values, *([line[0]] if line else [])], LEFT, WIDTH - RIGHT)
     )
-    height = _TOP + BOTTOM + sum(_NAME_HEIGHT + _DOT_HEIGHT * len(found) for _, found in shown)
+    height = _TOP + BOTTOM + 6 + sum(_NAME_HEIGHT + _DOT_HEIGHT * len(found) for _, found in shown)
     parts = [axes(Axis(x, label, text), Axis(Scale(0, 1, 0, 1), "", text, []), height)]
     if line is not None:
         parts.append(mark(x, *line, height))
