@@ -15,7 +15,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator
 
 from oodattack.pipelines.attack import run_attack
+from oodattack.report.compare import read_runs
 from oodattack.report.page import write_page
+from oodattack.report.page.compare_runs import compare_runs
 from oodattack.runs import ShardRecord, open_run
 from oodattack.settings.attack import AttackSettings
 from tests.browser import HOSTILE_NAMES, Visit, visit
@@ -283,7 +285,11 @@ def test_the_difference_is_that_of_the_two_images(run: Path, browser: Browser, f
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(scheme: str, browser: Browser, folder: Path) -> None:
+def test_axe_finds_nothing(scheme: str, browser: Browser, folder: Path, imperfect: Path, tmp_path: Path) -> None:
+    compared = compare_runs(read_runs([folder.parent.parent, imperfect]), tmp_path / "c.html")
+    with visit(browser, compared, color_scheme=scheme) as here:
+        here.page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+        assert here.violations() == []
     with visit(browser, folder, color_scheme=scheme) as here:
         background = here.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == (scheme == "dark")
