@@ -147,8 +147,9 @@ def test_sha256sum_checks_the_recorded_hashes(tmp_path: Path) -> None:
         pass
     [line] = (tmp_path / "hashes" / "run.json.sha256").read_text().splitlines()
     assert line == f"{hashlib.sha256((tmp_path / 'run.json').read_bytes()).hexdigest()}  run.json"
-    (tmp_path / "hashes" / "run.json.sha256").write_text("nonsense")
-    assert hashes.recorded(tmp_path) == {"run.json": ""}
+    for malformed in ("nonsense", line[:20], line.replace("  ", "0  ")):
+        (tmp_path / "hashes" / "run.json.sha256").write_text(malformed)
+        assert hashes.recorded(tmp_path) == {"run.json": ""}
 
 
 def test_a_header_that_is_replaced_has_a_new_hash(tmp_path: Path) -> None:

@@ -53,11 +53,21 @@ def open_audited_bench(settings: AuditSettings, audit: Audit, names: Sequence[st
         InputError: as for `open_fitted_bench`, or if the ensemble cannot be restored.
     """
     bench = open_fitted_bench(settings, audit, [name for name in names if name != ENSEMBLE])
-    if ENSEMBLE not in names:
-        return bench
+    return restore_ensemble(bench, audit) if ENSEMBLE in names else bench
+
+
+def restore_ensemble(bench: Bench, audit: Audit) -> Bench:
+    """The bench with the ensemble that the audit keeps.
+
+    Raises:
+        InputError: if the audit keeps none, it cannot be read, or one of its members is not among the detectors.
+    """
     inside = audit.read_fit(ENSEMBLE)
     if inside is None:
         raise InputError(f"expected the scores of the ensemble in {audit.path}, got none; repeat the command")
+    lost = [name for name in inside if name not in bench.detectors]
+    if lost:
+        raise InputError(f"expected the members of the ensemble among the detectors, got none named {', '.join(lost)}")
     return _with(bench, Ensemble({name: bench.detectors[name] for name in inside}, inside))
 
 

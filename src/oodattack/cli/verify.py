@@ -84,7 +84,7 @@ def _as_json(found: "Findings") -> Mapping[str, Any]:
         "kind": found.noun,
         "checked": dict(found.checked),
         "differences": [
-            {key: json_number(value) for key, value in dataclasses.asdict(difference).items()}
+            {key: json_number(value) for key, value in dataclasses.asdict(difference).items() if key != "words"}
             for difference in found.differences
         ],
         "unchecked": found.unchecked,
@@ -104,13 +104,14 @@ def _print(found: "Findings") -> None:
         console.print(f"           … and {more} more (--json lists all)")
     count = len(found.differences)
     console.print(
-        f"{found.noun} in {printable(str(found.path))}: " + (f"{count} differences" if count else "no differences")
+        f"{found.noun} in {printable(str(found.path))}: " + (f"{count or 'no'} difference{'s' * (count != 1)}")
     )
 
 
 def _in_words(difference: "Difference") -> str:
     where = difference.file if difference.row is None else f"{difference.file}, row {difference.row}"
-    return f"{where}: {difference.what}: stored {_value(difference.stored)}, measured {_value(difference.measured)}"
+    one, other = difference.words
+    return f"{where}: {difference.what}: {one} {_value(difference.stored)}, {other} {_value(difference.measured)}"
 
 
 def _value(value: Any) -> str:

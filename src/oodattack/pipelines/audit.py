@@ -10,18 +10,17 @@ from typing import Any
 from oodattack.auditing.attack import follow_scores, run_attacks
 from oodattack.auditing.batch_size import MeasureBatchSize
 from oodattack.auditing.bench import Bench, open_bench, open_in_worker
-from oodattack.auditing.describe import describe
-from oodattack.auditing.ensemble import accepted_by_all, add_ensemble, scored_by_all
+from oodattack.auditing.ensemble import add_ensemble
 from oodattack.auditing.fit import fit_detectors
 from oodattack.auditing.inputs import IN_DISTRIBUTION
 from oodattack.auditing.layout import LAYOUT
-from oodattack.auditing.outside import open_witnesses, still_outside
-from oodattack.auditing.plan import Attack, plan
+from oodattack.auditing.outside import open_witnesses
+from oodattack.auditing.plan import plan
 from oodattack.auditing.required import check_names
+from oodattack.auditing.results import compute_results
 from oodattack.auditing.score import score_attacked, score_clean
-from oodattack.auditing.store import Audit, Scores, begun_header, is_begun
-from oodattack.auditing.tables import audited, tabulate, work_of
-from oodattack.detectors import ENSEMBLE, Ensemble
+from oodattack.auditing.store import Audit, begun_header, is_begun
+from oodattack.detectors import ENSEMBLE
 from oodattack.engines import (
     Engine,
     LocalEngine,
@@ -112,30 +111,20 @@ def audit_bench(
         attacked, faults = score_attacked(bench, audit, made, batch_size, engine, on_stage)
         failures |= faults
         on_stage("measuring", 0, 1)
-        done = [attack for attack in attacks if attack.key not in failures]
-        slopes = {name: found.slope for name, found in bench.followed.items()}
-        rows = audited(bench.detectors, {**followed, **unfollowed}, slopes, attacks, failures)
-        work = {attack.key: work_of(attack, audit) for attack in done}
-        evaluations = {key: float(found["gradient_evaluations"]) for key, found in work.items()}
         scores = {**clean, **attacked}
         names = {name: images.names for name, images in bench.inputs.clean.items()}
-        names |= {attack.key: bench.inputs.starts[attack.starts].names for attack in done}
+        names |= {attack.key: bench.inputs.starts[attack.starts].names for attack in made}
         audit.write_scores(scores, names)
+        how = {**followed, **unfollowed}
         audit.write_results(
             {
                 "settings": saved(settings),
                 "environment": header["environment"],
-                "subject": describe(bench),
-                "sets": {name: len(images.names) for name, images in bench.inputs.clean.items()},
                 "digests": {name: header["inputs"][name] for name in IN_DISTRIBUTION}
                 | bench.inputs.digests(bench.inputs.sets),
-                "skipped": bench.inputs.skipped(),
-                "attacks": work,
-                "detectors": tabulate(settings, rows, scores, bench.inputs, evaluations),
-                "jointly": _jointly(bench, done, scores),
                 "absent": [asdict(absent) for absent in bench.absent],
                 "failures": failures,
-                "outside": still_outside(bench, witnesses, audit, done, batch_size),
+                **compute_results(bench, audit, attacks, how, scores, failures, witnesses, batch_size),
             }
         )
         on_stage("measuring", 1, 1)
@@ -152,15 +141,6 @@ def _log(bench: Bench, failures: Mapping[str, str]) -> None:
             logger.warning("skipped an image of %s: %r", images, reason)
     for attack, reason in failures.items():
         logger.warning("failed %s: %r", attack, reason)
-
-
-def _jointly(bench: Bench, done: list[Attack], scores: Scores) -> dict[str, Any] | None:
-    """The images that all members of the ensemble accept, if there is one."""
-    ensemble = bench.detectors.get(ENSEMBLE)
-    if not isinstance(ensemble, Ensemble):
-        return None
-    members = list(ensemble.members)
-    return accepted_by_all(bench.settings, members, scored_by_all(members, done, scores), scores, bench.inputs)
 
 
 def _header(bench: Bench, engine: Engine) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from oodattack.storage.tables import IMAGE
 
 NAME, CHECKPOINT, WEIGHTS, RESULTS = "train.json", "checkpoint.pt", "model.safetensors", "results.json"
 FORMAT = 2  # since 2, digests of images are of their contents, and files have hashes
-LAYOUT = Layout("training", FORMAT, documents={NAME: "train"}, others=(WEIGHTS, RESULTS))
+LAYOUT = Layout("training", FORMAT, documents={NAME: "train", RESULTS: None}, others=(WEIGHTS,))
 
 ROUND_IMAGES = "images.parquet"
 ATTACKED_IN_ROUND = pa.schema(

@@ -7,7 +7,7 @@ from typing import Any, Never
 import pyarrow as pa
 
 from oodattack.core.errors import InputError
-from oodattack.pipelines.verify.findings import Findings
+from oodattack.pipelines.verify.findings import EXPECTED, Findings
 from oodattack.storage.hashes import recorded, sha256_of
 from oodattack.storage.layout import Layout
 from oodattack.storage.schema import faults
@@ -16,7 +16,7 @@ from oodattack.storage.tables import read_schema, read_table
 MISSING = "missing"
 
 
-def check_files(layout: Layout, findings: Findings) -> dict[str, Any]:
+def check_files(layout: Layout, findings: Findings) -> tuple[dict[str, Any], list[str]]:
     """Compare every file with its recorded hash, and with the published schema of its kind.
 
     Args:
@@ -24,7 +24,8 @@ def check_files(layout: Layout, findings: Findings) -> dict[str, Any]:
         findings: receives what is found.
 
     Returns:
-        The JSON documents that are valid, by file name.
+        The JSON documents that are valid, by file name; and the names of the tables that cannot be read or have other
+        columns.
     """
     hashed = _check_hashes(layout, findings)
     documents = {}
@@ -33,10 +34,13 @@ def check_files(layout: Layout, findings: Findings) -> dict[str, Any]:
         if document is not None:
             documents[name] = document
     current = documents.get(layout.header, {}).get("format") == layout.format  # older formats have other columns
+    unusable = []
     for pattern, columns in layout.tables.items():
         for file in sorted(findings.path.glob(pattern)):
-            _check_table(file, columns if current else None, findings, whole=_name(file, findings) not in hashed)
-    return documents
+            name = _name(file, findings)
+            if not _check_table(file, columns if current else None, findings, whole=name not in hashed):
+                unusable.append(name)
+    return documents, unusable
 
 
 def _check_hashes(layout: Layout, findings: Findings) -> set[str]:
@@ -46,14 +50,14 @@ def _check_hashes(layout: Layout, findings: Findings) -> set[str]:
     for name, digest in known.items():
         file = findings.path / name
         measured = sha256_of(file) if file.is_file() else MISSING
-        findings.equal(name, "SHA-256", digest or MISSING, measured)
+        findings.equal(name, "SHA-256", digest or MISSING, measured, words=("recorded when it was written", "now"))
         if digest == measured:
             hashed.add(name)
     findings.checked["files by their hash"] += len(known)
     unknown = [name for name in (_name(file, findings) for file in layout.files(findings.path)) if name not in known]
     if unknown:
         findings.unchecked.append(
-            f"{len(unknown)} files have no recorded hash, the first is {unknown[0]}; versions before format"
+            f"files without a recorded hash: {len(unknown)}, the first is {unknown[0]}; versions before format"
             f" {layout.format} recorded none, and an interrupted command records them when it is repeated"
         )
     return hashed
@@ -68,21 +72,21 @@ def _read_document(name: str, schema: str | None, layout: Layout, findings: Find
     try:
         document = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
-        findings.differ(name, "JSON", str(error), "a JSON document")
+        findings.differ(name, "JSON", str(error), "a JSON document", words=EXPECTED)
         return None
     if not isinstance(document, dict):
-        findings.differ(name, "JSON", type(document).__name__, "an object")
+        findings.differ(name, "JSON", type(document).__name__, "an object", words=EXPECTED)
         return None
+    if schema is None:
+        return document
     version = document.get("format")
     if (type(version) is int and version < layout.format) or (version is None and name != layout.header):
         findings.unchecked.append(f"{name} has format {version}; schemas are published since format {layout.format}")
         # What follows can use it if it has all that newer ones have, as run.json of format 3 does.
-        return document if schema and not faults({**document, "format": layout.format}, schema) else None
-    if schema is None:
-        return document
+        return None if faults({**document, "format": layout.format}, schema) else document
     found = faults(document, schema)
     for path, message in found:
-        findings.differ(name, f"schema {schema}, {path}", message, "a valid document")
+        findings.differ(name, f"schema {schema}, {path}", message, "a valid document", words=EXPECTED)
     findings.checked["documents by their schema"] += 1
     return None if found else document
 
@@ -91,24 +95,28 @@ def _refuse(constant: str) -> Never:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def _check_table(file: Path, columns: pa.Schema | None, findings: Findings, *, whole: bool) -> None:
-    """Compare the columns of a table with its schema; ``whole`` reads all rows, which a correct hash makes needless."""
-    name = _name(file, findings)
+def _check_table(file: Path, columns: pa.Schema | None, findings: Findings, *, whole: bool) -> bool:
+    """Compare the columns of a table with its schema, if any; returns whether it can be read and has them.
+
+    ``whole`` reads all rows, which a correct hash makes needless.
+    """
+    name, before = _name(file, findings), len(findings.differences)
     try:
         found = read_schema(file)
         if whole:
             read_table(file)
     except InputError as error:
-        findings.differ(name, "Parquet", str(error), "a readable table")
-        return
+        findings.differ(name, "Parquet", str(error), "a readable table", words=EXPECTED)
+        return False
     if columns is None:
-        return
+        return True
     stored, expected = ({column.name: column.type for column in schema} for schema in (found, columns))
     for column in sorted({*stored, *expected}):
         if stored.get(column) != expected.get(column):  # equal types may print differently, as Parquet renames items
             one, other = (str(kinds[column]) if column in kinds else MISSING for kinds in (stored, expected))
-            findings.differ(name, f"type of column {column}", one, other)
+            findings.differ(name, f"type of column {column}", one, other, words=EXPECTED)
     findings.checked["tables by their columns"] += 1
+    return len(findings.differences) == before
 
 
 def _name(file: Path, findings: Findings) -> str:

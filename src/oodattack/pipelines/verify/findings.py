@@ -3,10 +3,15 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+Words = tuple[str, str]
+"""What the two values of a difference are called in messages."""
+
+MEASURED: Words = ("stored", "measured")
+EXPECTED: Words = ("found", "expected")
 RELATIVE = 1e-3  # by which measured values may differ from stored ones: processors round differently
 
 
@@ -20,6 +25,7 @@ class Difference:
         what: name of the value, for instance "SHA-256" or "mape".
         stored: the value in the file.
         measured: the value found by measuring, or what was expected.
+        words: what the two values are called in messages.
     """
 
     file: str
@@ -27,6 +33,7 @@ class Difference:
     what: str
     stored: Any
     measured: Any
+    words: Words = MEASURED
 
 
 @dataclass
@@ -47,20 +54,37 @@ class Findings:
     differences: list[Difference] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
 
-    def differ(self, file: str, what: str, stored: Any, measured: Any, row: int | None = None) -> None:
+    def differ(
+        self, file: str, what: str, stored: Any, measured: Any, row: int | None = None, *, words: Words = MEASURED
+    ) -> None:
         """Record a difference."""
-        self.differences.append(Difference(file, row, what, stored, measured))
+        self.differences.append(Difference(file, row, what, stored, measured, words))
 
-    def equal(self, file: str, what: str, stored: Any, measured: Any, row: int | None = None) -> None:
+    def include(self, folder: str, inner: "Findings") -> None:
+        """Add what was found in a folder of the directory that has hashes of its own.
+
+        >>> outer, inner = Findings(Path("net"), "training"), Findings(Path("net/rounds"), "series of rounds")
+        >>> inner.differ("000/model.safetensors", "SHA-256", "a", "b")
+        >>> outer.include("rounds", inner)
+        >>> outer.differences[0].file
+        'rounds/000/model.safetensors'
+        """
+        self.checked += inner.checked
+        self.differences += [replace(found, file=f"{folder}/{found.file}") for found in inner.differences]
+        self.unchecked += [f"in {folder}: {reason}" for reason in inner.unchecked]
+
+    def equal(
+        self, file: str, what: str, stored: Any, measured: Any, row: int | None = None, *, words: Words = MEASURED
+    ) -> None:
         """Compare values that must be the same."""
         if stored != measured:
-            self.differ(file, what, stored, measured, row)
+            self.differ(file, what, stored, measured, row, words=words)
 
     def present(self, file: str, row: Mapping[str, Any], names: Sequence[str]) -> bool:
         """Whether these columns of a row have values; those that have none are recorded."""
         absent = [name for name in names if row[name] is None]
         for name in absent:
-            self.differ(file, name, None, "a value", row["row"])
+            self.differ(file, name, None, "a value", row["row"], words=EXPECTED)
         return not absent
 
     def close(

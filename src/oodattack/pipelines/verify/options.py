@@ -37,7 +37,7 @@ class Rescoring:
 if you trust it, or --encoder with your own name of the encoder
         """
         found = {**settings, "device": self.device, "trust": self.trust, "download": False}
-        named = [*settings.get("detector", ()), settings.get("pipeline")]
+        named = [*settings.get("detector", ()), *settings.get("witness", ()), settings.get("pipeline")]
         if self.encoder is None:
             named.append(settings["encoder"])
         else:

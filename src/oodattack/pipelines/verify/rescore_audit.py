@@ -1,23 +1,27 @@
 """Level 2 of an audit: every stored image is measured again, and every score and table computed again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from oodattack.auditing.attack import follow_scores
 from oodattack.auditing.bench import Bench, open_bench, restore_fits
+from oodattack.auditing.ensemble import restore_ensemble
+from oodattack.auditing.errors import one_line
 from oodattack.auditing.inputs import IN
 from oodattack.auditing.layout import NAME, RESULTS
-from oodattack.auditing.plan import Attack
+from oodattack.auditing.plan import Attack, plan
 from oodattack.auditing.score import score_images
 from oodattack.auditing.store import Audit, Scores
 from oodattack.core.errors import InputError
 from oodattack.detectors import ENSEMBLE, Ensemble
+from oodattack.engines import exact
 from oodattack.images.live import OBJECT
 from oodattack.pipelines.verify.attacked import check_attacked, check_samples
-from oodattack.pipelines.verify.findings import Findings
+from oodattack.pipelines.verify.findings import EXPECTED, Findings
 from oodattack.pipelines.verify.options import OnStage, Rescoring
 from oodattack.pipelines.verify.rescoring import is_same_encoder
 from oodattack.pipelines.verify.tables import check_tables
@@ -49,30 +53,48 @@ def rescore_audit(documents: Mapping[str, Any], options: Rescoring, findings: Fi
     bench = open_bench(settings)
     if not is_same_encoder(NAME, header["inputs"]["encoder"], bench.subject.encoder, findings):
         return
+    bench = replace(bench, settings=replace(settings, encoder=named["encoder"]))  # the name that the results use
     audit = Audit(findings.path)
     _check_digests(bench, results, findings)
     stored = audit.read_scores()
-    bench = _restored(bench, audit, stored, findings)
-    attacks = {key: described(key, found) for key, found in results["attacks"].items()}
+    bench = _restored(bench, audit, results, stored, findings)
+    with exact():
+        followed, unfollowed = follow_scores(bench, stored)
+    planned = plan(bench.settings, list(bench.inputs.sets), bench.detectors, followed)
+    attacks = [attack for attack in planned if attack.key not in results["failures"]]
     samples = {name: check_samples(name, bench, findings) for name in bench.inputs.sets}
-    for number, (key, attack) in enumerate(attacks.items()):
+    usable = {}
+    for number, attack in enumerate(attacks):
         on_stage("measuring attacked images", number, len(attacks))
-        check_attacked(key, attack, bench, samples, findings)
-    measured = _check_scores(bench, audit, attacks, stored, findings, on_stage)
-    on_stage("computing the tables", 0, 1)
-    check_tables(bench, audit, results, attacks, stored, measured, findings)
-    findings.unchecked.append(f"in {RESULTS}, subject, skipped, finished, flags and outside were not computed again")
+        if check_attacked(attack, bench, samples, findings):
+            usable[attack.key] = attack
+    measured = _check_scores(bench, audit, usable, stored, findings, on_stage)
+    if _is_complete(bench, attacks, results, stored, findings) and len(usable) == len(attacks):
+        on_stage("computing the tables", 0, 1)
+        check_tables(bench, audit, results, planned, followed | unfollowed, stored, measured, findings)
+    else:
+        findings.unchecked.append(f"{RESULTS} was not computed again: what it follows from is incomplete")
 
 
-def described(key: str, found: Mapping[str, Any]) -> Attack:
-    """The attack with a key.
-
-    >>> found = {"starts": "noise", "kind": "direct", "target": "KNN", "eps": "inf", "steps": 9}
-    >>> described("noise/direct-KNN-inf-9-0123abcd", found).version
-    '0123abcd'
-    """
-    attack = Attack(found["starts"], found["kind"], found["target"], float(found["eps"]), found["steps"])
-    return replace(attack, version=key.removeprefix(attack.key).removeprefix("-"))
+def _is_complete(
+    bench: Bench, attacks: Sequence[Attack], results: Mapping[str, Any], stored: Scores, findings: Findings
+) -> bool:
+    """Whether the detectors of the results have scored all images of all sets and of all attacks that did not fail."""
+    count = len(bench.inputs.targets.names)
+    expected = {
+        (name, key): len(images.names) for key, images in bench.inputs.clean.items() for name in bench.detectors
+    }
+    expected |= {
+        (name, attack.key): count
+        for attack in attacks
+        for name, detector in bench.detectors.items()
+        if attack.concerns(name, detector) and f"{attack.key} by {name}" not in results["failures"]
+    }
+    found = {(name, images): len(stored.get((name, images), ())) for name, images in expected}
+    for (name, images), length in expected.items():
+        what = f"number of scores of {name} on {images}"
+        findings.equal(SCORES, what, found[name, images], length, words=EXPECTED)
+    return found == expected and {row["name"] for row in results["detectors"]} <= set(bench.detectors)
 
 
 def _check_digests(bench: Bench, results: Mapping[str, Any], findings: Findings) -> None:
@@ -83,29 +105,36 @@ def _check_digests(bench: Bench, results: Mapping[str, Any], findings: Findings)
     findings.checked["sets of images by their digest"] += len(results["digests"])
 
 
-def _restored(bench: Bench, audit: Audit, stored: Scores, findings: Findings) -> Bench:
-    """The bench with the detectors whose scores are stored, fitted."""
+def _restored(bench: Bench, audit: Audit, results: Mapping[str, Any], stored: Scores, findings: Findings) -> Bench:
+    """The bench with the detectors whose scores are stored, fitted; the others must be absent with a reason."""
     names = {name for name, _ in stored}
     for name in names - {*bench.detectors, ENSEMBLE}:
-        findings.differ(SCORES, "detector", name, "a detector of the settings")
+        findings.differ(SCORES, "detector", name, "a detector of the settings", words=EXPECTED)
+    absent = sorted(entry["name"] for entry in results["absent"])
+    left_out = sorted({*(absent.name for absent in bench.absent), *bench.detectors} - names)
+    findings.equal(RESULTS, "absent", ", ".join(absent), ", ".join(left_out), words=EXPECTED)
     bench = replace(bench, detectors={name: d for name, d in bench.detectors.items() if name in names})
     failed = restore_fits(bench, audit)
     for name, reason in failed.items():
-        findings.differ(f"fits/{name}.pt", "fit", reason, "a fit that can be restored")
-    bench = bench.without(failed)
+        findings.differ(f"fits/{name}.pt", "fit", reason, "a fit that can be restored", words=EXPECTED)
+    bench = replace(bench, detectors={name: d for name, d in bench.detectors.items() if name not in failed})
     if ENSEMBLE in names:
-        members = [name for name in audit.read_fit(ENSEMBLE) or {} if name in bench.detectors]
-        ensemble = Ensemble({n: bench.detectors[n] for n in members}, {n: stored[n, IN] for n in members})
-        bench = replace(bench, detectors={**bench.detectors, ENSEMBLE: ensemble})
+        try:
+            bench = restore_ensemble(bench, audit)
+        except InputError as error:
+            findings.differ(f"fits/{ENSEMBLE}.pt", "fit", one_line(error), "a fit that can be restored", words=EXPECTED)
     return bench
 
 
 def _check_scores(
     bench: Bench, audit: Audit, attacks: Mapping[str, Attack], stored: Scores, findings: Findings, on_stage: OnStage
 ) -> dict[tuple[str, str], Tensor]:
-    """Compare every score; returns the measured ones, and the stored ones where there is none."""
+    """Compare the scores of the attacks whose images can be used, and of all sets that are not attacked.
+
+    Returns the measured scores, and the stored ones where there is none.
+    """
     measured = dict(stored)
-    sets = list(dict.fromkeys(images for _, images in stored))
+    sets = [*bench.inputs.clean, *attacks]
     for number, name in enumerate(sets):
         on_stage("scoring the images again", number, len(sets))
         wanted = [
@@ -113,14 +142,10 @@ def _check_scores(
             for d, images in stored
             if images == name and d in bench.detectors and not _follows(d, name, bench, stored)
         ]
-        try:
-            if name in bench.inputs.clean:
-                images = bench.inputs.clean[name]
-            else:
-                images = audit.read_images(name, bench.inputs.starts[attacks[name].starts].names)
-        except (InputError, KeyError) as error:
-            findings.differ(SCORES, "set", name, f"images that can be read: {error}")
-            continue
+        if name in attacks:
+            images = audit.read_images(name, bench.inputs.starts[attacks[name].starts].names)
+        else:
+            images = bench.inputs.clean[name]
         scored = score_images(
             {d: bench.detectors[d] for d in wanted},
             images,
@@ -129,7 +154,7 @@ def _check_scores(
             lambda _step: None,
         )
         for detector, reason in scored.failed.items():
-            findings.differ(SCORES, f"scores of {detector} on {name}", "numbers", reason)
+            findings.differ(SCORES, f"scores of {detector} on {name}", reason, "numbers", words=EXPECTED)
         for detector, values in scored.values.items():
             _compare(detector, name, stored, values, findings)
             if len(values) == len(stored[detector, name]):
@@ -167,7 +192,6 @@ def _compare(detector: str, images: str, stored: Scores, measured: Tensor, findi
     finite = inside[inside.isfinite()]
     scale = max(float(finite.std(correction=0)) if len(finite) else 0.0, MIN_SCORE_SCALE)
     before = stored[detector, images]
-    findings.equal(SCORES, f"number of scores of {detector} on {images}", len(before), len(measured))
     for row, (one, other) in enumerate(zip(before.tolist(), measured.tolist(), strict=False)):
         findings.close(SCORES, f"score of {detector} on {images}", one, other, row, scale=scale)
     findings.checked["scores"] += len(before)

@@ -10,7 +10,7 @@ from oodattack.core.pixels import ROUNDING
 from oodattack.encoders import Encoder
 from oodattack.images import decode
 from oodattack.images.png import png_header
-from oodattack.pipelines.verify.findings import Findings
+from oodattack.pipelines.verify.findings import EXPECTED, Findings
 
 MAPE_SCALE = 0.01  # float rounding alone changes a MAPE by up to 1e-5, however small it is
 
@@ -18,7 +18,7 @@ MAPE_SCALE = 0.01  # float rounding alone changes a MAPE by up to 1e-5, however 
 def is_same_encoder(file: str, stored: str, encoder: Encoder, findings: Findings) -> bool:
     """Whether an encoder is the one of the directory; if it is not, nothing can be scored again."""
     measured = encoder.digest()
-    findings.equal(file, "SHA-256 of the encoder", stored, measured)
+    findings.equal(file, "SHA-256 of the encoder", stored, measured, words=("recorded", "of this encoder"))
     if stored != measured:
         findings.unchecked.append("no image was scored again: the encoder is another one")
     return stored == measured
@@ -33,15 +33,17 @@ def checked_image(
         header = png_header(png)
         pixels = decode(png)
     except InputError as error:
-        findings.differ(file, name, str(error), "a PNG image", row)
+        findings.differ(file, name, str(error), "a PNG image", row, words=EXPECTED)
         return None
-    findings.equal(file, f"bits of {name}", header.bits, 8, row)
-    findings.equal(file, f"colours of {name}", header.colour, "RGB", row)
-    findings.equal(file, f"size of {name}", header.size, size, row)
+    findings.equal(file, f"bits of {name}", header.bits, 8, row, words=EXPECTED)
+    findings.equal(file, f"colours of {name}", header.colour, "RGB", row, words=EXPECTED)
+    findings.equal(file, f"size of {name}", header.size, size, row, words=EXPECTED)
     return pixels if tuple(pixels.shape[1:]) == size else None
 
 
 def check_ball(file: str, row: int, eps: float, distance: float, findings: Findings) -> None:
     """Check that an image lies in the ball around its stored start."""
     if not distance <= eps * (1 + ROUNDING):
-        findings.differ(file, "distance from the start", f"at most eps = {eps:g}", distance, row)
+        findings.differ(
+            file, "distance from the start", f"at most eps = {eps:g}", distance, row, words=("allowed", "measured")
+        )

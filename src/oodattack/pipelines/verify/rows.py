@@ -1,13 +1,17 @@
-"""Level 1: do the rows of a run, and the scores of an audit, agree with the settings that they were computed with?"""
+"""Level 1: do the rows of a run, the scores of an audit and the rounds of a training agree with what describes them?"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from oodattack.auditing.layout import NAME, RESULTS
 from oodattack.core.errors import InputError
-from oodattack.pipelines.verify.findings import Findings
+from oodattack.pipelines.verify.findings import EXPECTED, Findings
+from oodattack.pipelines.verify.leaves import dotted, leaves
 from oodattack.runs import Run
-from oodattack.storage.tables import read_table
+from oodattack.storage.tables import read_record, read_table
+from oodattack.training.layout import ROUND_IMAGES
+
+BY_SETTINGS = ("stored", "by the settings")
 
 
 def check_run(run: Run, findings: Findings) -> None:
@@ -18,7 +22,9 @@ def check_run(run: Run, findings: Findings) -> None:
     own = {run.shard(number).name for number in done}
     for file in sorted((run.path / "shards").glob("*.parquet")):
         if file.name not in own:
-            findings.differ(f"shards/{file.name}", "file", "a shard", f"{run.shard_count} shards, numbered from 0")
+            findings.differ(
+                f"shards/{file.name}", "file", "a shard", f"{run.shard_count} shards, numbered from 0", words=EXPECTED
+            )
     if len(done) < run.shard_count:
         findings.unchecked.append(f"the run is unfinished: {len(done)} of {run.shard_count} shards exist")
     for number in done:
@@ -28,16 +34,18 @@ def check_run(run: Run, findings: Findings) -> None:
         except InputError:
             continue  # `check_files` has reported it
         for row in table:
-            if not findings.present(name, row, ("row", "eps")):
+            if not findings.present(name, row, ("row",)):
                 continue
             place = row["row"]
             if not (place > previous and place in run.shard_rows(number)):
                 rows = run.shard_rows(number)
-                findings.differ(name, "row", place, f"increasing from {rows.start} to {rows.stop - 1}", place)
+                findings.differ(
+                    name, "row", place, f"increasing from {rows.start} to {rows.stop - 1}", place, words=EXPECTED
+                )
             previous = place
-            findings.equal(name, "eps", row["eps"], radii[place % len(radii)], place)
-            findings.equal(name, "norm", row["norm"], settings["norm"], place)
-            findings.equal(name, "pipeline", row["pipeline"], pipeline, place)
+            findings.equal(name, "eps", row["eps"], radii[place % len(radii)], place, words=BY_SETTINGS)
+            findings.equal(name, "norm", row["norm"], settings["norm"], place, words=BY_SETTINGS)
+            findings.equal(name, "pipeline", row["pipeline"], pipeline, place, words=BY_SETTINGS)
         findings.checked["rows by the settings"] += len(table)
 
 
@@ -55,11 +63,11 @@ def check_audit(documents: Mapping[str, Any], findings: Findings) -> bool:
     if header is None or results is None:
         return False
     for key, value in header["settings"].items():
-        findings.equal(RESULTS, f"settings.{key}", results["settings"].get(key), value)
+        findings.equal(RESULTS, f"settings.{key}", results["settings"].get(key), value, words=("stored", f"in {NAME}"))
     findings.checked["settings in two files"] += len(header["settings"])
     for name, digest in header["inputs"].items():
         if name in results["digests"]:
-            findings.equal(RESULTS, f"digests.{name}", results["digests"][name], digest)
+            findings.equal(RESULTS, f"digests.{name}", results["digests"][name], digest, words=("stored", f"in {NAME}"))
     attacked = results["sets"]["targets"]
     for key in results["attacks"]:
         rows: list[int] = []
@@ -69,11 +77,36 @@ def check_audit(documents: Mapping[str, Any], findings: Findings) -> bool:
             except InputError:
                 break  # `check_files` has reported it
         else:
-            findings.equal(f"attacks/{key}", "rows", sorted(rows), list(range(attacked)))
+            findings.equal(f"attacks/{key}", "rows", sorted(rows), list(range(attacked)), words=EXPECTED)
         findings.checked["rows of attacks"] += len(rows)
     before = len(findings.differences)
     _check_scores(results, findings)
     return len(findings.differences) == before
+
+
+def check_rounds(documents: Mapping[str, Any], findings: Findings) -> None:
+    """Compare the rounds in the results of a training with the figures recorded beside their images.
+
+    Args:
+        documents: the valid ones among train.json and results.json.
+        findings: receives what is found.
+    """
+    rows = documents.get(RESULTS, {}).get("rounds")
+    for number, row in enumerate(rows if isinstance(rows, list) else ()):
+        file = findings.path / "rounds" / f"{number:03d}" / ROUND_IMAGES
+        if not file.is_file():
+            continue  # rounds before format 4
+        try:
+            recorded = dict(leaves(read_record(file).get("figures")))
+        except InputError:
+            continue  # `check_files` has reported it
+        stored = dict(leaves(row))
+        for path in sorted({*stored, *recorded}, key=str):
+            words = ("stored", f"in {file.relative_to(findings.path).as_posix()}")
+            findings.equal(
+                RESULTS, dotted(("rounds", number, *path)), stored.get(path), recorded.get(path), words=words
+            )
+        findings.checked["rounds in two files"] += 1
 
 
 def _check_scores(results: Mapping[str, Any], findings: Findings) -> None:
@@ -81,7 +114,7 @@ def _check_scores(results: Mapping[str, Any], findings: Findings) -> None:
     try:
         table = read_table(findings.path / "scores.parquet").to_pylist()
     except InputError as error:
-        findings.differ("scores.parquet", "Parquet", str(error), "a readable table")
+        findings.differ("scores.parquet", "Parquet", str(error), "a readable table", words=EXPECTED)
         return
     places: dict[tuple[str, str], list[int]] = {}
     for row in table:
@@ -93,7 +126,9 @@ def _check_scores(results: Mapping[str, Any], findings: Findings) -> None:
             rows = places.pop((row["name"], images), [])
             if rows != list(range(count)):
                 what = f"rows of {row['name']} on {images}"
-                findings.differ("scores.parquet", what, f"{len(rows)} rows", f"{count} rows, in order")
+                findings.differ("scores.parquet", what, f"{len(rows)} rows", f"{count} rows, in order", words=EXPECTED)
     for detector, images in places:
-        findings.differ("scores.parquet", f"rows of {detector} on {images}", "scores", "a set of results.json")
+        findings.differ(
+            "scores.parquet", f"rows of {detector} on {images}", "scores", "a set of results.json", words=EXPECTED
+        )
     findings.checked["rows of scores"] += len(table)

@@ -1,104 +1,100 @@
-"""Level 2 of an audit: its tables, computed again from the scores."""
+"""Level 2 of an audit: what results.json contains, computed again as the audit computed it."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from oodattack.auditing.bench import Bench
-from oodattack.auditing.ensemble import accepted_by_all, scored_by_all
 from oodattack.auditing.layout import RESULTS
+from oodattack.auditing.outside import open_witnesses
 from oodattack.auditing.plan import Attack
+from oodattack.auditing.results import compute_results, tabulate_detectors
 from oodattack.auditing.store import Audit, Scores, finite
-from oodattack.auditing.tables import Audited, tabulate, work_of
+from oodattack.core.errors import InputError
+from oodattack.encoders import Encoder
+from oodattack.engines import exact
 from oodattack.pipelines.verify.findings import Findings
+from oodattack.pipelines.verify.leaves import Path, dotted, leaves
+from oodattack.pipelines.verify.rescoring import MAPE_SCALE
 
-Path = tuple[str | int, ...]
-BOOTSTRAP_SCALE = 20.0  # ends of intervals may differ by 0.02, as other versions of NumPy draw other samples
-UNFINISHED = "unfinished"
-NOT_FROM_SCORES = "finished"  # whether every attack ran: results.json alone knows of those that failed
+# Numbers may differ by a thousandth of these. Ends of intervals: other versions of NumPy draw other samples.
+SCALES = {"low": 20.0, "high": 20.0, "mape": MAPE_SCALE, "mape_before": MAPE_SCALE}
+SCALES |= dict.fromkeys(("train_accuracy", "test_accuracy", "nearer_start", "flagged", "flagged_start"), 1.0)
+SCALES |= dict.fromkeys(("ssim_start", "ssim_in"), 1.0)
+# On how many images a gradient agrees with differences depends on rounding, and so on the processor.
+COUNTS = re.compile(r"\d+(?: %)? of \d+")
+MISSING = "missing"
 
 
 def check_tables(
     bench: Bench,
     audit: Audit,
     results: Mapping[str, Any],
-    attacks: Mapping[str, Attack],
+    attacks: Sequence[Attack],
+    how: Mapping[str, str],
     stored: Scores,
     measured: Scores,
     findings: Findings,
 ) -> None:
-    """Compare the tables with those that follow from the stored scores, and AUROC also with the measured ones.
+    """Compare the results with those that follow from the stored scores, and AUROC also with the measured ones.
 
     Args:
-        bench: a bench with fitted detectors.
+        bench: a bench with fitted detectors, whose scores were followed.
         audit: the audit.
         results: the contents of results.json.
-        attacks: the attacks by key.
+        attacks: all attacks that the settings plan. Those that have not failed have images and scores.
+        how: by detector, how its score is followed or why it cannot be.
         stored: the scores in scores.parquet.
         measured: the scores computed again.
         findings: receives what is found.
     """
-    made = {key: attack for key, attack in attacks.items() if any((audit.path / "attacks" / key).glob("*.parquet"))}
-    work = {key: work_of(attack, audit) for key, attack in made.items()}
-    _compare("attacks", results["attacks"], work, findings)
-    rows = [
-        Audited(
-            row["name"],
-            bench.detectors.get(row["name"], next(iter(bench.detectors.values()))),
-            row["applicable"]["direct"],
-            None,
-            [made[key] for key in row["attacked"] if key in made and (row["name"], key) in stored],
-            [],
-        )
-        for row in results["detectors"]
-        if all((row["name"], images) in stored for images in bench.inputs.clean)
-    ]
-    evaluations = {key: found["gradient_evaluations"] for key, found in work.items()}
-    names = {row["name"]: row for row in results["detectors"]}
-    for scores, every in ((stored, True), (measured, False)):
-        for found in tabulate(bench.settings, rows, scores, bench.inputs, evaluations):
-            before = names[found["name"]]
-            for part in ("sets", "attacked"):
-                _compare(f"detectors.{found['name']}.{part}", before[part], found[part], findings, every=every)
-            if every and before["verdict"] != UNFINISHED:
-                findings.equal(RESULTS, f"detectors.{found['name']}.verdict", before["verdict"], found["verdict"])
-    if results["jointly"] is not None:
-        members = results["jointly"]["members"]
-        if all((name, images) in stored for name in members for images in bench.inputs.clean):
-            by_all = scored_by_all(members, list(made.values()), stored)
-            expected = accepted_by_all(bench.settings, members, by_all, stored, bench.inputs)
-            _compare("jointly", results["jointly"], expected, findings)
-    findings.checked["tables of detectors"] += len(rows)
+    failures, batch_size = results["failures"], bench.settings.batch_size or 1
+    witnesses = _open_witnesses(bench, findings)
+    with exact():
+        found = compute_results(bench, audit, attacks, how, stored, failures, witnesses, batch_size)
+        again = tabulate_detectors(bench, attacks, how, measured, failures, found["attacks"])
+    names = {bench.settings.encoder, *witnesses}
+    before = dict(leaves(_comparable({part: results[part] for part in found}, names)))
+    _compare(before, dict(leaves(_comparable(finite(found), names))), findings)
+    for path, value in leaves({"detectors": _by_name(again)}):
+        if path[-2:] == ("auroc", "value"):
+            findings.close(RESULTS, dotted(path), before.get(path), value, scale=1.0)
+    findings.checked["tables of detectors"] += len(found["detectors"])
 
 
-def _compare(what: str, stored: Any, measured: Any, findings: Findings, *, every: bool = True) -> None:
-    """Compare JSON values; unless ``every``, only values of AUROC, which may differ by a thousandth."""
-    one, other = dict(_leaves(stored)), dict(_leaves(finite(measured)))
-    for path in sorted({*one, *other}, key=str):
-        if path[-1] == NOT_FROM_SCORES or (not every and path[-2:] != ("auroc", "value")):
-            continue
-        name = ".".join(map(str, (what, *path)))
-        before, now = one.get(path, "missing"), other.get(path, "missing")
-        if before == UNFINISHED or _is_of_unfinished(path, one):
-            continue
-        if isinstance(before, str) or isinstance(now, str):
-            findings.equal(RESULTS, name, before, now)
-        else:
-            scale = BOOTSTRAP_SCALE if path[-1] in ("low", "high") else 0.0 if every else 1.0
-            findings.close(RESULTS, name, before, now, scale=scale)
+def _open_witnesses(bench: Bench, findings: Findings) -> dict[str, Encoder]:
+    """The witnesses that can be loaded here."""
+    found: dict[str, Encoder] = {}
+    for name in bench.settings.witness:
+        try:
+            found |= open_witnesses(replace(bench.settings, witness=(name,)))
+        except InputError as error:
+            findings.unchecked.append(f"what the witness {name} sees was not computed again: {error}")
+    return found
 
 
-def _is_of_unfinished(path: Path, leaves: Mapping[Path, Any]) -> bool:
-    """Whether a value, such as the smallest eps at which a detector is broken, depends on an attack that failed."""
-    return path[-1] == "falls_at" and UNFINISHED in leaves.values()
+def _comparable(results: Mapping[str, Any], encoders: set[str]) -> dict[str, Any]:
+    """Results with detectors by name, without reasons of skipped images, as seen by some of the encoders."""
+    return {
+        **results,
+        "detectors": _by_name(results["detectors"]),
+        "skipped": {name: dict.fromkeys(skipped, "skipped") for name, skipped in results["skipped"].items()},
+        "outside": {
+            key: {**found, "encoders": {name: seen for name, seen in found["encoders"].items() if name in encoders}}
+            for key, found in results["outside"].items()
+        },
+    }
 
 
-def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """The numbers and texts in a JSON value, with where they are."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, key))
-    elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            yield from _leaves(inner, (*path, place))
-    else:
-        yield path, value
+def _by_name(detectors: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {row["name"]: row for row in detectors}
+
+
+def _compare(stored: Mapping[Path, Any], measured: Mapping[Path, Any], findings: Findings) -> None:
+    for path in sorted({*stored, *measured}, key=str):
+        before, now = stored.get(path, MISSING), measured.get(path, MISSING)
+        if not isinstance(before, str) and not isinstance(now, str):
+            findings.close(RESULTS, dotted(path), before, now, scale=SCALES.get(str(path[-1]), 0.0))
+        elif COUNTS.sub("", str(before)) != COUNTS.sub("", str(now)):
+            findings.differ(RESULTS, dotted(path), before, now)

@@ -1,6 +1,6 @@
 """`verify`: what kind of directory it is, and the two levels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,14 @@ from oodattack.core.errors import InputError
 from oodattack.pipelines.verify.files import check_files
 from oodattack.pipelines.verify.findings import Findings
 from oodattack.pipelines.verify.options import OnStage, Rescoring
-from oodattack.pipelines.verify.rows import check_audit, check_run
+from oodattack.pipelines.verify.rows import check_audit, check_rounds, check_run
 from oodattack.runs import open_run
 from oodattack.runs.store import LAYOUT as RUN
 from oodattack.storage.layout import Layout
 from oodattack.training.layout import LAYOUT as TRAINING
+from oodattack.training.layout import ROUNDS
+
+ROUNDS_FOLDER = "rounds"
 
 
 def verify(path: Path, rescoring: Rescoring | None = None, *, on_stage: OnStage | None = None) -> Findings:
@@ -53,8 +56,8 @@ def verify(path: Path, rescoring: Rescoring | None = None, *, on_stage: OnStage 
     findings = Findings(path, layout.noun)
     report = on_stage or (lambda _name, _done, _total: None)
     report("comparing hashes", 0, 1)
-    documents = check_files(layout, findings)
-    obstacle = _check_contents(layout, documents, findings)
+    documents, unusable = check_files(layout, findings)
+    obstacle = _check_contents(layout, documents, unusable, findings)
     if rescoring is not None:
         if obstacle:
             findings.unchecked.append(f"no image was scored again: {obstacle}")
@@ -73,16 +76,23 @@ def _layout(path: Path) -> Layout:
     )
 
 
-def _check_contents(layout: Layout, documents: Mapping[str, Any], findings: Findings) -> str:
+def _check_contents(layout: Layout, documents: Mapping[str, Any], unusable: Sequence[str], findings: Findings) -> str:
     """Check rows and scores; returns why images cannot be scored again, or an empty text."""
     if layout is RUN and RUN.header in documents:
         check_run(open_run(findings.path), findings)
     consistent = layout is not AUDIT or check_audit(documents, findings)
     if layout is TRAINING:
+        if (findings.path / ROUNDS_FOLDER).is_dir():
+            inner = Findings(findings.path / ROUNDS_FOLDER, ROUNDS.noun)
+            check_files(ROUNDS, inner)
+            findings.include(ROUNDS_FOLDER, inner)
+        check_rounds(documents, findings)
         return "a training has none"
     absent = [name for name in layout.documents if name not in documents]
     if absent:
         return f"there is no valid {absent[0]} of format {layout.format}"
+    if layout is AUDIT and unusable:
+        return f"{unusable[0]} cannot be read, or has other columns"
     return "" if consistent else f"scores.parquet does not fit {RESULTS}"
 
 

@@ -1,0 +1,77 @@
+"""`verify` of a training, and of its rounds."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from oodattack.pipelines import rounds
+from oodattack.pipelines.train import train
+from oodattack.pipelines.verify import verify
+from oodattack.settings import TrainSettings
+from oodattack.storage import hashes
+from tests.digits import write_photographs
+from tests.verifying import differing, edit_json, flip
+
+ROUND_FILES = ("images.parquet", "model.safetensors", "train.json")
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
+
+def test_a_training_is_verified(digits: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "net"
+    train(TrainSettings(train=str(digits[0]), network="resnet8", size=16, epochs=1, device="cpu", out=out))
+    assert differing(verify(out)) == []
+    flip(out / "model.safetensors", -1)
+    edit_json(out / "train.json", lambda header: header["settings"].update(rate=0.3))
+    assert {(file, what) for file, _, what in differing(verify(out))} == {
+        ("model.safetensors", "SHA-256"),
+        ("train.json", "SHA-256"),
+    }
+
+
+def test_the_rounds_of_a_training_are_verified(
+    digits: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file of every round that has a hash, and the figures in results.json against those beside the images."""
+    monkeypatch.setattr(rounds, "STEPS", 1)
+    out = tmp_path / "net"
+    train(
+        TrainSettings(
+            train=str(digits[0]),
+            test=str(digits[1]),
+            outliers=(str(write_photographs(tmp_path / "photographs", 8)),),
+            network="resnet8",
+            size=16,
+            epochs=1,
+            rounds=1,
+            round_epochs=1,
+            round_images=4,
+            device="cpu",
+            out=out,
+        )
+    )
+    found = verify(out)
+    assert (found.differences, found.unchecked) == ([], [])
+    assert found.checked["rounds in two files"] == 2
+    written = {f"{folder}/{name}" for folder in ("000", "001") for name in ROUND_FILES}
+    assert set(hashes.recorded(out / "rounds")) == {"rounds.json", *written}
+    for name in hashes.recorded(out / "rounds"):
+        flip(out / "rounds" / name, -1)
+        assert (f"rounds/{name}", None, "SHA-256") in differing(verify(out))
+        flip(out / "rounds" / name, -1)
+    assert differing(verify(out)) == []
+
+    images = out / "rounds" / "001" / "images.parquet"
+    columns = images.read_bytes()
+    pq.write_table(pq.read_table(images).drop(["score"]), images)
+    hashes.record(out / "rounds", images)
+    assert ("rounds/001/images.parquet", None, "type of column score") in differing(verify(out))
+    images.write_bytes(columns)
+    hashes.record(out / "rounds", images)
+
+    edit_json(out / "results.json", lambda results: results["rounds"][1]["mape"].update(new=0.5))
+    hashes.record(out, out / "results.json")
+    assert differing(verify(out)) == [("results.json", None, "rounds.1.mape.new")]
+    images.unlink()
+    assert differing(verify(out)) == [("rounds/001/images.parquet", None, "SHA-256")]
