@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from oodattack.core.errors import InputError
 from oodattack.pipelines.attack import run_attack
 from oodattack.pipelines.audit import run_audit
 from oodattack.report.audit_strongest import Strongest, strongest
-from oodattack.report.compare import difference, kind_of
+from oodattack.report.compare import kind_of
+from oodattack.report.intervals import Interval, difference
 from oodattack.report.page import write_page
 from oodattack.report.page.audit_cells import spread
 from oodattack.report.page.audit_histogram import ScoreBins
@@ -122,8 +124,8 @@ def test_images_of_a_full_panel_are_spread_over_the_scores() -> None:
         ("held", "The only detector that works is not broken within L2 8", "a stronger one may exist"),
         ("not attacked adaptively", "The only detector that works is not broken", "which says little"),
         ("unfinished", "The only detector that works is not broken", "Not known"),
-        ("blind", "None of 1 detector works on these images", "Nothing to break"),
-        ("too few starts", "None of 1 detector works", "different starts"),
+        ("blind", "The only detector does not work on these images", "Nothing to break"),
+        ("too few starts", "The only detector does not work", "different starts"),
     ],
 )
 def test_each_verdict_has_a_sentence(audit: Path, name: str, heading: str, words: str) -> None:
@@ -133,9 +135,9 @@ def test_each_verdict_has_a_sentence(audit: Path, name: str, heading: str, words
     assert words in sentence(Traced(results), 0).striptags()
 
 
-def test_a_page_of_a_run_needs_no_detectors() -> None:
+def test_pages_of_runs_need_no_detectors() -> None:
     """They would cost an attack 300 MB and several seconds."""
-    code = "import sys, oodattack.report.page; sys.exit('pytorch_ood' in sys.modules)"
+    code = "import sys, oodattack.report.page.compare_runs; sys.exit('pytorch_ood' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -153,7 +155,7 @@ def test_two_forms_of_a_page(audit: Path, tmp_path: Path) -> None:
 
 def test_differences_of_fractions() -> None:
     """With intervals as wide as those of both if one of them is exact, and none if both are."""
-    exact, wide = {"value": 0.5, "low": 0.5, "high": 0.5}, {"value": 0.7, "low": 0.6, "high": 0.75}
+    exact, wide = Interval(0.5, 0.5, 0.5), Interval(0.7, 0.6, 0.75)
     found = difference(exact, wide)
     assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.1, 0.25))
     back = difference(wide, exact)
@@ -205,7 +207,39 @@ def test_a_comparison_names_the_settings_that_differ(
     same = re.findall(r'data-key="difference/B/MaxSoftmax/noise/value">([^<]+)', text)
     assert same == ["0.000"]  # the same scores
     assert "B: KNN was not audited: &lt;b&gt;no" in text
-    (other / "results.json").unlink()
-    outcome = oodattack(capsys, "compare", audit, other, "--out", tmp_path / "c.html")
-    assert outcome.code == 2
-    assert "a finished `oodattack audit` writes it" in outcome.err
+
+
+def test_audits_that_are_not_finished_are_listed(
+    audit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ignored = shutil.ignore_patterns("page*", "results.json")
+    begun = [Path(shutil.copytree(audit, tmp_path / name, ignore=ignored)) for name in ("one", "other")]
+    shards = sorted((begun[1] / "attacks").glob("*/*/*.parquet"))
+    table = pq.read_table(shards[0])
+    pq.write_table(table.slice(0, 4), shards[0])
+    shards[0].rename(shards[0].with_name("00000-00004.parquet"))
+    (begun[1] / "fits" / "KNN.pt").unlink()
+    header = json.loads((begun[1] / "audit.json").read_text())
+    header["settings"]["seed"] = 7
+    (begun[1] / "audit.json").write_text(json.dumps(header))
+
+    outcome = oodattack(capsys, "compare", begun[0], audit, begun[1], audit, "--out", tmp_path / "c.html")
+    assert outcome.code == 0, outcome.err
+    text = (tmp_path / "c.html").read_text()
+    progress = re.findall(r'<data value="([^"]+)" data-key="progress/([^"]+)">', text)
+    assert [(key, int(value)) for value, key in progress] == [
+        *[("A/fits", 2), ("A/attacks", len(shards)), ("A/begun", 0)],
+        *[("C/fits", 1), ("C/attacks", len(shards) - 1), ("C/begun", 1)],
+    ]
+    assert "A, C are not finished" in text
+    assert set(re.findall(r'data-key="difference/(\w+)/MaxSoftmax', text)) == {"D"}  # against B
+    assert f"{begun[0]} (not finished)" in " ".join(outcome.out.split())
+    settings = outcome.out.split("AUROC side by side")[0]
+    assert "seed" in settings
+    assert "steps" not in settings  # which an audit records with its results
+
+    for which in ([begun[0], audit], begun):
+        outcome = oodattack(capsys, "compare", *which, "--out", tmp_path / "c.html")
+        assert outcome.code == 0, outcome.err
+        assert "There is nothing to compare yet." in outcome.out
+        assert "Fewer than two of these audits are finished" in (tmp_path / "c.html").read_text()

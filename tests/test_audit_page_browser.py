@@ -13,8 +13,9 @@ from playwright.sync_api import Browser
 
 from oodattack.pipelines.audit import run_audit
 from oodattack.report.compare import read_audits
+from oodattack.report.intervals import Interval, difference
 from oodattack.report.page import write_page
-from oodattack.report.page.compare import compare_audits
+from oodattack.report.page.compare_audits import compare_audits
 from oodattack.settings import AuditSettings
 from tests.audit_pages import ExpectedAudit, assert_shows
 from tests.browser import HOSTILE_NAMES, Visit, visit
@@ -274,6 +275,7 @@ def test_panels_work_by_keyboard(browser: Browser, folder: Path) -> None:
 def test_axe_finds_nothing(scheme: str, browser: Browser, folder: Path, imperfect: Path, tmp_path: Path) -> None:
     compared = compare_audits(read_audits([folder.parent.parent, imperfect]), tmp_path / "c.html")
     with visit(browser, compared, color_scheme=scheme) as here:
+        here.page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
         assert here.violations() == []
     with visit(browser, folder, color_scheme=scheme) as here:
         here.page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
@@ -361,12 +363,23 @@ def test_a_comparison_shows_both_audits_and_their_differences(
             at["auroc"] = {"value": 0.25, "low": 0.2, "high": 0.35}
     (imperfect / "results.json").write_text(json.dumps(other))
     both[1] = ExpectedAudit(imperfect)
-    seen, counts = 0, dict[str, float]()
-    with visit(browser, compare_audits(read_audits([audit, imperfect]), tmp_path / "c.html")) as here:
+    seen, drawn, counts = 0, 0, dict[str, float]()
+    compared = read_audits([audit, imperfect])
+    here_rows = [(detector, starts) for detector, starts, _ in compared.rows]
+    with visit(browser, compare_audits(compared, tmp_path / "c.html")) as here:
         for key, value, text in numbers(here, "body"):
             letter, _, rest = key.partition("/")
             if letter in "AB":
                 assert_shows(both["AB".index(letter)](f"results/{rest}"), key, value, text)
+                continue
+            if letter == "charts":
+                number, name, end = rest.split("/")[1:]
+                detector, starts = here_rows[int(number)]
+                found = both["AB".index(name)].results["detectors"]
+                at = next(row for row in found if row["name"] == detector)["sets"][starts]
+                auroc = at["before"]["auroc"]["value"] if end == "before" else at["radii"][-1]["auroc"][end]
+                assert_shows(auroc, key, value, text)
+                drawn += 1
                 continue
             if key.count("/") == 2:
                 counts[key.rpartition("/")[2]] = float(value)
@@ -378,10 +391,10 @@ def test_a_comparison_shows_both_audits_and_their_differences(
                 ]
                 for one in both
             )
-            if end == "value":
-                assert_shows(second["value"] - first["value"], key, value, text)
-                seen += 1
-        assert seen == 2 * 2
+            assert_shows(getattr(difference(Interval(**first), Interval(**second)), end), key, value, text)
+            seen += 1
+        assert seen == 2 * 2 * 3
+        assert drawn == 2 * 2 * 2 * 4
         bold = here.page.locator("#results-title ~ .scroll td b").count()
         assert counts["pairs"] == 2 * 2
         assert counts["higher"] + counts["lower"] == bold

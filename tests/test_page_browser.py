@@ -15,7 +15,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator
 
 from oodattack.pipelines.attack import run_attack
+from oodattack.report.compare import read_runs
 from oodattack.report.page import write_page
+from oodattack.report.page.compare_runs import compare_runs
 from oodattack.runs import ShardRecord, open_run
 from oodattack.settings.attack import AttackSettings
 from tests.browser import HOSTILE_NAMES, Visit, visit
@@ -283,7 +285,11 @@ def test_the_difference_is_that_of_the_two_images(run: Path, browser: Browser, f
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(scheme: str, browser: Browser, folder: Path) -> None:
+def test_axe_finds_nothing(scheme: str, browser: Browser, folder: Path, imperfect: Path, tmp_path: Path) -> None:
+    compared = compare_runs(read_runs([folder.parent.parent, imperfect]), tmp_path / "c.html")
+    with visit(browser, compared, color_scheme=scheme) as here:
+        here.page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+        assert here.violations() == []
     with visit(browser, folder, color_scheme=scheme) as here:
         background = here.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == (scheme == "dark")
@@ -398,9 +404,9 @@ def test_none_one_and_many_rows(run: Path, browser: Browser, tmp_path: Path) -> 
         shutil.rmtree(path / "shards")
     header = json.loads((run / "run.json").read_text())
     source = pq.read_table(run / "shards" / "00000.parquet")
-    for path, rows in ((one, 1), (many, 120)):
+    for path, rows in ((one, 1), (many, 1000)):
         (path / "run.json").write_text(json.dumps({**header, "rows": rows, "rows_per_shard": rows}))
-        table = pa.concat_tables([source] * 10).slice(0, rows)
+        table = pa.concat_tables([source] * 100).slice(0, rows)
         open_run(path).write_shard(0, [{**row, "row": n} for n, row in enumerate(table.to_pylist())], ShardRecord())
     with visit(browser, write_page(empty)) as here:
         assert here.page.locator("h1").inner_text() == "No attack has finished yet"
@@ -414,9 +420,9 @@ def test_none_one_and_many_rows(run: Path, browser: Browser, tmp_path: Path) -> 
         here.page.locator("#more").click()
         assert here.page.locator(".card").count() == 96
         assert here.page.evaluate("document.activeElement.dataset.row") == "48"
-        assert here.rows() == list(range(120))
-        here.open_row(119)
-        assert here.page.locator("#panel-place").inner_text() == "120 of 120"
+        assert here.rows() == list(range(1000))
+        here.open_row(999)
+        assert here.page.locator("#panel-place").inner_text() == "1000 of 1000"
 
 
 def _assert_shows(expected: float, key: str, value: str, text: str) -> None:

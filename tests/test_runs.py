@@ -420,6 +420,18 @@ def test_summary_against_numpy(finished: Run) -> None:
     assert group.count == 6
 
 
+def test_quantiles_of_infinite_mapes_are_numbers(copied: Path) -> None:
+    run = open_run(copied)
+    for number in run.done():
+        rows = run.read_shard(number).to_pylist()
+        run.shard(number).unlink()
+        infinite = [{**row, "mape": float("inf")} if row["x_in_name"] > "1.png" else row for row in rows]
+        run.write_shard(number, infinite, ShardRecord())
+    groups = summarize(run)
+    assert any(np.isinf(group.upper) for group in groups)
+    assert not any(np.isnan([group.lower, group.median, group.upper]).any() for group in groups)
+
+
 def test_shards_hold_one_batch_each(finished: Run) -> None:
     planned = 7 * 4
     assert finished.shard_count == -(-planned // 5)

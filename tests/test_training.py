@@ -25,11 +25,11 @@ from oodattack.attacks import Ball, Found, Samples, direct, latent
 from oodattack.auditing.measures import Judge, Measure
 from oodattack.auditing.store import finite
 from oodattack.core.errors import InputError
-from oodattack.core.pixels import dequantize
+from oodattack.core.pixels import dequantize, quantize
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import load_encoder
 from oodattack.engines import Chunk, OnStage, Progress, Result, Work
-from oodattack.images import evenly, open_images
+from oodattack.images import decode, evenly, open_images
 from oodattack.networks import MEAN, STD, Bottleneck, CifarResNet, build_network
 from oodattack.networks.bottleneck import rate
 from oodattack.pipelines import round_attacks, round_scores, rounds
@@ -39,9 +39,11 @@ from oodattack.pipelines.train import train
 from oodattack.runs import summarize
 from oodattack.settings import AuditSettings
 from oodattack.settings.attack import AttackSettings
+from oodattack.settings.saved import saved
 from oodattack.settings.train import TrainSettings
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.losses import loss
+from oodattack.training.round_store import read_rounds
 from oodattack.training.session import Session
 from tests.digits import SIDE, write_photographs
 from tests.test_engines import Backwards
@@ -306,12 +308,28 @@ def test_rounds_attack_the_network_they_trained(
     for number, samples in enumerate(seen.samples):
         places = trained if number == 4 else held_out
         assert torch.equal(samples.start, dequantize(torch.stack([outliers.get(i) for i in places])))
-    starts = dequantize(torch.stack([outliers.get(i) for i in trained]))
+    starts, starts_held = (dequantize(torch.stack([outliers.get(i) for i in places])) for places in (trained, held_out))
     assert ((dequantize(kept[1]["found"]) - starts).flatten(1).norm(dim=1) <= 3 * (1 + 1e-4)).all()
     assert torch.equal(kept[1]["found"], seen.found[4].images)
     for row, found in zip(rows, (seen.found[:4], seen.found[5:]), strict=True):
         medians = {n: float(f.mape.nanquantile(0.5)) for n, f in zip(("new", "longer", "larger"), found, strict=False)}
         assert row["mape"] == medians
+
+    # What a round stores of two of its attacks.
+    for stored, found in zip(read_rounds(tmp_path / "net"), (seen.found[:4], seen.found[5:]), strict=True):
+        table = stored.read_images().to_pandas()
+        assert stored.settings == saved(first)
+        for name, kept_of_it in (("new", found[0]), ("direct", found[3])):
+            of_it = table[table["attack"] == name]
+            assert of_it["row"].tolist() == list(range(16))
+            assert of_it["start_name"].tolist() == [outliers.name(i) for i in held_out]
+            assert torch.equal(torch.stack([decode(cell["bytes"]) for cell in of_it["image"]]), kept_of_it.images)
+            assert torch.equal(torch.stack([decode(cell["bytes"]) for cell in of_it["start"]]), quantize(starts_held))
+            measured_of_it = stored.figures["EnergyBased"][name]
+            passes = of_it["score"] <= measured_of_it["threshold"]
+            assert float(passes.mean()) == measured_of_it["fpr95_in_positive"]["value"]
+            rejected = of_it["score_before"] > measured_of_it["threshold"]
+            assert int(rejected.sum()) == measured_of_it["rejected"]
 
     # The comparisons of a round, with two scores.
     names = ["natural", "new", "longer", "larger", "direct"], ["natural", "old", "new", "longer", "larger", "direct"]

@@ -47,16 +47,16 @@ class Audit:
     path: Path
 
     def __repr__(self) -> str:
-        return (
-            f"<Audit of {one_line(self.read_results())}>" if self._finished() else f"<Audit in {self.path}, unfinished>"
-        )
+        return f"<Audit of {one_line(self.read_results())}>" if self.finished else f"<Audit in {self.path}, unfinished>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return table(self.read_results()) if self._finished() else f"<p>{escape(repr(self))}</p>"
+        return table(self.read_results()) if self.finished else f"<p>{escape(repr(self))}</p>"
 
-    def _finished(self) -> bool:
-        return (self.path / "results.json").is_file()
+    @property
+    def finished(self) -> bool:
+        """Whether there are results. More may have been added since, such as attacks of a larger audit."""
+        return (self.path / RESULTS).is_file()
 
     def read_header(self) -> dict[str, Any]:
         """What ``audit.json`` records: settings, batch size, inputs and environment."""
@@ -131,6 +131,21 @@ class Audit:
                 key = f"{file.parts[-3]}/{file.parts[-2]}"
                 found.add((key, range(int(bounds[1]), int(bounds[2]))))
         return found
+
+    def rows_done(self) -> dict[str, int]:
+        """The number of rows of each attack that are on disk, by its key."""
+        found: dict[str, int] = {}
+        for key, rows in sorted(self.shards(), key=lambda one: one[0]):
+            found[key] = found.get(key, 0) + len(rows)
+        return found
+
+    def row_count(self, starts: str) -> int:
+        """The number of rows that an attack from a set of starts has when it is complete.
+
+        Raises:
+            InputError: if the samples of the set are missing or damaged.
+        """
+        return len(read_table(self.path / "samples" / f"{starts}.parquet", ["row"]))
 
     def write_shard(self, shard: Shard, parts: Sequence[Found], record: Mapping[str, Any]) -> None:
         """Store the images that an attack found for the rows of a shard; an existing shard is kept.

@@ -1,42 +1,23 @@
 """Several audits, or several runs, side by side: what differs in their settings, and in their results."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oodattack.core.errors import InputError
+from oodattack.report.intervals import Interval, difference
+from oodattack.report.paired import Against, Mapes, against, read_mapes
 from oodattack.runs import Group, Run, open_run, summarize
 
+if TYPE_CHECKING:
+    from oodattack.auditing.store import Audit
+
 MAX = len(ascii_uppercase)
+UNKNOWN = "not recorded yet"  # a setting that an audit records when it is finished
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference of two fractions with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def difference(first: Row, second: Row) -> Difference:
-    """The second of two fractions minus the first, with an interval from the intervals of both.
-
-    By Newcombe's method of variance estimates recovery (Stat. Med. 17, 1998), as if both were independent. Where the
-    same images were attacked, they are not, and the interval is wider than necessary.
-
-    >>> difference({"value": 0.25, "low": 0.25, "high": 0.25}, {"value": 0.75, "low": 0.5, "high": 0.875})
-    Difference(value=0.5, low=0.25, high=0.625)
-    """
-    value = second["value"] - first["value"]
-    low = value - math.hypot(second["value"] - second["low"], first["high"] - first["value"])
-    high = value + math.hypot(second["high"] - second["value"], first["value"] - first["low"])
-    return Difference(value, max(low, -1.0), min(high, 1.0))
 
 
 def kind_of(directories: Sequence[Path]) -> str:
@@ -69,34 +50,51 @@ def kind_of(directories: Sequence[Path]) -> str:
 def differing(values: Sequence[Row]) -> list[tuple[str, list[str]]]:
     """The entries in which some mappings differ, with their values as text; "–" stands for a missing one.
 
+    A value that is `UNKNOWN` may be the same as the others, so it makes no difference.
+
     >>> differing([{"eps": [1.0], "seed": 0}, {"eps": [1.0, 2.0], "seed": 0}])
     [('eps', ['1.0', '1.0, 2.0'])]
+    >>> differing([{"eps": [1.0]}, {"eps": UNKNOWN}])
+    []
     """
     names = dict.fromkeys(name for one in values for name in one)
     found = []
     for name in names:
         texts = [_text(one[name]) if name in one else "–" for one in values]
-        if len(set(texts)) > 1:
+        if len(set(texts) - {UNKNOWN}) > 1:
             found.append((name, texts))
     return found
 
 
 @dataclass(frozen=True)
+class Progress:
+    """What an audit has stored that is not finished: detectors fitted, and attacks with all or some of their images."""
+
+    fits: int
+    attacks: int
+    begun: int
+
+
+@dataclass(frozen=True)
 class Audits:
-    """Finished audits to compare.
+    """Audits to compare.
 
     Attributes:
-        names: a letter for each.
-        paths: their directories.
-        results: the content of their results.json.
+        all_names: a letter for each.
+        paths: the directory of each.
+        unfinished: how far those have got that have no results yet, by letter.
+        names: the letters of the finished ones, which have figures to compare.
+        results: the content of results.json of each finished one.
         settings: the settings and inputs in which they differ; see `differing`.
-        eps: the largest radius that all have in balls of the same norm; None if there is none.
-        rows: for each detector and set of starts that at least two have, the number of the detector in each audit,
-            None where it is missing.
+        eps: the largest radius that the finished ones have in balls of the same norm; None if there is none.
+        rows: for each detector and set of starts that at least two have, the number of the detector in each finished
+            audit, None where it is missing.
     """
 
-    names: Sequence[str]
+    all_names: Sequence[str]
     paths: Sequence[Path]
+    unfinished: Mapping[str, Progress]
+    names: Sequence[str]
     results: Sequence[Row]
     settings: Sequence[tuple[str, Sequence[str]]]
     eps: float | None
@@ -109,8 +107,8 @@ class Audits:
         assert self.eps is not None  # noqa: S101 -- there is a common radius
         return radii(self.results[number]).index(self.eps)
 
-    def differences(self) -> dict[tuple[str, str, str], Difference]:
-        """AUROC within the common radius minus that of the first audit, by letter, detector and set of starts."""
+    def differences(self) -> dict[tuple[str, str, str], Interval]:
+        """AUROC within the common radius minus that of the first one, by letter, detector and set of starts."""
         if self.eps is None:
             return {}
         found = {}
@@ -123,30 +121,51 @@ class Audits:
             ]
             for letter, other in zip(self.names[1:], after[1:], strict=True):
                 if after[0] is not None and other is not None:
-                    found[letter, detector, starts] = difference(after[0], other)
+                    found[letter, detector, starts] = difference(Interval(**after[0]), Interval(**other))
         return found
 
 
 def read_audits(directories: Sequence[Path]) -> Audits:
-    """Read audits to compare.
+    """Read audits to compare, finished or not.
 
     Raises:
-        InputError: if one of them is not finished.
+        InputError: if a file is damaged.
     """
     from oodattack.auditing.store import open_audit  # torch and all detectors, which runs do not need
 
-    opened = [open_audit(path) for path in directories]
-    results = [audit.read_results() for audit in opened]
-    headers = [audit.read_header() for audit in opened]
-    described = [
-        {
-            **{name: value for name, value in found["settings"].items() if name != "out"},
-            **{f"digest of {name}": _digest(value) for name, value in header["inputs"].items()},
-            **found["environment"],
-        }
-        for found, header in zip(results, headers, strict=True)
-    ]
-    return Audits(_letters(opened), directories, results, differing(described), _eps(results), _rows(results))
+    letters = _letters(directories)
+    audits = dict(zip(letters, map(open_audit, directories), strict=True))
+    results = {letter: audit.read_results() for letter, audit in audits.items() if audit.finished}
+    recorded = {name for found in results.values() for name in found["settings"]} - {"out"}
+    described = []
+    for letter, audit in audits.items():
+        header = audit.read_header()
+        given = results.get(letter, header)
+        described.append(
+            {
+                **({} if letter in results else dict.fromkeys(sorted(recorded), UNKNOWN)),
+                **{name: value for name, value in given["settings"].items() if name != "out"},
+                **{f"digest of {name}": _digest(value) for name, value in header["inputs"].items()},
+                **given["environment"],
+            }
+        )
+    finished = list(results.values())
+    return Audits(
+        letters,
+        directories,
+        {letter: _progress(audit) for letter, audit in audits.items() if letter not in results},
+        list(results),
+        finished,
+        differing(described),
+        _eps(finished),
+        _rows(finished),
+    )
+
+
+def _progress(audit: "Audit") -> Progress:
+    rows = audit.rows_done()
+    complete = sum(done == audit.row_count(key.partition("/")[0]) for key, done in rows.items())
+    return Progress(len(audit.fits()), complete, len(rows) - complete)
 
 
 @dataclass(frozen=True)
@@ -158,12 +177,19 @@ class Runs:
         runs: the runs.
         settings: the settings and inputs in which they differ; see `differing`.
         rows: for each start and eps, the summary of each run, None where it has none.
+        mapes: the MAPEs of each run.
     """
 
     names: Sequence[str]
     runs: Sequence[Run]
     settings: Sequence[tuple[str, Sequence[str]]]
     rows: Sequence[tuple[str, float, Sequence[Group | None]]]
+    mapes: Sequence[Mapes]
+
+    def against(self, row: int, number: int) -> Against | None:
+        """A run against the first one in one of the rows; None for the first itself, and where either has no MAPE."""
+        start, eps, _ = self.rows[row]
+        return None if number == 0 else against(self.mapes[0], self.mapes[number], (start, eps))
 
 
 def read_runs(directories: Sequence[Path]) -> Runs:
@@ -187,7 +213,7 @@ def read_runs(directories: Sequence[Path]) -> Runs:
     groups = [{(group.start, group.eps): group for group in summarize(run)} for run in runs]
     keys = dict.fromkeys(key for one in groups for key in one)
     rows = [(start, eps, [one.get((start, eps)) for one in groups]) for start, eps in keys]
-    return Runs(_letters(runs), runs, differing(described), rows)
+    return Runs(_letters(runs), runs, differing(described), rows, [read_mapes(run) for run in runs])
 
 
 def _letters(found: Sequence[Any]) -> list[str]:
@@ -206,7 +232,7 @@ def _text(value: Any) -> str:
 
 
 def _eps(results: Sequence[Row]) -> float | None:
-    if len({one["settings"]["norm"] for one in results}) > 1:
+    if len({one["settings"]["norm"] for one in results}) != 1:
         return None
     common = set.intersection(*({float(eps) for eps in one["settings"]["eps"]} for one in results))
     return max(common, default=None)

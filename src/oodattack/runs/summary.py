@@ -91,4 +91,7 @@ def _worst(row: Mapping[str, Any]) -> float:
 
 
 def _quantile(values: np.ndarray, q: float) -> float:
-    return float(np.quantile(values, q)) if len(values) else float("nan")
+    if not len(values):
+        return float("nan")
+    # Between two infinities, linear interpolation gives NaN.
+    return float(np.quantile(values, q, method="lower" if np.isinf(values).any() else "linear"))

@@ -24,7 +24,7 @@ def unfinished_page(audit: Audit, destination: Destination) -> Path:
         The HTML file.
     """
     header = audit.read_header()
-    attacks = _rows_done(audit)
+    attacks = audit.rows_done()
     fits, sets = sorted(audit.fits()), sorted(file.stem for file in (audit.path / "samples").glob("*.parquet"))
     stages: list[list[Cell]] = [
         ["sets of starts read", shown_count("unfinished/sets", len(sets)), ", ".join(sets) or "–"],
@@ -63,11 +63,3 @@ def unfinished_page(audit: Audit, destination: Destination) -> Path:
         attacks=Table("Attacks", ["attack", "images"], rows, sortable=True, note=note) if rows else None,
     )
     return destination.write(html)
-
-
-def _rows_done(audit: Audit) -> dict[str, int]:
-    """How many rows of each attack are on disk."""
-    found: dict[str, int] = {}
-    for key, rows in sorted(audit.shards(), key=lambda one: one[0]):
-        found[key] = found.get(key, 0) + len(rows)
-    return found

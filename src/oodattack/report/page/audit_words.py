@@ -53,13 +53,12 @@ def verdict(results: Row) -> Markup:
     broken = [row for row in working if row["verdict"] == "broken"]
     within = ball_label(norm(results), radii(results)[-1])
     if not working:
-        return Markup("None of {} works on these images, so there is nothing to break").format(
-            count_label(len(rows), "detector")
-        )
+        which = "The only detector does not work" if len(rows) == 1 else f"None of the {len(rows)} detectors works"
+        return Markup("{} on these images, so there is nothing to break").format(which)
     if not broken and len(working) == 1:
         return Markup("The only detector that works is not broken {}").format(within)
     if not broken:
-        return Markup("None of {} that work is broken {}").format(_detectors(len(working)), within)
+        return Markup("None of the {} that work is broken {}").format(_detectors(len(working)), within)
     if len(working) == 1:
         sentence = Markup("The only detector that works is broken {}").format(within)
     else:

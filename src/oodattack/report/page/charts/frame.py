@@ -21,7 +21,9 @@ class Axis:
     marks: Sequence[float] | None = None  # instead of round numbers
 
 
-def svg(name: str, title: str, description: str, parts: Sequence[Markup], *, buttons: bool = False) -> Markup:
+def svg(
+    name: str, title: str, description: str, parts: Sequence[Markup], *, buttons: bool = False, height: float = HEIGHT
+) -> Markup:
     """An SVG element that assistive technology reads as its title and description.
 
     Args:
@@ -30,13 +32,14 @@ def svg(name: str, title: str, description: str, parts: Sequence[Markup], *, but
         description: what can be seen in it, in a sentence.
         parts: its elements.
         buttons: whether elements can be operated; otherwise the chart is one image.
+        height: of the drawing, which is always `WIDTH` wide.
     """
     return Markup(
         '<svg class="chart" viewBox="0 0 {w} {h}" role="{role}" aria-labelledby="{name}-t {name}-d">'
         '<title id="{name}-t">{title}</title><desc id="{name}-d">{description}</desc>{parts}</svg>'
     ).format(
         w=WIDTH,
-        h=HEIGHT,
+        h=height,
         role="group" if buttons else "img",
         name=name,
         title=title,
@@ -45,9 +48,9 @@ def svg(name: str, title: str, description: str, parts: Sequence[Markup], *, but
     )
 
 
-def axes(x: Axis, y: Axis) -> Markup:
+def axes(x: Axis, y: Axis, height: float = HEIGHT) -> Markup:
     """Grid lines, the numbers beside them, and the labels of both axes."""
-    bottom, stop = HEIGHT - BOTTOM, WIDTH - RIGHT
+    bottom, stop = height - BOTTOM, WIDTH - RIGHT
     found = []
     for value in y.scale.ticks(4) if y.marks is None else y.marks:
         place = y.scale(value)
@@ -63,13 +66,13 @@ def axes(x: Axis, y: Axis) -> Markup:
         )
     found.append(
         f'<line class="axis" x1="{LEFT}" x2="{stop}" y1="{bottom}" y2="{bottom}"/>'
-        f'<text class="label middle" x="{(LEFT + stop) / 2}" y="{HEIGHT - 6}">{escape(x.label)}</text>'
+        f'<text class="label middle" x="{(LEFT + stop) / 2}" y="{height - 6}">{escape(x.label)}</text>'
         f'<text class="label" x="4" y="12">{escape(y.label)}</text>'
     )
     return Markup("".join(found))  # noqa: S704 -- numbers, and text that is escaped
 
 
-def mark(x: Scale, value: float, text: str) -> Markup:
+def mark(x: Scale, value: float, text: str, height: float = HEIGHT) -> Markup:
     """A dotted vertical line at a value, with its name; nothing if the value is outside the axis."""
     if not x.low <= value <= x.high:
         return Markup("")
@@ -77,4 +80,4 @@ def mark(x: Scale, value: float, text: str) -> Markup:
     return Markup(
         '<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
         '<text class="tick {3}" x="{4:.1f}" y="{5}">{6}</text>'
-    ).format(x(value), TOP, HEIGHT - BOTTOM, "end" if left else "", x(value) + (-4 if left else 4), TOP + 10, text)
+    ).format(x(value), TOP, height - BOTTOM, "end" if left else "", x(value) + (-4 if left else 4), TOP + 10, text)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from oodattack.report.numbers import count, significant
 from oodattack.report.page.charts.frame import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axes, svg
@@ -99,6 +99,5 @@ def _path(series: Points, chosen: np.ndarray, x: Scale, y: Scale) -> Markup:
     places = 4 * np.stack([x.places(chosen[finite]), y.places(values[finite])], 1)
     places = places.round().astype(int)
     steps = np.diff(places, axis=0, prepend=np.zeros((1, 2), dtype=int)).ravel().tolist()
-    return Markup('<path class="dots {}" transform="scale(.25)" d="m{}"/>').format(
-        series.kind, " ".join(map(str, steps))
-    )
+    path = " ".join(map(str, steps))
+    return Markup(f'<path class="dots {escape(series.kind)}" transform="scale(.25)" d="m{path}"/>')  # noqa: S704 -- numbers
