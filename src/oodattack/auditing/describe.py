@@ -21,7 +21,7 @@ def describe(bench: Bench) -> dict[str, Any]:
     accuracies = (None, None) if subject.classes is None else _accuracies(bench)
     return {
         "kind": subject.kind,
-        "encoder": bench.settings.encoder,
+        "encoder": subject.encoder.name,
         "pipeline": subject.encoder.pipeline and subject.encoder.pipeline.name,
         "classes": subject.classes,
         "latent_dim": subject.features.exact.latent_dim,

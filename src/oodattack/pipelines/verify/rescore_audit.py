@@ -53,7 +53,9 @@ def rescore_audit(documents: Mapping[str, Any], options: Rescoring, findings: Fi
     bench = open_bench(settings)
     if not is_same_encoder(NAME, header["inputs"]["encoder"], bench.subject.encoder, findings):
         return
-    bench = replace(bench, settings=replace(settings, encoder=named["encoder"]))  # the name that the results use
+    # The name that the results use.
+    bench = replace(bench, settings=replace(settings, encoder=named["encoder"]))
+    bench.subject.encoder.name = named["encoder"]
     audit = Audit(findings.path)
     _check_digests(bench, results, findings)
     stored = audit.read_scores()
