@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from oodattack.auditing.layout import LAYOUT as AUDIT
 from oodattack.core.errors import InputError
@@ -22,6 +23,7 @@ from oodattack.pipelines.verify.leaves import dotted, leaves
 from oodattack.settings import AuditSettings
 from oodattack.storage import hashes
 from tests.digits import write_photographs
+from tests.factories import Norm
 from tests.verifying import TRUSTED, differing, edit_json, edit_rows, verified_without_torch
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -75,6 +77,13 @@ def test_what_was_written_has_no_differences(finished_audit: Path) -> None:
     assert differing(verify(finished_audit, Rescoring("python:tests.factories:small,size=16", "cpu", trust=True))) == []
 
 
+class Infinite(Norm):
+    """A detector that rejects everything; JSON has no number for its threshold."""
+
+    def score(self, images: Tensor) -> Tensor:
+        return torch.full((len(images),), torch.inf)
+
+
 def test_an_audit_with_failed_attacks_has_no_differences(digits: tuple[Path, Path], tmp_path: Path) -> None:
     """What could not be attacked is not missing from the tables that are computed again."""
     audit = run_audit(
@@ -84,7 +93,7 @@ def test_an_audit_with_failed_attacks_has_no_differences(digits: tuple[Path, Pat
             test=str(digits[1]),
             start=("noise",),
             detectors=("KNN",),
-            detector=("tests.test_audit:ReadsFail",),
+            detector=("tests.test_audit:ReadsFail", "tests.test_verify_audit:Infinite"),
             eps=(2.0,),
             steps=2,
             limit=5,
@@ -118,6 +127,34 @@ def test_a_changed_score_is_found(audit: Path) -> None:
         "score of KNN on photographs",
         "score of jointly on photographs",
     }
+
+
+def test_tables_that_fit_forged_scores_contradict_the_images(audit: Path) -> None:
+    scores, file = audit / "scores.parquet", audit / "results.json"
+    [place, _] = _nth(scores, "KNN", "photographs", 2)
+    [joint, _] = _nth(scores, "jointly", "photographs", 4)
+
+    def lower(rows: list[dict[str, Any]]) -> None:
+        rows[place]["score"] = rows[joint]["score"] = -1e9
+
+    edit_rows(scores, lower)
+    hashes.record(audit, scores)
+    results = json.loads(file.read_text())
+    by_name = {row["name"]: row for row in results["detectors"]}
+    for difference in verify(audit, TRUSTED).differences:
+        if difference.file == "results.json":
+            part, *keys = difference.what.split(".")
+            value: Any = by_name if part == "detectors" else results[part]
+            for key in keys[:-1]:
+                value = value[int(key) if isinstance(value, list) else key]
+            value[keys[-1]] = difference.measured
+    file.write_text(json.dumps(results))
+    hashes.record(audit, file)
+    found = differing(verify(audit, TRUSTED))
+    assert ("scores.parquet", 2, "score of KNN on photographs") in found
+    assert ("scores.parquet", 4, "score of jointly on photographs") in found
+    assert ("results.json", None, "detectors.KNN.sets.photographs.clean.auroc.value") in found
+    assert all(what.endswith("auroc.value") for file, _, what in found if file == "results.json")
 
 
 def _nth(path: Path, detector: str, images: str, row: int) -> tuple[int, int]:
@@ -312,20 +349,42 @@ def test_images_and_tables_that_cannot_be_used_are_found(audit: Path) -> None:
         rows[0]["image"]["bytes"] = small.getvalue()
         rows[1]["image"]["bytes"] = b"no PNG"
         rows[2]["distance"] = None
+        rows[3]["row"] = 99
 
     first = folder / "00000-00004.parquet"
     edit_rows(first, spoil)
     hashes.record(audit, first)
     found = verify(audit, TRUSTED)
     file = f"{name}/{first.name}"
-    assert differing(found) == [(file, 0, "size of image"), (file, 1, "image"), (file, 2, "distance")]
+    assert differing(found) == [
+        (name, None, "rows"),
+        (file, 0, "size of image"),
+        (file, 1, "image"),
+        (file, 2, "distance"),
+    ]
     assert found.unchecked == ["results.json was not computed again: what it follows from is incomplete"]
 
     pq.write_table(pq.read_table(first).drop(["distance"]), first)
     hashes.record(audit, first)
     found = verify(audit, TRUSTED)
-    assert differing(found) == [(file, None, "type of column distance")]
+    assert differing(found) == [(file, None, "type of column distance"), (name, None, "rows")]
     assert found.unchecked == [f"no image was scored again: {file} cannot be read, or has other columns"]
+
+
+def test_a_forged_figure_of_an_attack_contradicts_its_images_and_the_results(audit: Path) -> None:
+    name = "attacks/photographs/latent-features-2-2/00000-00004.parquet"
+
+    def change(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row |= {"mape": row["mape"] / 2, "gradient_evaluations": 1}
+
+    edit_rows(audit / name, change)
+    hashes.record(audit, audit / name)
+    assert differing(verify(audit)) == []
+    found = differing(verify(audit, TRUSTED))
+    assert [row for file, row, what in found if (file, what) == (name, "mape")] == [0, 1, 2, 3]
+    key = "attacks.photographs/latent-features-2-2"
+    assert {f"{key}.mape", f"{key}.gradient_evaluations"} < {what for _, _, what in found}
 
 
 def test_other_samples_than_the_images_are_found(audit: Path) -> None:
@@ -387,15 +446,12 @@ def test_other_images_than_those_of_the_audit_are_found(audit: Path, tmp_path: P
     hashes.record(audit, audit / "results.json")
     found = differing(verify(audit, TRUSTED))
     assert ("results.json", None, "digests.photographs") in found
-    # With other numbers of images, or a set more, tables cannot be computed from the scores.
+    # With another number of images, tables cannot be computed from the scores.
     first.unlink()
-    edit_json(audit / "results.json", lambda results: results["settings"].update(start=["noise"]))
-    hashes.record(audit, audit / "results.json")
     spoilt = verify(audit, TRUSTED)
     assert {
         ("results.json", None, "digests.photographs"),
         ("scores.parquet", None, "number of scores of KNN on photographs"),
-        ("scores.parquet", None, "number of scores of KNN on noise"),
     } < set(differing(spoilt))
     assert spoilt.unchecked == ["results.json was not computed again: what it follows from is incomplete"]
 

@@ -73,7 +73,9 @@ def test_old_directories_open_and_say_what_cannot_be_checked(run: Path) -> None:
     whole = shard.read_bytes()
     for damaged in (whole[:-1], whole[:4] + bytes(40) + whole[44:]):
         shard.write_bytes(damaged)
-        assert ("shards/00000.parquet", None, "Parquet") in differing(verify(run))
+        found = verify(run, TRUSTED)
+        assert differing(found) == [("shards/00000.parquet", None, "Parquet")]
+        assert found.unchecked[-1].startswith("the images of shards/00000.parquet were not scored again: ")
     edit_json(run / "run.json", lambda header: header["settings"].update(eps=["wide"]))
     assert "no image was scored again: there is no valid run.json of format 4" in verify(run, TRUSTED).unchecked
     edit_json(run / "run.json", lambda header: header["settings"].update(eps=[1.0, 4.0]))

@@ -119,6 +119,25 @@ def test_a_forged_figure_is_named_with_both_values(run: Path) -> None:
     assert found.differences[1].stored == pytest.approx(stored[0] / 2)
 
 
+def test_every_measured_figure_is_compared(run: Path) -> None:
+    shard = run / "shards" / "00000.parquet"
+    numbers = ("distance", "mape", "mape_before", "probability_in", "probability_start", "probability_out")
+    classes, latents = ("class_in", "class_start", "class_out"), ("z_in", "z_start", "z_out")
+
+    def change(rows: list[dict[str, Any]]) -> None:
+        row = rows[1]
+        row |= {name: 0.9 * row[name] for name in numbers} | dict.fromkeys(classes, "another")
+        row["mape_parts"] = [2 * part + 1 for part in row["mape_parts"]]
+        for name in latents:
+            row[name][7] += 1
+
+    edit_rows(shard, change)
+    hashes.record(run, shard)
+    assert {(row, what) for _, row, what in differing(verify(run, TRUSTED))} == {
+        (1, what) for what in (*numbers, *classes, "mape_parts[0]", *(f"{name}[7]" for name in latents))
+    }
+
+
 def test_images_of_more_than_8_bits_and_broken_ones_are_found(run: Path) -> None:
     shard = run / "shards" / "00000.parquet"
     deep = io.BytesIO()

@@ -105,9 +105,13 @@ class Findings:
         >>> found.close("a", "mape", 1.0, 1.0009)
         >>> found.close("a", "mape", None, float("nan"))
         >>> found.close("a", "mape", 0.0, 1e-6, scale=0.01)
-        >>> found.close("a", "mape", 1.0, 1.002)
+        >>> found.close("a", "score", float("inf"), float("inf"))
         >>> len(found.differences)
-        1
+        0
+        >>> found.close("a", "mape", 1.0, 1.002)
+        >>> found.close("a", "mape", 1.0, None)
+        >>> len(found.differences)
+        2
         """
         if not agree(stored, measured, scale):
             self.differ(file, what, stored, measured, row)

@@ -42,7 +42,15 @@ def checked_image(
 
 
 def check_ball(file: str, row: int, eps: float, distance: float, findings: Findings) -> None:
-    """Check that an image lies in the ball around its stored start."""
+    """Check that an image lies in the ball around its stored start, up to rounding.
+
+    >>> from pathlib import Path
+    >>> found = Findings(Path("run"), "run")
+    >>> for distance in (5.0, 5.000004, 5.01, float("nan")):
+    ...     check_ball("shards/00000.parquet", 0, 5.0, distance, found)
+    >>> [difference.measured for difference in found.differences]
+    [5.01, nan]
+    """
     if not distance <= eps * (1 + ROUNDING):
         findings.differ(
             file, "distance from the start", f"at most eps = {eps:g}", distance, row, words=("allowed", "measured")
