@@ -135,6 +135,28 @@ def test_each_verdict_has_a_sentence(audit: Path, name: str, heading: str, words
     assert words in sentence(Traced(results), 0).striptags()
 
 
+@pytest.mark.parametrize(
+    ("falls", "expected"),
+    [
+        ([1.0, 4.0, 8.0], "3 of 3 detectors that work are broken within L2 8; the first, D0, falls at 1 from noise"),
+        ([1.0, 1.0, 8.0], "3 of 3 detectors that work are broken within L2 8; 2 of them already at 1 from noise"),
+        ([4.0, 4.0, None], "2 of 3 detectors that work are broken within L2 8; all of them already at 4 from noise"),
+        ([8.0, 8.0, None], "2 of 3 detectors that work are broken within L2 8"),
+        ([None, None, None], "None of the 3 detectors that work is broken within L2 8"),
+    ],
+)
+def test_one_sentence_for_several_detectors(falls: list[float | None], expected: str) -> None:
+    rows = [
+        {
+            "name": f"D{number}",
+            "verdict": "held" if eps is None else "broken",
+            "sets": {"noise": {"falls_at": eps, "radii": [{"eps": 1.0}, {"eps": 4.0}, {"eps": 8.0}]}},
+        }
+        for number, eps in enumerate(falls)
+    ]
+    assert verdict({"settings": {"norm": "l2"}, "detectors": rows}).striptags() == expected
+
+
 def test_pages_of_runs_need_no_detectors() -> None:
     """They would cost an attack 300 MB and several seconds."""
     code = "import sys, oodattack.report.page.compare_runs; sys.exit('pytorch_ood' in sys.modules)"

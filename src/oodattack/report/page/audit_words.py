@@ -68,15 +68,15 @@ def verdict(results: Row) -> Markup:
             "is" if len(broken) == 1 else "are",
             within,
         )
-    return sentence + _first(broken)
+    return sentence + _first(broken, radii(results)[-1])
 
 
 def _detectors(number: int) -> Markup:
     return Markup("{} detectors").format(shown_count("verdict/working", number))
 
 
-def _first(broken: list[Row]) -> Markup:
-    """Which falls first, and from which starts."""
+def _first(broken: list[Row], largest: float) -> Markup:
+    """Which falls first, and from which starts; nothing if several fall within the largest radius only."""
     falls = [
         (float(found["falls_at"]), row["name"], name)
         for row in broken
@@ -86,12 +86,16 @@ def _first(broken: list[Row]) -> Markup:
     least = min(eps for eps, _, _ in falls)
     names = list(dict.fromkeys(name for eps, name, _ in falls if eps == least))
     sets = list(dict.fromkeys(starts for eps, _, starts in falls if eps == least))
+    if least == largest and len(broken) > 1:
+        return Markup("")
     eps = shown_eps("verdict/first", least)
     places = f" from {sets[0]}" if len(sets) == 1 else ""
     if len(names) == 1:
         return Markup("{} falls at {}{}").format(
             f": {names[0]}" if len(broken) == 1 else f"; the first, {names[0]},", eps, places
         )
+    if len(names) == len(broken):
+        return Markup("; all of them already at {}{}").format(eps, places)
     return Markup("; {} of them already at {}{}").format(shown_count("verdict/first_count", len(names)), eps, places)
 
 

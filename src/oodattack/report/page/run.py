@@ -78,7 +78,7 @@ def _add_rows(run: Run, table: RunTable, destination: Destination) -> tuple[list
 
 
 def _hero(row: Row, table: RunTable, destination: Destination) -> Mapping[str, Any]:
-    note = Markup("Row {} has the median MAPE of the {} {}: {} after the attack, {} before.").format(
+    note = Markup("Row {} is in the middle of the {} {}, ordered by MAPE: {} after the attack, {} before.").format(
         row["row"],
         count_label(len(table.strongest), "image"),
         ball_label(table.norm, row["eps"]),
