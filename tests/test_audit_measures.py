@@ -47,9 +47,9 @@ def test_measures_agree_with_scikit_learn(name: str) -> None:
     assert found.fpr95_in_positive.value == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-9)
     # OOD is positive: it is flagged where its score is high.
     false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
-    assert found.fpr95_out_positive == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-9)
+    assert found.fpr95_out_positive.value == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-9)
     assert found.count == found.clusters == len(outside)
-    for share in (found.auroc, found.two_sided, found.fpr95_in_positive):
+    for share in (found.auroc, found.two_sided, found.fpr95_in_positive, found.fpr95_out_positive):
         assert 0 <= share.low <= share.value <= share.high <= 1
 
 
@@ -135,7 +135,8 @@ def test_intervals_agree_with_resampling_images_and_starts_one_by_one() -> None:
     starts = starts[[place % 20 for place in range(60)]]
     outside = starts - 0.6 - 0.5 * normal(60, 22)
     rng = np.random.default_rng(7)
-    drawn: dict[str, list[float]] = {"auroc": [], "two_sided": [], "fpr95_in_positive": [], "rejected_pass": []}
+    measures = ("auroc", "two_sided", "fpr95_in_positive", "rejected_pass", "fpr95_out_positive")
+    drawn: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(1500):
         some = inside[rng.integers(60, size=60)]
         rows = [place for name in rng.integers(20, size=20) for place in range(60) if place % 20 == name]
@@ -145,6 +146,8 @@ def test_intervals_agree_with_resampling_images_and_starts_one_by_one() -> None:
         drawn["two_sided"].append(float((2 * ranks - 1).abs().mean()))
         drawn["fpr95_in_positive"].append(float(passes.double().mean()))
         drawn["rejected_pass"].append(float(passes[rejected].double().mean()))
+        flagging = outside[rows].sort(descending=True).values[56]  # 57 of 60 are 95 %
+        drawn["fpr95_out_positive"].append(float((some >= flagging).double().mean()))
     found = Judge(inside).measure(outside, starts=starts, clusters=names)
     assert found.clusters == 20
     rejected_starts = int((starts[:20] > found.threshold).sum())
@@ -181,7 +184,7 @@ def test_intervals_of_few_clusters_are_widened_by_students_t(clusters: int) -> N
 def test_fewer_clusters_say_nothing() -> None:
     few = [str(place % (MIN_CLUSTERS - 1)) for place in range(100)]
     found = Judge(normal(100, 25)).measure(normal(100, 26) + 1, clusters=few)
-    for share in (found.auroc, found.two_sided, found.fpr95_in_positive):
+    for share in (found.auroc, found.two_sided, found.fpr95_in_positive, found.fpr95_out_positive):
         assert (share.low, share.high) == (0, 1)
 
 
@@ -241,7 +244,7 @@ def test_bad_scores_are_rejected(inside: Tensor, outside: Tensor, options: dict[
 
 def _measure(auroc: tuple[float, float, float], clusters: int = 100, rejected: int = 100) -> Measure:
     some = Share(0.0, 0.0, 0.0)
-    return Measure(Share(*auroc), some, some, some, 0.0, 0.5, 0.5, 0.0, 100, rejected, clusters)
+    return Measure(Share(*auroc), some, some, some, some, 0.5, 0.5, 0.0, 100, rejected, clusters)
 
 
 WORKED = (0.9, 0.85, 0.95)

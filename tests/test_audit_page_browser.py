@@ -160,7 +160,7 @@ def test_every_number_is_that_of_the_audit(
                     "auroc/low",
                     "two_sided/high",
                     "rejected_pass/value",
-                    "fpr95_out_positive",
+                    "fpr95_out_positive/high",
                 ):
                     assert f"{here_}/{measure}" in seen
             assert f"results/detectors/{number}/sets/{name}/budgets/0/auroc/value" in seen

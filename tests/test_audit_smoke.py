@@ -97,7 +97,7 @@ def _check_measures(row: dict[str, Any], scores: dict[str, list[float]]) -> None
 
 
 def _measure(figures: dict[str, Any]) -> Measure:
-    shares = ("auroc", "two_sided", "fpr95_in_positive", "rejected_pass")
+    shares = ("auroc", "two_sided", "fpr95_in_positive", "rejected_pass", "fpr95_out_positive")
     values: dict[str, Any] = {field.name: figures[field.name] for field in fields(Measure)}
     return Measure(**values | {name: Share(**values[name]) for name in shares})
 

@@ -6,8 +6,9 @@ from oodattack.storage.layout import Layout
 from oodattack.storage.tables import IMAGE
 
 NAME, RESULTS = "audit.json", "results.json"
-# To be raised when files or attacks change. Since 4, digests of images are of their contents, and files have hashes.
-FORMAT = 4
+# To be raised when files or attacks change. Since 4, digests of images are of their contents, and files have hashes;
+# since 5, FPR95 with OOD as the positive class has an interval.
+FORMAT = 5
 
 ATTACKED = pa.schema(
     [

@@ -60,7 +60,7 @@ class Measure:
     two_sided: Share
     fpr95_in_positive: Share
     rejected_pass: Share
-    fpr95_out_positive: float
+    fpr95_out_positive: Share
     aupr_in: float
     aupr_out: float
     threshold: float
@@ -147,7 +147,9 @@ class Judge:
                 _mean(drawn_passes, weights * drawn_rejected),
                 len(np.unique(member[rejected])),
             ),
-            fpr95_out_positive=float(metrics.fpr_at_tpr(scores, labels, ACCEPTED)),
+            fpr95_out_positive=_share(
+                float(metrics.fpr_at_tpr(scores, labels, ACCEPTED)), self._flagged(found, weights), count
+            ),
             aupr_in=float(metrics.aupr(scores, labels, positive="id")),
             aupr_out=float(metrics.aupr(scores, labels, positive="ood")),
             threshold=self.limit,
@@ -155,6 +157,16 @@ class Judge:
             rejected=int(rejected.sum()),
             clusters=count,
         )
+
+    def _flagged(self, found: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """(RESAMPLES,) shares of in-distribution images that are flagged with 95 % of the OOD images (M,)."""
+        descending = np.argsort(-found)
+        reached = weights[:, descending].cumsum(1)
+        limits = found[descending][(reached < ACCEPTED * reached[:, -1:]).sum(1)]
+        places = np.searchsorted(self.order, limits, side="left")
+        below = np.take_along_axis(self.below, places[:, None], axis=1)[:, 0]
+        shares: np.ndarray = 1 - below / len(self.order)
+        return shares
 
     def _places(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How many in-distribution scores are below each score, and how many are not above it."""

@@ -244,13 +244,18 @@ class Audit:
         """The tables.
 
         Raises:
-            InputError: if the audit is not finished.
+            InputError: if the audit is not finished, or another version wrote them.
         """
         file = self.path / RESULTS
         try:
             results: dict[str, Any] = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {file}: {error}; a finished `oodattack audit` writes it") from error
+        if results.get("format") != FORMAT:
+            raise InputError(
+                f"expected results of format {FORMAT} in {file}, got {results.get('format', 'an older one')};"
+                " report.md and the figures beside it can still be read, or audit again with another --out"
+            )
         return results
 
 

@@ -154,6 +154,8 @@ def _table(results: Mapping[str, Any]) -> Table:
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
     )
     for heading in ("detector", "verdict", "worst from", "AUROC", "95 %", "pass %", "falls"):
         table.add_column(

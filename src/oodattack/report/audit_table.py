@@ -250,7 +250,7 @@ def _measures_table(results: Row) -> list[str]:
     for row in results["detectors"]:
         for name, found in row["sets"].items():
             pairs = [
-                (at["fpr95_in_positive"]["value"], at["fpr95_out_positive"], at["aupr_in"], at["aupr_out"])
+                (at["fpr95_in_positive"]["value"], at["fpr95_out_positive"]["value"], at["aupr_in"], at["aupr_out"])
                 for at in (found["clean"], found["radii"][-1])
             ]
             cells = [f"{value:.3f}" for both in zip(*pairs, strict=True) for value in both]

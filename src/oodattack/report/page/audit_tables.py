@@ -48,13 +48,13 @@ def measures(traced: Traced, number: int, name: str, place: int) -> list[Sequenc
         ("AUROC", "auroc", traced.interval),
         ("two-sided AUROC", "two_sided", traced.interval),
         ("pass (FPR95-in)", "fpr95_in_positive", traced.share_interval),
+        ("FPR95-out", "fpr95_out_positive", traced.share_interval),
     ]
     found: list[Sequence[Cell]] = [
         [title, *(shown(*column, measure) for column in columns)] for title, measure, shown in intervals
     ]
     found.append(["pass, start rejected", "", "", traced.share_interval(*columns[2], "rejected_pass")])
     for title, measure, text in (
-        ("FPR95-out", "fpr95_out_positive", share),
         ("AUPR-in", "aupr_in", significant),
         ("AUPR-out", "aupr_out", significant),
         ("images", "count", significant),
@@ -82,7 +82,7 @@ def all_measures(traced: Traced) -> Table:
                     *(traced.share_interval(*at, "fpr95_in_positive") for at in (before, after)),
                     traced.count(*after, "rejected"),
                     traced.share_interval(*after, "rejected_pass"),
-                    *(traced.number(*at, "fpr95_out_positive", text=share) for at in (before, after)),
+                    *(traced.share_interval(*at, "fpr95_out_positive") for at in (before, after)),
                 ]
             )
     head = ["detector", "from", "AUROC before", "after", "two-sided AUROC before", "after"]

@@ -38,13 +38,12 @@ def pass_rates(traced: Traced) -> Table:
 def aurocs(traced: Traced, score: str) -> Table:
     """The AUROC of every set, and the other convention of FPR95 for two of them, by one score."""
     rows = _by_set(traced, score, lambda *path: traced.interval(*path, "auroc"))
-    for title, name, measure, text in (
-        ("FPR95-out of natural", "natural", "fpr95_out_positive", share),
-        ("FPR95-out of direct", "direct", "fpr95_out_positive", share),
-        ("threshold", "natural", "threshold", significant),
-    ):
-        numbers = range(len(traced.at("rounds")))
-        rows.append([title, *(traced.number("rounds", number, score, name, measure, text=text) for number in numbers)])
+    numbers = range(len(traced.at("rounds")))
+    for name in ("natural", "direct"):
+        places = (("rounds", number, score, name, "fpr95_out_positive") for number in numbers)
+        rows.append([f"FPR95-out of {name}", *(traced.share_interval(*place) for place in places)])
+    limits = (traced.number("rounds", number, score, "natural", "threshold", text=significant) for number in numbers)
+    rows.append(["threshold", *limits])
     note = (
         "AUROC of each set against test images, with 95 % intervals; 0.5 is chance. FPR95-out: share of test images"
         " flagged at the threshold that flags 95 % of the set, as in OpenOOD. threshold: accepts 95 % of test images."
