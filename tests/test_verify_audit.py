@@ -464,7 +464,7 @@ def test_an_unfinished_audit_has_no_differences(audit: Path) -> None:
     assert found.differences == []
     assert found.unchecked == [
         "there is no results.json: the audit is unfinished",
-        "no image was scored again: there is no valid results.json of format 4",
+        "no image was scored again: there is no valid results.json of format 5",
     ]
 
 

@@ -93,5 +93,7 @@ def _worst(row: Mapping[str, Any]) -> float:
 def _quantile(values: np.ndarray, q: float) -> float:
     if not len(values):
         return float("nan")
+    with np.errstate(invalid="ignore"):
+        found = float(np.quantile(values, q))
     # Between two infinities, linear interpolation gives NaN.
-    return float(np.quantile(values, q, method="lower" if np.isinf(values).any() else "linear"))
+    return float(np.quantile(values, q, method="lower")) if np.isnan(found) else found
