@@ -32,6 +32,9 @@ class Expected:
 
     def _verdict(self, rest: str) -> Any:
         rows = self.strongest
+        if rest.startswith("starts/"):
+            _, number, rest = rest.split("/")
+            rows = rows[rows["start_source"] == rows["start_source"].unique()[int(number)]]
         classified = rows[rows["class_in"].notna()]
         return {
             "below": (rows["mape"] < SMALL).sum(),

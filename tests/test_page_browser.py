@@ -149,9 +149,21 @@ def test_every_number_is_that_of_the_run(
         ):
             assert f"rows/{number}/{column}" in seen
     assert {f"groups/{number}/median" for number in range(6)} <= seen
-    assert {"verdict/below", "verdict/count", "verdict/median"} <= seen
+    assert {"verdict/below", "verdict/count", "verdict/median", "verdict/starts/1/below"} <= seen
     assert any(key.startswith("charts/convergence/") for key in seen)
     assert any(key.startswith("charts/eps/") for key in seen)
+
+
+def test_the_verdict_counts_all_and_each_start(run: Path, browser: Browser, folder: Path) -> None:
+    frame = pd.read_parquet(run / "shards")
+    frame = frame[np.isinf(frame["eps"])]
+    below = (frame["mape"] < 0.001).groupby(frame["start_source"]).sum()
+    with visit(browser, folder) as here:
+        text = here.page.locator("h1").inner_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert text == (
+        f"{below.sum()} of 10 images reach a MAPE below 0.1 % without a bound on the change, as PNG:"
+        f" {below['noise']} of 5 from noise, {below['spiral']} of 5 from spiral"
+    )
 
 
 def test_every_bar_filters_the_gallery(run: Path, browser: Browser, folder: Path) -> None:

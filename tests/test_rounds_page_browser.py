@@ -82,14 +82,21 @@ def test_every_number_is_that_of_the_rounds(
                 kind, _, rest = key.partition("/")
                 if kind == "results":
                     expected = at_pointer(results, rest)
+                elif kind == "passing":
+                    of_it = images[(images["round"] == int(rest)) & (images["attack"] == "direct")]
+                    expected = (of_it["outcome"] == "passes").sum()
                 elif kind == "rounds":
                     row, column = rest.split("/")
                     expected = images.loc[int(row), column]
                 else:
                     chart, name, _, place = rest.split("/")
                     figures = results["rounds"][int(place)]
-                    score = chart.removeprefix("auroc-")
-                    expected = figures["mape"][name] if chart == "mape" else figures[score][name]["auroc"]["value"]
+                    if chart == "mape":
+                        expected = figures["mape"][name]
+                    elif chart == "pass":
+                        expected = figures["EnergyBased"][name]["fpr95_in_positive"]["value"]
+                    else:
+                        expected = figures[chart.removeprefix("auroc-")][name]["auroc"]["value"]
                 assert_shows(expected, key, value, text)
         pictures = here.page.locator("img")
         pictures.evaluate_all("all => all.forEach(one => one.loading = 'eager')")
@@ -99,6 +106,48 @@ def test_every_number_is_that_of_the_rounds(
             assert f"results/rounds/{number}/EnergyBased/{name}/fpr95_in_positive/value" in seen
             assert f"results/rounds/{number}/MaxSoftmax/{name}/auroc/high" in seen
     assert {f"rounds/{row}/{column}" for row in images.index for column in ("score", "score_before", "limit")} <= seen
+
+
+def test_numbers_stand_where_their_headings_say(
+    training: TrainSettings, images: pd.DataFrame, browser: Browser
+) -> None:
+    figures = json.loads((training.out / "results.json").read_text())["rounds"]
+
+    def expected(title: str, row: str, number: int) -> float | None:
+        found = figures[number]
+        score = "MaxSoftmax" if "softmax" in title else "EnergyBased"
+        if row == "accuracy":
+            return float(found["accuracy"])
+        if row == "new: MAPE":
+            return float(found["mape"]["new"])
+        if row == "threshold":
+            return float(found[score]["natural"]["threshold"])
+        if row.startswith("FPR95-out of "):
+            return float(found[score][row.removeprefix("FPR95-out of ")]["fpr95_out_positive"]["value"])
+        if row not in found[score]:
+            return None
+        return float(found[score][row]["auroc" if "AUROC" in title else "fpr95_in_positive"]["value"])
+
+    passing = [
+        int(((images["round"] == number) & (images["attack"] == "direct") & (images["outcome"] == "passes")).sum())
+        for number in (0, ROUNDS)
+    ]
+    with visit(browser, write_page(training.out)) as here:
+        assert here.page.locator("h1").inner_text() == (
+            f"After {ROUNDS} rounds of training on attacked images, {passing[1]} of {IMAGES} new attacks on the energy"
+            f" score pass; before the first, {passing[0]} of {IMAGES} did"
+        )
+        tables = here.page.locator("section > .scroll")
+        assert tables.count() == 3
+        for table in tables.all():
+            title = table.get_attribute("aria-label") or ""
+            for row in table.locator("tbody tr").all():
+                name = row.locator("th").inner_text()
+                for number, cell in enumerate(row.locator("td").all()):
+                    value = expected(title, name, number)
+                    first = cell.locator("data").first.get_attribute("value") if value is not None else None
+                    assert (cell.inner_text() == "–") == (value is None), (title, name, number)
+                    assert first is None or float(first) == pytest.approx(value, rel=1e-12), (title, name, number)
 
 
 def test_lists_choose_rounds_attacks_and_outcomes(
@@ -144,8 +193,8 @@ def test_nothing_is_wider_than_a_phone(training: TrainSettings, browser: Browser
 def test_without_javascript_the_results_remain(training: TrainSettings, browser: Browser) -> None:
     with visit(browser, write_page(training.out), java_script_enabled=False) as here:
         assert f"After {ROUNDS} rounds of training on attacked images" in here.page.locator("h1").inner_text()
-        assert here.page.locator("svg.chart").count() == 3
-        assert all(here.page.locator("svg.chart").nth(place).is_visible() for place in range(3))
+        assert here.page.locator("svg.chart").count() == 4
+        assert all(here.page.locator("svg.chart").nth(place).is_visible() for place in range(4))
         assert here.page.locator("#overview-title ~ .scroll table").is_visible()
 
 

@@ -2,7 +2,7 @@
 
 Each round attacks the network (Algorithm 1, from outliers to the latents of training images), adds the attacked images
 to the outliers, and continues the training. The network is then measured on test images and on outliers that are never
-trained on: natural outliers, the images that fooled the network of the previous round, and new attacks on the current
+trained on: natural outliers, the images attacked in the previous round, and new attacks on the current
 network: one like those trained on, one with four times the steps, one in a ball of twice the radius, and one on the
 score itself.
 """

@@ -30,10 +30,10 @@ def ball_label(norm: str, eps: float) -> str:
 def count_label(count: int, noun: str, plural: str = "") -> str:
     """A number with its noun, in the plural unless there is one; without ``plural``, the plural ends in -s.
 
-    >>> count_label(1, "start"), count_label(2, "start"), count_label(0, "class", "classes")
-    ('1 start', '2 starts', '0 classes')
+    >>> count_label(1, "start"), count_label(2000, "start"), count_label(0, "class", "classes")
+    ('1 start', '2,000 starts', '0 classes')
     """
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def percent_label(percent: float) -> str:

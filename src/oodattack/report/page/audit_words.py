@@ -19,8 +19,8 @@ LEAD = (
     "A detector of out-of-distribution (OOD) images gives each image a score and rejects those above a threshold,"
     " here the one that accepts 95 % of held-out in-distribution images. The attacks change images that do not belong,"
     " within a small ball around each, until the detector lets them through. A detector is broken if it worked before"
-    " the attack, and can no longer tell attacked images from in-distribution ones: an AUROC at or below 0.55,"
-    " including its interval."
+    " the attack, and can no longer tell attacked images from in-distribution ones: its AUROC, with the whole interval,"
+    " is at or below 0.55. Attacked images may pass a detector that is not broken, so pass rates are given as well."
 )
 SAYS_NOT = (
     "“Held” says that these attacks, at this eps and with this many steps, did not break the detector. It is not a"
@@ -114,15 +114,13 @@ def sentence(traced: Traced, number: int) -> Markup:
     after = traced.interval(*here, "radii", last, "auroc")
     within = ball_label(norm(traced.results), radii(traced.results)[-1])
     fell = Markup("From {}, its AUROC goes from {} to {} {}").format(name, before, after, within)
-    if row["verdict"] == "broken":
-        text = Markup("Falls at {}. {}").format(_falls(traced, number), fell)
-        rejected = traced.count(*here, "radii", last, "rejected")
-        if not rejected.value:
-            return text + "."
+    rejected = traced.count(*here, "radii", last, "rejected")
+    if rejected.value:
         passing = traced.share(*here, "radii", last, "rejected_pass")
-        return text + Markup("; of the {} {} it rejects, {} pass once attacked.").format(
-            rejected, "start" if rejected.value == 1 else "starts", passing
-        )
+        starts = "start" if rejected.value == 1 else "starts"
+        fell += Markup("; of the {} {} it rejects, {} pass once attacked").format(rejected, starts, passing)
+    if row["verdict"] == "broken":
+        return Markup("Falls at {}. {}.").format(_falls(traced, number), fell)
     if row["verdict"] == "bent":
         return Markup("Weakened, not broken. {}.").format(fell)
     if row["verdict"] == "held":
@@ -157,7 +155,7 @@ def _falls(traced: Traced, number: int) -> Markup:
     parts = []
     for _, names in sorted(by_eps.items()):
         eps = traced.eps("detectors", number, "sets", names[0], "falls_at")
-        parts.append(Markup("{} from {}").format(eps, ", ".join(names)))
+        parts.append(Markup("{} from {}").format(eps, " and ".join(names) if len(names) < 3 else ", ".join(names)))
     return Markup("; ").join(parts)
 
 

@@ -14,7 +14,7 @@ from oodattack.report.page import rounds_charts as charts
 from oodattack.report.page import rounds_tables as tables
 from oodattack.report.page.command import command
 from oodattack.report.page.destination import Destination
-from oodattack.report.page.elements import Cell
+from oodattack.report.page.elements import shown_count
 from oodattack.report.page.page import Page, render_page
 from oodattack.report.page.rounds_gallery import gallery
 from oodattack.report.page.traced import Traced
@@ -28,7 +28,7 @@ SAYS_NOT = (
     "That attacks are rejected does not show that the network withstands them: a stronger attack, or one on another"
     " score, may pass. An audit (oodattack audit --encoder trained:DIR/rounds/NNN) measures more of both.",
     "The figures hold for one training with one seed. Another seed gives other figures; the intervals (95 %) allow for"
-    " the number of images only.",
+    " the number of images only, and take different outlier files as independent, even if they show the same thing.",
     "Thresholds are set anew for each network, so that 95 % of test images that are never attacked pass.",
 )
 
@@ -61,7 +61,11 @@ def rounds_page(directory: Path, destination: Destination) -> Path:
         facts=_facts(settings),
         passing=tables.pass_rates(traced),
         meanings=tables.MEANINGS,
-        curves=[*(charts.aurocs(traced, score) for score in tables.SCORES), charts.mapes(traced)],
+        curves=[
+            charts.pass_rates(traced),
+            *(charts.aurocs(traced, score) for score in tables.SCORES),
+            charts.mapes(traced),
+        ],
         measures=[tables.aurocs(traced, score) for score in tables.SCORES],
     )
     return destination.write(html)
@@ -85,19 +89,26 @@ def _page(directory: Path, rounds: Sequence[Round], traced: Traced) -> Page:
 
 def _verdict(traced: Traced, last: int) -> Markup:
     """The result in one sentence."""
-
-    def passing(number: int) -> Cell:
-        return traced.share("rounds", number, "EnergyBased", "direct", "fpr95_in_positive")
-
     if not last:
-        return Markup("No round has finished yet; before the first, {} of attacked images pass").format(passing(0))
-    return Markup("After {} of training on attacked images, {} of new ones pass; before, {} did").format(
-        count_label(last, "round"), passing(last), passing(0)
+        return Markup("No round has finished yet; before the first, {} attacks on the energy score pass").format(
+            _passing(traced, 0)
+        )
+    return Markup(
+        "After {} of training on attacked images, {} new attacks on the energy score pass; before the first, {} did"
+    ).format(count_label(last, "round"), _passing(traced, last), _passing(traced, 0))
+
+
+def _passing(traced: Traced, number: int) -> Markup:
+    """How many images of the attack on the score pass in a round."""
+    found = traced.at("rounds", number, "EnergyBased", "direct")
+    passing = round(found["fpr95_in_positive"]["value"] * found["count"])
+    return Markup("{} of {}").format(
+        shown_count(f"passing/{number}", passing), traced.count("rounds", number, "EnergyBased", "direct", "count")
     )
 
 
 def _lead(traced: Traced, last: int) -> Markup:
-    """What a round is, and whether the images that were trained on are recognised."""
+    """What a round is, and what changed, with intervals."""
     text = Markup(
         "Each round attacks the network, adds the attacked images to the outliers that it learns to reject, and trains"
         " it further. Then it is attacked again, from outliers that it was never trained on. An image passes if its"
@@ -105,11 +116,15 @@ def _lead(traced: Traced, last: int) -> Markup:
     )
     if last:
         text += Markup(
-            " Of the images that fooled the network of the round before, {} still pass the last one. The accuracy"
-            " went from {} to {}."
+            " The share of attacks on the score that pass went from {} to {}, and the accuracy from {} to {}. Of all"
+            " images that were attacked in the round before, whether they passed then or not, {} pass now."
         ).format(
-            traced.share("rounds", last, "EnergyBased", "old", "fpr95_in_positive"),
+            *(
+                traced.share_interval("rounds", number, "EnergyBased", "direct", "fpr95_in_positive")
+                for number in (0, last)
+            ),
             *(traced.number("rounds", number, "accuracy", text=share) for number in (0, last)),
+            traced.share_interval("rounds", last, "EnergyBased", "old", "fpr95_in_positive"),
         )
     return text
 

@@ -10,12 +10,12 @@ from oodattack.report.page.traced import Traced
 
 SCORES = {"EnergyBased": "energy score", "MaxSoftmax": "maximum softmax probability"}
 MEANINGS = {
-    "natural": "outliers as they are, never trained on",
-    "old": "attacked from them to fool the network of the round before (its “new”)",
-    "new": "the same attack on the current network: to the latents of test images",
+    "new": "outliers that are never trained on, attacked to the latents of test images (Algorithm 1)",
     "longer": "the same, with four times the steps",
     "larger": "the same, in a ball of twice the radius",
-    "direct": "attacked on the energy score itself, in the ball of “new”",
+    "direct": "attacks on the energy score itself, in the ball of “new”: the figure of the headline",
+    "natural": "the same outliers as they are",
+    "old": "the images of “new” of the round before",
 }
 SETS = tuple(MEANINGS)
 MISSING = Markup("–")
@@ -48,7 +48,7 @@ def aurocs(traced: Traced, score: str) -> Table:
         "AUROC of each set against test images, with 95 % intervals; 0.5 is chance. FPR95-out: share of test images"
         " flagged at the threshold that flags 95 % of the set, as in OpenOOD. threshold: accepts 95 % of test images."
     )
-    return Table(f"AUROC by the {SCORES[score]}", ["images", *_rounds(traced)], rows, note=note)
+    return Table(f"AUROC and FPR95 by the {SCORES[score]}", ["images", *_rounds(traced)], rows, note=note)
 
 
 def _rounds(traced: Traced) -> list[str]:

@@ -15,6 +15,7 @@ from oodattack.runs import Group, Run, summarize
 from oodattack.runs.summary import SMALL_MAPE
 from oodattack.settings.ball import NORM_NAMES
 
+MAX_STARTS = 3  # that the verdict names
 COLUMNS = (
     *("row", "x_in_name", "start_source", "start_name", "norm", "eps", "mape", "mape_before", "mape_float", "distance"),
     *("gradient_evaluations", "class_in", "class_start", "class_out", "mape_note"),
@@ -82,14 +83,27 @@ def verdict(table: RunTable) -> Markup:
     rows = table.strongest
     if not rows:
         return Markup("No attack has finished yet")
-    below = sum(finite(row["mape"]) and row["mape"] < SMALL_MAPE for row in rows)
-    return Markup("{} of {} {} a MAPE below {} {}, as PNG").format(
-        shown_count("verdict/below", below),
-        shown_count("verdict/count", len(rows)),
+    found = Markup("{} {} a MAPE below {} {}, as PNG").format(
+        _below("verdict", rows),
         "image reaches" if len(rows) == 1 else "images reach",
         share(SMALL_MAPE),
         ball_label(table.norm, rows[0]["eps"]),
     )
+    by_start: dict[str, list[Row]] = {}
+    for row in rows:
+        by_start.setdefault(row["start_source"], []).append(row)
+    if not 1 < len(by_start) <= MAX_STARTS:
+        return found
+    starts = [
+        Markup("{} from {}").format(_below(f"verdict/starts/{number}", some), some[0]["start_source"])
+        for number, some in enumerate(by_start.values())
+    ]
+    return found + ": " + Markup(", ").join(starts)
+
+
+def _below(key: str, rows: Sequence[Row]) -> Markup:
+    below = sum(finite(row["mape"]) and row["mape"] < SMALL_MAPE for row in rows)
+    return Markup("{} of {}").format(shown_count(f"{key}/below", below), shown_count(f"{key}/count", len(rows)))
 
 
 def lead(table: RunTable) -> Markup:
@@ -145,7 +159,16 @@ def summary(table: RunTable) -> Table:
     """One line per start and eps."""
     classes = any(group.class_taken is not None for group in table.groups)
     parts = len(table.run.header["inputs"].get("parts", [])) > 1
-    head = ["start", "eps", "images", "MAPE before", "in floating point", "as PNG", "quartiles", "below 0.1 %"]
+    head = [
+        "start",
+        "eps",
+        "images",
+        "MAPE before",
+        "MAPE in floating point",
+        "MAPE as PNG",
+        "quartiles",
+        "below 0.1 %",
+    ]
     head += ["distance", "evaluations", *(["worst layer"] * parts), *(["class of x_in"] * classes)]
     rows: list[list[Cell]] = []
     for number, group in enumerate(table.groups):
