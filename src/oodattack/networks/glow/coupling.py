@@ -8,7 +8,7 @@ from oodattack.networks.glow.actnorm import ActNorm
 from oodattack.networks.glow.layer import Layer
 
 # Trained on patches of photographs, a flow with scales bounded to (-4, 4) reaches the same likelihood as one without
-# bounds, whose scales are rounded to 0 on images of noise (s = -800), so that these cannot be decoded.
+# bounds, whose scales are rounded to 0 on images of noise (s below -700), so that these cannot be decoded.
 BOUND = 4.0
 
 

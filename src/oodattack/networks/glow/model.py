@@ -52,8 +52,7 @@ class Glow(nn.Module):
     pixel value. The mean over u ~ U[0, 1) is an upper bound of the negative log-probability of the 8-bit image (Theis
     et al. 2016), and the loss to train with.
 
-    Float32 is accurate enough: up to 20 bits per dimension, trained models differ from float64 by less than 1e-5 bits
-    per dimension; above, by less than 1e-4 of the value.
+    Float32 is accurate enough: the likelihoods differ from those of float64 by less than 1e-5 of their value.
 
     Args:
         size: side of the images, in pixels; a multiple of ``2 ** levels``.
