@@ -6,6 +6,7 @@ from torch import nn
 
 from oodattack.core.errors import InputError
 from oodattack.networks.bottleneck import Bottleneck
+from oodattack.networks.glow import Glow
 from oodattack.networks.resnet import CifarResNet
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -31,3 +32,25 @@ def build_network(name: str, method: str, classes: int) -> nn.Module:
         raise InputError(f"expected network to be resnet8, resnet14, resnet20, ... (6n+2 layers), got {name!r}")
     network = CifarResNet((depth - 2) // 6, classes)
     return Bottleneck(network, classes) if method == "bottleneck" else network
+
+
+def build_glow(name: str, size: int) -> Glow:
+    """Build a `Glow` with random weights.
+
+    Args:
+        name: glow-k4-l3-w64 for 4 steps in each of 3 levels, and networks with 64 hidden channels.
+        size: side of the images, in pixels.
+
+    Raises:
+        InputError: if the name is not of this form, or does not fit the size.
+
+    >>> build_glow("glow-k4-l3-w64", 32).latent_shapes
+    [(6, 16, 16), (12, 8, 8), (48, 4, 4)]
+    """
+    found = re.fullmatch(r"glow-k(\d{1,4})-l(\d{1,2})-w(\d{1,4})", name)
+    if not found:
+        raise InputError(
+            f"expected network to be glow-k4-l3-w64, glow-k16-l4-w256, ... (steps, levels, width), got {name!r}"
+        )
+    steps, levels, width = map(int, found.groups())
+    return Glow(size, steps=steps, levels=levels, width=width)
