@@ -5,26 +5,29 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from markupsafe import Markup
 
 from oodattack.core.errors import InputError
 from oodattack.pipelines.attack import run_attack
 from oodattack.pipelines.audit import run_audit
 from oodattack.report.audit_strongest import Strongest, strongest
-from oodattack.report.compare import kind_of
+from oodattack.report.compare import kind_of, read_audits
 from oodattack.report.intervals import Interval, difference
 from oodattack.report.page import write_page
 from oodattack.report.page.audit_cells import spread
 from oodattack.report.page.audit_histogram import ScoreBins
 from oodattack.report.page.audit_words import sentence, verdict
+from oodattack.report.page.compare_audits import audit_table, compare_audits
 from oodattack.report.page.traced import Traced
 from oodattack.settings import AttackSettings, AuditSettings
-from tests.audit_pages import ExpectedAudit
+from tests.audit_pages import NOT_WORKING, ExpectedAudit
 from tests.cli import oodattack
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -229,6 +232,50 @@ def test_a_comparison_names_the_settings_that_differ(
     same = re.findall(r'data-key="difference/B/MaxSoftmax/noise/value">([^<]+)', text)
     assert same == ["0.000"]  # the same scores
     assert "B: KNN was not audited: &lt;b&gt;no" in text
+
+
+def test_detectors_that_never_worked_are_marked_and_not_counted(audit: Path, tmp_path: Path) -> None:
+    cases = {  # verdict in A and in B, and the AUROC under attack in B; 0.5 in A
+        "Higher": ("held", "held", 0.9),
+        "Lower": ("bent", "broken", 0.1),
+        "Same": ("held", "unfinished", 0.5),
+        "OnlyFirst": ("held", "blind", 0.1),
+        "OnlyFirstToo": ("broken", "too few starts", 0.9),
+        "OnlyOther": ("too few starts", "held", 0.9),
+        "Neither": ("blind", "blind", 0.1),
+    }
+    both = [Path(shutil.copytree(audit, tmp_path / name)) for name in ("one", "other")]
+    for number, path in enumerate(both):
+        results = json.loads((path / "results.json").read_text())
+        template, detectors = results["detectors"][0], []
+        for name, case in cases.items():
+            row = json.loads(json.dumps(template | {"name": name}))
+            row["sets"]["noise"]["verdict"] = case[number]
+            value = case[2] if number else 0.5
+            row["sets"]["noise"]["radii"][-1]["auroc"] = {"value": value, "low": value - 0.1, "high": value + 0.1}
+            detectors.append(row)
+        (path / "results.json").write_text(json.dumps(results | {"detectors": detectors}))
+    found = read_audits(both)
+    text = compare_audits(found, tmp_path / "c.html").read_text()
+    counts = dict(re.findall(r'data-key="difference/B/(\w+)">([^<]+)', text))
+    expected = {"compared": 7, "pairs": 3, "higher": 1, "lower": 1, "only_first": 2, "only_other": 1}
+    assert counts == {name: str(value) for name, value in expected.items()}
+    lead = unescape(re.sub("<[^>]*>", "", text))
+    assert "the 95 % interval of the difference does not contain 0" in lead
+    assert "In 2, it works only in A, and in 1, only in B" in lead
+
+    table = audit_table(found)
+    for row in table.rows:
+        cells = dict(zip(table.head, (Markup("{}").format(cell) for cell in row), strict=True))
+        name = str(cells["detector"])
+        dead = [letter for letter, verdict in zip("AB", cases[name], strict=False) if verdict in NOT_WORKING]
+        for letter in "AB":
+            for column in (f"{letter}: before", f"{letter}: within 8"):
+                assert cells[column].endswith("†") == (letter in dead), (name, column)
+        assert ("<b>" in cells["B − A"]) == (name in ("Higher", "Lower"))
+        label = f"{name} († in {', '.join(dead)}) from noise" if dead else f"{name} from noise"
+        assert f">{label}</text>" in text
+    assert text.count("†: did not work before the attack") == 2
 
 
 def test_audits_that_are_not_finished_are_listed(

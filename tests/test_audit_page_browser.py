@@ -396,7 +396,7 @@ def test_a_comparison_shows_both_audits_and_their_differences(
         assert seen == 2 * 2 * 3
         assert drawn == 2 * 2 * 2 * 4
         bold = here.page.locator("#results-title ~ .scroll td b").count()
-        assert counts["pairs"] == 2 * 2
+        assert counts["compared"] == 2 * 2
         assert counts["higher"] + counts["lower"] == bold
         settings = here.page.locator("#settings-title ~ .scroll tbody th").all_inner_texts()
         assert settings == ["encoder"]
