@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from markupsafe import Markup
 
+from oodattack.auditing.store import open_audit
 from oodattack.core.errors import InputError
 from oodattack.pipelines.attack import run_attack
 from oodattack.pipelines.audit import run_audit
@@ -70,8 +71,6 @@ def changed(audit: Path, **changes: Any) -> dict[str, Any]:
 
 
 def test_the_strongest_attack_is_the_lowest_score(audit: Path) -> None:
-    from oodattack.auditing.store import open_audit
-
     expected, scores = ExpectedAudit(audit), open_audit(audit).read_scores()
     for number, (row, name, eps) in enumerate(expected.cells):
         made = strongest(row, scores, name, eps=eps, steps=3, rows=10)
@@ -275,7 +274,32 @@ def test_detectors_that_never_worked_are_marked_and_not_counted(audit: Path, tmp
         assert ("<b>" in cells["B − A"]) == (name in ("Higher", "Lower"))
         label = f"{name} († in {', '.join(dead)}) from noise" if dead else f"{name} from noise"
         assert f">{label}</text>" in text
-    assert text.count("†: did not work before the attack") == 2
+    assert "†: did not work before the attack." in text
+    assert "†: did not work before it." in text
+
+
+def test_what_is_called_before_is_explained_and_the_attacks_are_counted(
+    audit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(audit, tmp_path / "other"))
+    results = json.loads((other / "results.json").read_text())
+    for row in results["detectors"]:
+        row["sets"]["noise"]["before"]["count"] = 1234
+        row["sets"]["[red]<b>"] = row["sets"]["noise"]
+    (other / "results.json").write_text(json.dumps(results))
+    outcome = oodattack(capsys, "compare", audit, other, other, "--out", tmp_path / "c.html")
+    assert outcome.code == 0, outcome.err
+    opened = open_audit(audit)
+    rows = len(opened.read_attack(next(key for key, _ in opened.shards()), ["image"]))
+    counts = f"from noise, {rows} in A, 1,234 in B, 1,234 in C; from [red]<b>, 1,234 in B, 1,234 in C."
+    before = "of the attacked starts, before the attack; the heat map of an audit's page has the whole set"
+    text = unescape(re.sub("<[^>]*>", "", (tmp_path / "c.html").read_text()))
+    assert f"Attacked images: {counts}" in text
+    assert f"before: AUROC {before}" in text
+    assert f"Ring: {before}" in text
+    printed = " ".join(outcome.out.split())
+    assert f"Attacked images: {counts}" in printed
+    assert f"before: AUROC {before}" in printed
 
 
 def test_audits_that_are_not_finished_are_listed(

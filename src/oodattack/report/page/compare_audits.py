@@ -1,6 +1,6 @@
 """The page that compares audits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -21,6 +21,7 @@ LEAD = Markup(
     " them, 0.5 is chance, and below it attacked images look more in-distribution than real ones."
 )
 DID_NOT_WORK = "†"
+BEFORE = "of the attacked starts, before the attack; the heat map of an audit's page has the whole set"
 SAYS_NOT = (
     SETTINGS_SAY,
     "Intervals of differences treat the two audits as independent. Where the same images were attacked, they are wider"
@@ -174,13 +175,26 @@ def audit_table(found: Audits) -> Table:
             both = all(works[letter].get((detector, starts), (False,)))
             after.append(_difference(differences, (letter, detector, starts), works=both))
         rows.append([detector, starts, *before, *after])
-    note = (
-        "from: the set of starts. before: AUROC of the starts as they are. within: AUROC under the strongest attack on"
-        " each image within the largest eps that these audits have in common, with its 95 % interval. Then the"
-        " differences, with theirs. Bold: the interval does not contain 0, and the detector works in both."
-        f" {DID_NOT_WORK}: did not work before the attack."
-    )
+    note = Markup(
+        "from: the set of starts. before: AUROC {}. within: AUROC under the strongest attack on each image within the"
+        " largest eps that these audits have in common, with its 95 % interval. Then the differences, with theirs."
+        " Bold: the interval does not contain 0, and the detector works in both. {}: did not work before the attack."
+        " Attacked images: {}."
+    ).format(BEFORE, DID_NOT_WORK, _attacked(found, traced))
     return Table("AUROC side by side", head, rows, sortable=True, note=note)
+
+
+def _attacked(found: Audits, traced: Sequence[Traced]) -> Markup:
+    """How many images each audit attacked from each set of starts."""
+    sets = []
+    for starts in dict.fromkeys(starts for _, starts, _ in found.rows):
+        counts = [
+            Markup("{} in {}").format(one.count("detectors", 0, "sets", starts, "before", "count"), letter)
+            for letter, one in zip(found.names, traced, strict=True)
+            if starts in one.at("detectors", 0, "sets")
+        ]
+        sets.append(Markup("from {}, {}").format(starts, Markup(", ").join(counts)))
+    return Markup("; ").join(sets)
 
 
 def _difference(
@@ -228,6 +242,6 @@ def _figure(found: Audits) -> Figure | None:
         interval="95 %",
         limits=(0.0, 1.0),
         line=(0.5, "chance"),
-        note=f"Ring: before. Dot: under attack, with its 95 % interval. {DID_NOT_WORK}: did not work before the attack."
+        note=f"Ring: {BEFORE}. Dot: under attack, with its 95 % interval. {DID_NOT_WORK}: did not work before it."
         + f" The first {MAX_ROWS} of {len(rows)} rows of the table." * (len(rows) > MAX_ROWS),
     )
