@@ -18,8 +18,9 @@ from oodattack.auditing.store import open_audit
 from oodattack.core.errors import InputError
 from oodattack.pipelines.attack import run_attack
 from oodattack.pipelines.audit import run_audit
+from oodattack.pipelines.train import train
 from oodattack.report.audit_strongest import Strongest, strongest
-from oodattack.report.compare import kind_of, read_audits
+from oodattack.report.compare import kind_of, read_audits, read_runs
 from oodattack.report.intervals import Interval, difference
 from oodattack.report.page import write_page
 from oodattack.report.page.audit_cells import spread
@@ -27,9 +28,10 @@ from oodattack.report.page.audit_histogram import ScoreBins
 from oodattack.report.page.audit_words import sentence, verdict
 from oodattack.report.page.compare_audits import audit_table, compare_audits
 from oodattack.report.page.traced import Traced
-from oodattack.settings import AttackSettings, AuditSettings
+from oodattack.settings import AttackSettings, AuditSettings, TrainSettings
 from tests.audit_pages import NOT_WORKING, ExpectedAudit
 from tests.cli import oodattack
+from tests.digits import write_photographs
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -160,8 +162,8 @@ def test_one_sentence_for_several_detectors(falls: list[float | None], expected:
 
 
 def test_pages_of_runs_need_no_detectors() -> None:
-    """They would cost an attack 300 MB and several seconds."""
-    code = "import sys, oodattack.report.page.compare_runs; sys.exit('pytorch_ood' in sys.modules)"
+    """They would cost an attack 300 MB and several seconds; comparisons of runs do not need torch either."""
+    code = "import sys, oodattack.report.page.compare_runs; sys.exit(bool({'pytorch_ood', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -300,6 +302,42 @@ def test_what_is_called_before_is_explained_and_the_attacks_are_counted(
     printed = " ".join(outcome.out.split())
     assert f"Attacked images: {counts}" in printed
     assert f"before: AUROC {before}" in printed
+
+
+def test_trainings_of_encoders_are_compared(audit: Path, digits: tuple[Path, Path], tmp_path: Path) -> None:
+    outliers = str(write_photographs(tmp_path / "photographs", 4))
+    trained: dict[str, Any] = {"train": str(digits[0]), "network": "resnet8", "size": 8, "epochs": 1}
+    exposed: dict[str, Any] = {"method": "outlier-exposure", "outliers": (outliers,), "rate": 0.1}
+    nets = [tmp_path / name for name in ("plain", "exposed, method")]  # a comma that begins no option
+    train(TrainSettings(**trained, out=nets[0]))
+    train(TrainSettings(**trained, **exposed, out=nets[1]))
+    encoders = [f"trained:{nets[0]},layer=layer2", f"trained:{nets[1]}"]
+    found: dict[str, Any] = {"images": str(digits[1]), "start": ("noise",), "limit": 2, "steps": 1}
+    runs = [tmp_path / "run0", tmp_path / "run1"]
+    audits = [Path(shutil.copytree(audit, tmp_path / name)) for name in ("audit0", "audit1")]
+    for encoder, run, one in zip(encoders, runs, audits, strict=True):
+        run_attack(AttackSettings(encoder=encoder, **found, out=run))
+        for name in ("audit.json", "results.json"):
+            content = json.loads((one / name).read_text())
+            content["settings"]["encoder"] = encoder
+            (one / name).write_text(json.dumps(content))
+    (audits[1] / "results.json").unlink()  # not finished
+
+    expected = {
+        "training: method": ["plain", "outlier-exposure"],
+        "training: outliers": ["–", outliers],
+        "training: rate": ["0.2", "0.1"],
+    }
+    for read, paths in ((read_runs, runs), (read_audits, audits)):
+        settings = dict(read(paths).settings)
+        assert settings["encoder"] == encoders
+        assert {name: texts for name, texts in settings.items() if name.startswith("training: ")} == expected
+    record = nets[1] / "train.json"
+    for content in (None, "{", "[]", '{"settings": 1}'):
+        record.unlink() if content is None else record.write_text(content)
+        assert dict(read_runs(runs).settings)["training: method"] == ["plain", "–"]
+    (nets[0] / "train.json").unlink()
+    assert not any(name.startswith("training: ") for name, _ in read_audits(audits).settings)
 
 
 def test_audits_that_are_not_finished_are_listed(
