@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -57,6 +57,38 @@ class Visit:
         """What axe finds."""
         found = Axe().run(self.page).response["violations"]
         return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]
+
+
+class Cell(NamedTuple):
+    """A cell below the heading of its column; numbers without a value in HTML are None."""
+
+    heading: str
+    numbers: list[float | None]
+
+
+def read_table(here: Visit, title: str, headings: int) -> dict[tuple[str, ...], list[Cell]]:
+    """The cells of a table by the headings of their rows, as a reader finds them: the keys of numbers do not matter.
+
+    Args:
+        here: the page.
+        title: the title of the table.
+        headings: how many cells of a row name it.
+
+    Returns:
+        For each row, its other cells from left to right.
+    """
+    heads, rows = here.page.locator(f"[aria-label='Table: {title}'] table").evaluate(
+        """table => [[...table.tHead.rows[0].cells].map(cell => cell.textContent.trim()),
+            [...table.tBodies[0].rows].map(row => [...row.cells].map(cell => [cell.textContent.trim(),
+                [...cell.querySelectorAll("data")].map(one => one.value === "" ? null : Number(one.value))]))]"""
+    )
+    found: dict[tuple[str, ...], list[Cell]] = {}
+    for row in rows:
+        name = tuple(text for text, _ in row[:headings])
+        assert name not in found
+        cells = [Cell(head, numbers) for head, (_, numbers) in zip(heads, row, strict=True)]
+        found[name] = cells[headings:]
+    return found
 
 
 @contextmanager

@@ -5,27 +5,33 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from markupsafe import Markup
 
+from oodattack.auditing.store import open_audit
 from oodattack.core.errors import InputError
 from oodattack.pipelines.attack import run_attack
 from oodattack.pipelines.audit import run_audit
+from oodattack.pipelines.train import train
 from oodattack.report.audit_strongest import Strongest, strongest
-from oodattack.report.compare import kind_of
+from oodattack.report.compare import kind_of, read_audits, read_runs
 from oodattack.report.intervals import Interval, difference
 from oodattack.report.page import write_page
 from oodattack.report.page.audit_cells import spread
 from oodattack.report.page.audit_histogram import ScoreBins
 from oodattack.report.page.audit_words import sentence, verdict
+from oodattack.report.page.compare_audits import audit_table, compare_audits
 from oodattack.report.page.traced import Traced
-from oodattack.settings import AttackSettings, AuditSettings
-from tests.audit_pages import ExpectedAudit
+from oodattack.settings import AttackSettings, AuditSettings, TrainSettings
+from tests.audit_pages import NOT_WORKING, ExpectedAudit
 from tests.cli import oodattack
+from tests.digits import write_photographs
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -67,8 +73,6 @@ def changed(audit: Path, **changes: Any) -> dict[str, Any]:
 
 
 def test_the_strongest_attack_is_the_lowest_score(audit: Path) -> None:
-    from oodattack.auditing.store import open_audit
-
     expected, scores = ExpectedAudit(audit), open_audit(audit).read_scores()
     for number, (row, name, eps) in enumerate(expected.cells):
         made = strongest(row, scores, name, eps=eps, steps=3, rows=10)
@@ -158,8 +162,8 @@ def test_one_sentence_for_several_detectors(falls: list[float | None], expected:
 
 
 def test_pages_of_runs_need_no_detectors() -> None:
-    """They would cost an attack 300 MB and several seconds."""
-    code = "import sys, oodattack.report.page.compare_runs; sys.exit('pytorch_ood' in sys.modules)"
+    """They would cost an attack 300 MB and several seconds; comparisons of runs do not need torch either."""
+    code = "import sys, oodattack.report.page.compare_runs; sys.exit(bool({'pytorch_ood', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -229,6 +233,111 @@ def test_a_comparison_names_the_settings_that_differ(
     same = re.findall(r'data-key="difference/B/MaxSoftmax/noise/value">([^<]+)', text)
     assert same == ["0.000"]  # the same scores
     assert "B: KNN was not audited: &lt;b&gt;no" in text
+
+
+def test_detectors_that_never_worked_are_marked_and_not_counted(audit: Path, tmp_path: Path) -> None:
+    cases = {  # verdict in A and in B, and the AUROC under attack in B; 0.5 in A
+        "Higher": ("held", "held", 0.9),
+        "Lower": ("bent", "broken", 0.1),
+        "Same": ("held", "unfinished", 0.5),
+        "OnlyFirst": ("held", "blind", 0.1),
+        "OnlyFirstToo": ("broken", "too few starts", 0.9),
+        "OnlyOther": ("too few starts", "held", 0.9),
+        "Neither": ("blind", "blind", 0.1),
+    }
+    both = [Path(shutil.copytree(audit, tmp_path / name)) for name in ("one", "other")]
+    for number, path in enumerate(both):
+        results = json.loads((path / "results.json").read_text())
+        template, detectors = results["detectors"][0], []
+        for name, case in cases.items():
+            row = json.loads(json.dumps(template | {"name": name}))
+            row["sets"]["noise"]["verdict"] = case[number]
+            value = case[2] if number else 0.5
+            row["sets"]["noise"]["radii"][-1]["auroc"] = {"value": value, "low": value - 0.1, "high": value + 0.1}
+            detectors.append(row)
+        (path / "results.json").write_text(json.dumps(results | {"detectors": detectors}))
+    found = read_audits(both)
+    text = compare_audits(found, tmp_path / "c.html").read_text()
+    counts = dict(re.findall(r'data-key="difference/B/(\w+)">([^<]+)', text))
+    expected = {"compared": 7, "pairs": 3, "higher": 1, "lower": 1, "only_first": 2, "only_other": 1}
+    assert counts == {name: str(value) for name, value in expected.items()}
+    lead = unescape(re.sub("<[^>]*>", "", text))
+    assert "the 95 % interval of the difference does not contain 0" in lead
+    assert "In 2, it works only in A, and in 1, only in B" in lead
+
+    table = audit_table(found)
+    for row in table.rows:
+        cells = dict(zip(table.head, (Markup("{}").format(cell) for cell in row), strict=True))
+        name = str(cells["detector"])
+        dead = [letter for letter, verdict in zip("AB", cases[name], strict=False) if verdict in NOT_WORKING]
+        for letter in "AB":
+            for column in (f"{letter}: before", f"{letter}: within 8"):
+                assert cells[column].endswith("†") == (letter in dead), (name, column)
+        assert ("<b>" in cells["B − A"]) == (name in ("Higher", "Lower"))
+        label = f"{name} († in {', '.join(dead)}) from noise" if dead else f"{name} from noise"
+        assert f">{label}</text>" in text
+    assert "†: did not work before the attack." in text
+    assert "†: did not work before it." in text
+
+
+def test_what_is_called_before_is_explained_and_the_attacks_are_counted(
+    audit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(audit, tmp_path / "other"))
+    results = json.loads((other / "results.json").read_text())
+    for row in results["detectors"]:
+        row["sets"]["noise"]["before"]["count"] = 1234
+        row["sets"]["[red]<b>"] = row["sets"]["noise"]
+    (other / "results.json").write_text(json.dumps(results))
+    outcome = oodattack(capsys, "compare", audit, other, other, "--out", tmp_path / "c.html")
+    assert outcome.code == 0, outcome.err
+    opened = open_audit(audit)
+    rows = len(opened.read_attack(next(key for key, _ in opened.shards()), ["image"]))
+    counts = f"from noise, {rows} in A, 1,234 in B, 1,234 in C; from [red]<b>, 1,234 in B, 1,234 in C."
+    before = "of the attacked starts, before the attack; the heat map of an audit's page has the whole set"
+    text = unescape(re.sub("<[^>]*>", "", (tmp_path / "c.html").read_text()))
+    assert f"Attacked images: {counts}" in text
+    assert f"before: AUROC {before}" in text
+    assert f"Ring: {before}" in text
+    printed = " ".join(outcome.out.split())
+    assert f"Attacked images: {counts}" in printed
+    assert f"before: AUROC {before}" in printed
+
+
+def test_trainings_of_encoders_are_compared(audit: Path, digits: tuple[Path, Path], tmp_path: Path) -> None:
+    outliers = str(write_photographs(tmp_path / "photographs", 4))
+    trained: dict[str, Any] = {"train": str(digits[0]), "network": "resnet8", "size": 8, "epochs": 1}
+    exposed: dict[str, Any] = {"method": "outlier-exposure", "outliers": (outliers,), "rate": 0.1}
+    nets = [tmp_path / name for name in ("plain", "exposed, method")]  # a comma that begins no option
+    train(TrainSettings(**trained, out=nets[0]))
+    train(TrainSettings(**trained, **exposed, out=nets[1]))
+    encoders = [f"trained:{nets[0]},layer=layer2", f"trained:{nets[1]}"]
+    found: dict[str, Any] = {"images": str(digits[1]), "start": ("noise",), "limit": 2, "steps": 1}
+    runs = [tmp_path / "run0", tmp_path / "run1"]
+    audits = [Path(shutil.copytree(audit, tmp_path / name)) for name in ("audit0", "audit1")]
+    for encoder, run, one in zip(encoders, runs, audits, strict=True):
+        run_attack(AttackSettings(encoder=encoder, **found, out=run))
+        for name in ("audit.json", "results.json"):
+            content = json.loads((one / name).read_text())
+            content["settings"]["encoder"] = encoder
+            (one / name).write_text(json.dumps(content))
+    (audits[1] / "results.json").unlink()  # not finished
+
+    expected = {
+        "training: method": ["plain", "outlier-exposure"],
+        "training: outliers": ["–", outliers],
+        "training: rate": ["0.2", "0.1"],
+    }
+    for read, paths in ((read_runs, runs), (read_audits, audits)):
+        settings = dict(read(paths).settings)
+        assert settings["encoder"] == encoders
+        assert {name: texts for name, texts in settings.items() if name.startswith("training: ")} == expected
+    record = nets[1] / "train.json"
+    for content in (None, "{", "[]", '{"settings": 1}'):
+        record.unlink() if content is None else record.write_text(content)
+        assert dict(read_runs(runs).settings)["training: method"] == ["plain", "–"]
+    (nets[0] / "train.json").unlink()
+    assert not any(name.startswith("training: ") for name, _ in read_audits(audits).settings)
 
 
 def test_audits_that_are_not_finished_are_listed(

@@ -18,7 +18,7 @@ from oodattack.report.page import write_page
 from oodattack.report.page.compare_audits import compare_audits
 from oodattack.settings import AuditSettings
 from tests.audit_pages import ExpectedAudit, assert_shows
-from tests.browser import HOSTILE_NAMES, Visit, visit
+from tests.browser import HOSTILE_NAMES, Visit, read_table, visit
 from tests.digits import write_photographs
 from tests.pages import parse
 
@@ -286,6 +286,76 @@ def test_axe_finds_nothing(scheme: str, browser: Browser, folder: Path, imperfec
         assert here.violations() == []
 
 
+def test_all_measures_are_below_their_headings(audit: Path, browser: Browser, folder: Path) -> None:
+    columns = ["AUROC before", "after", "two-sided AUROC before", "after", "FPR95-in before", "after"]
+    columns += ["rejected starts", "of these pass", "FPR95-out before", "after"]
+    measures = dict(
+        zip(
+            ("AUROC", "two-sided AUROC", "FPR95-in", "FPR95-out"),
+            ("auroc", "two_sided", "fpr95_in_positive", "fpr95_out_positive"),
+            strict=True,
+        )
+    )
+    detectors = ExpectedAudit(audit).results["detectors"]
+    with visit(browser, folder) as here:
+        shown = read_table(here, "All measures", headings=2)
+    assert set(shown) == {(row["name"], starts) for row in detectors for starts in row["sets"]}
+    for row in detectors:
+        for starts, found in row["sets"].items():
+            cells = shown[row["name"], starts]
+            assert [cell.heading for cell in cells] == columns
+            before, after, measure = found["before"], found["radii"][-1], ""
+            for cell in cells:
+                if cell.heading == "rejected starts":
+                    assert cell.numbers == [after["rejected"]]
+                    continue
+                if cell.heading == "of these pass":
+                    expected = after["rejected_pass"]
+                else:
+                    if cell.heading != "after":
+                        measure = measures[cell.heading.removesuffix(" before")]
+                    expected = (after if cell.heading == "after" else before)[measure]
+                ends = [expected[end] for end in ("value", "low", "high")]
+                assert cell.numbers == (ends if ends[0] is not None else [None]), cell
+
+
+def test_compared_numbers_are_below_their_headings(browser: Browser, audit: Path, tmp_path: Path) -> None:
+    """Every AUROC is another number, so that none can stand for another; the second audit has other detectors first."""
+    other = Path(shutil.copytree(audit, tmp_path / "other", ignore=shutil.ignore_patterns("page*")))
+    paths, numbers_ = [Path(shutil.copytree(other, tmp_path / "one")), other], iter(range(1, 1000))
+    for path in paths:
+        results = json.loads((path / "results.json").read_text())
+        results["detectors"] = results["detectors"][:: 1 if path == other else -1]
+        for row in results["detectors"]:
+            for found in row["sets"].values():
+                found["verdict"] = "held"
+                for at in (found["clean"], found["before"], *found["radii"]):
+                    value = next(numbers_) / 100
+                    at["auroc"] = {"value": value, "low": value - 0.003, "high": value + 0.004}
+        (path / "results.json").write_text(json.dumps(results))
+    found = [
+        {
+            (row["name"], starts): at
+            for row in json.loads((path / "results.json").read_text())["detectors"]
+            for starts, at in row["sets"].items()
+        }
+        for path in paths
+    ]
+    with visit(browser, compare_audits(read_audits(paths), tmp_path / "c.html")) as here:
+        shown = read_table(here, "AUROC side by side", headings=2)
+    assert set(shown) == set(found[0])
+    for name, cells in shown.items():
+        before = [one[name]["before"]["auroc"]["value"] for one in found]
+        after = [one[name]["radii"][-1]["auroc"] for one in found]
+        less = difference(Interval(**after[0]), Interval(**after[1]))
+        expected = {
+            **{f"{letter}: before": [value] for letter, value in zip("AB", before, strict=True)},
+            **{f"{letter}: within inf": list(at.values()) for letter, at in zip("AB", after, strict=True)},
+            "B − A": pytest.approx([less.value, less.low, less.high]),
+        }
+        assert {cell.heading: cell.numbers for cell in cells} == expected
+
+
 def test_hostile_names_are_shown_and_do_nothing(browser: Browser, audit: Path, imperfect: Path, tmp_path: Path) -> None:
     compared = compare_audits(read_audits([audit, imperfect]), tmp_path / "c.html")
     too_wide = "element => element.scrollWidth - element.clientWidth"
@@ -396,7 +466,7 @@ def test_a_comparison_shows_both_audits_and_their_differences(
         assert seen == 2 * 2 * 3
         assert drawn == 2 * 2 * 2 * 4
         bold = here.page.locator("#results-title ~ .scroll td b").count()
-        assert counts["pairs"] == 2 * 2
+        assert counts["compared"] == 2 * 2
         assert counts["higher"] + counts["lower"] == bold
         settings = here.page.locator("#settings-title ~ .scroll tbody th").all_inner_texts()
         assert settings == ["encoder"]

@@ -20,7 +20,7 @@ from oodattack.report.page import write_page
 from oodattack.report.page.compare_runs import compare_runs
 from oodattack.runs import ShardRecord, open_run
 from oodattack.settings.attack import AttackSettings
-from tests.browser import HOSTILE_NAMES, Visit, visit
+from tests.browser import HOSTILE_NAMES, Visit, read_table, visit
 from tests.pages import Expected, parse
 
 ROWS = 30
@@ -164,6 +164,35 @@ def test_the_verdict_counts_all_and_each_start(run: Path, browser: Browser, fold
         f"{below.sum()} of 10 images reach a MAPE below 0.1 % without a bound on the change, as PNG:"
         f" {below['noise']} of 5 from noise, {below['spiral']} of 5 from spiral"
     )
+
+
+def test_results_per_start_and_eps_are_below_their_headings(run: Path, browser: Browser, folder: Path) -> None:
+    frame = pd.read_parquet(run / "shards")
+    with visit(browser, folder) as here:
+        shown = read_table(here, "Results per start and eps", headings=2)
+    expected: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for (start, eps), rows in frame.groupby(["start_source", "eps"]):
+        lower, median, upper = rows["mape"].quantile([0.25, 0.5, 0.75])
+        numbers = {
+            "images": [len(rows)],
+            "MAPE before": [rows["mape_before"].median()],
+            "MAPE in floating point": [rows["mape_float"].median()],
+            "MAPE as PNG": [median],
+            "quartiles": [lower, upper],
+            "below 0.1 %": [(rows["mape"] < 0.001).mean()],
+            "distance": [rows["distance"].median()],
+            "evaluations": [rows["gradient_evaluations"].mean()],
+        }
+        if rows["class_in"].notna().any():
+            numbers["class of x_in"] = [(rows["class_in"] == rows["class_out"]).mean()]
+        expected[start, f"{eps:g}"] = numbers
+    assert set(shown) == set(expected)
+    for name, cells in shown.items():
+        longer = {"in floating point": "MAPE in floating point", "as PNG": "MAPE as PNG"}
+        found = {longer.get(cell.heading, cell.heading): cell.numbers for cell in cells}
+        assert set(found) == set(expected[name])
+        for heading, values in found.items():
+            assert values == pytest.approx(expected[name][heading]), (name, heading)
 
 
 def test_every_bar_filters_the_gallery(run: Path, browser: Browser, folder: Path) -> None:

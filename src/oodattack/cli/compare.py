@@ -11,6 +11,7 @@ from rich.table import Table
 from oodattack.cli.terminal import output_console, printable
 
 if TYPE_CHECKING:
+    from oodattack.report.page.elements import Cell
     from oodattack.report.page.elements import Table as Neutral
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -57,6 +58,9 @@ def _print(
 ) -> None:
     from markupsafe import Markup
 
+    def plain(cell: "Cell") -> str:
+        return printable(Markup("{}").format(cell).striptags())
+
     console = output_console()
     for name, label in zip(names, labels, strict=True):
         console.print(printable(f"{name}  {label}"))
@@ -73,5 +77,5 @@ def _print(
     for number, heading in enumerate(results.head):
         table.add_column(heading, justify="left" if number < 2 else "right", overflow="fold")
     for row in results.rows:
-        table.add_row(*(printable(Markup("{}").format(cell).striptags()) for cell in row))
-    console.print(table, results.note, soft_wrap=False)
+        table.add_row(*map(plain, row))
+    console.print(table, plain(results.note), soft_wrap=False)

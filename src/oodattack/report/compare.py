@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from oodattack.core.errors import InputError
 from oodattack.report.intervals import Interval, difference
 from oodattack.report.paired import Against, Mapes, against, read_mapes
+from oodattack.report.trained import training_settings
 from oodattack.runs import Group, Run, open_run, summarize
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def read_audits(directories: Sequence[Path]) -> Audits:
             {
                 **({} if letter in results else dict.fromkeys(sorted(recorded), UNKNOWN)),
                 **{name: value for name, value in given["settings"].items() if name != "out"},
+                **training_settings(given["settings"]["encoder"]),
                 **{f"digest of {name}": _digest(value) for name, value in header["inputs"].items()},
                 **given["environment"],
             }
@@ -202,6 +204,7 @@ def read_runs(directories: Sequence[Path]) -> Runs:
     described = [
         {
             **run.header["settings"],
+            **training_settings(run.header["settings"]["encoder"]),
             "latent z": f"{run.header['inputs']['layer']}, {run.header['inputs']['latent_dim']} numbers",
             **{
                 f"digest of {name}": _digest(run.header["inputs"].get(name)) for name in ("encoder", "images", "starts")

@@ -1,10 +1,11 @@
 """The page that compares audits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
+from oodattack.auditing.verdict import NOT_WORKING
 from oodattack.report.compare import Audits, Progress
 from oodattack.report.intervals import Interval
 from oodattack.report.numbers import eps_label, fixed
@@ -19,6 +20,8 @@ LEAD = Markup(
     "AUROC is how well a detector separates images that do not belong from in-distribution ones: 1 separates all of"
     " them, 0.5 is chance, and below it attacked images look more in-distribution than real ones."
 )
+DID_NOT_WORK = "†"
+BEFORE = "of the attacked starts, before the attack; the heat map of an audit's page has the whole set"
 SAYS_NOT = (
     SETTINGS_SAY,
     "Intervals of differences treat the two audits as independent. Where the same images were attacked, they are wider"
@@ -101,24 +104,50 @@ def _missing(found: Audits) -> list[str]:
     return absent + failed
 
 
+def _works(found: Audits, number: int, place: int, starts: str) -> bool:
+    """Whether there was anything to break: a detector of one of the audits recognised the starts before any attack."""
+    verdict: str = found.results[number]["detectors"][place]["sets"][starts]["verdict"]
+    return verdict not in NOT_WORKING
+
+
+def _works_in_each(found: Audits, number: int) -> dict[tuple[str, str], tuple[bool, bool]]:
+    """Whether each detector works on each set of starts in the first audit, and in another, if both audited it."""
+    return {
+        (detector, starts): (_works(found, 0, places[0], starts), _works(found, number, other, starts))
+        for detector, starts, places in found.rows
+        if places[0] is not None and (other := places[number]) is not None
+    }
+
+
 def _lead(found: Audits) -> Markup:
-    """What AUROC is, and for each audit after the first how many AUROCs differ by more than their intervals."""
-    sentences, every = [LEAD], found.differences()
-    for letter in found.names[1:]:
-        differences = [one for (name, _, _), one in every.items() if name == letter]
-        if differences:
+    """What AUROC is, and for each audit after the first how many AUROCs differ, of the detectors that work in both."""
+    sentences, differences = [LEAD], found.differences()
+    for number, letter in enumerate(found.names[1:], 1):
+        works = _works_in_each(found, number)
+        if differences and works:
+            both = [differences[letter, *pair] for pair, which in works.items() if all(which)]
+            key, first = f"difference/{letter}", found.names[0]
             sentences.append(
                 Markup(
-                    "Under attack it is higher in {} than in {} for {} of {} pairs of detector and set of starts, and"
-                    " lower for {}, by more than the 95 % interval."
+                    "In {} of {} pairs of detector and set of starts, the detector works before the attack in both {}"
+                    " and {}; under attack, its AUROC is higher in {} for {} of these, and lower for {}: the 95 %"
+                    " interval of the difference does not contain 0."
                 ).format(
-                    letter,
-                    found.names[0],
-                    shown_count(f"difference/{letter}/higher", sum(one.low > 0 for one in differences)),
-                    shown_count(f"difference/{letter}/pairs", len(differences)),
-                    shown_count(f"difference/{letter}/lower", sum(one.high < 0 for one in differences)),
+                    shown_count(f"{key}/pairs", len(both)),
+                    shown_count(f"{key}/compared", len(works)),
+                    *(first, letter, letter),
+                    shown_count(f"{key}/higher", sum(one.low > 0 for one in both)),
+                    shown_count(f"{key}/lower", sum(one.high < 0 for one in both)),
                 )
             )
+            only_first, only_other = (list(works.values()).count(which) for which in ((True, False), (False, True)))
+            if only_first or only_other:
+                sentences.append(
+                    Markup("In {}, it works only in {}, and in {}, only in {}; these are not counted.").format(
+                        *(shown_count(f"{key}/only_first", only_first), first),
+                        *(shown_count(f"{key}/only_other", only_other), letter),
+                    )
+                )
     return Markup(" ").join(sentences)
 
 
@@ -130,36 +159,55 @@ def audit_table(found: Audits) -> Table:
     if found.eps is not None:
         head += [f"{name}: within {eps_label(found.eps)}" for name in found.names]
         head += [f"{name} − {found.names[0]}" for name in found.names[1:]]
+    works = {letter: _works_in_each(found, number) for number, letter in enumerate(found.names)}
     rows: list[list[Cell]] = []
     for detector, starts, places in found.rows:
         before: list[Cell] = []
         after: list[Cell] = []
         for number, (one, place) in enumerate(zip(traced, places, strict=True)):
             here = ("detectors", place or 0, "sets", starts)
-            before.append(ABSENT if place is None else one.auroc(*here, "before", "auroc"))
+            mark = DID_NOT_WORK if place is not None and not _works(found, number, place, starts) else ""
+            before.append(ABSENT if place is None else Markup("{}{}").format(one.auroc(*here, "before", "auroc"), mark))
             if found.eps is not None:
                 radius = ("radii", found.place(number), "auroc")
-                after.append(ABSENT if place is None else one.interval(*here, *radius))
-        if found.eps is not None:
-            after += [_difference(differences, letter, detector, starts) for letter in found.names[1:]]
+                after.append(ABSENT if place is None else one.interval(*here, *radius) + mark)
+        for letter in found.names[1:] if found.eps is not None else ():
+            both = all(works[letter].get((detector, starts), (False,)))
+            after.append(_difference(differences, (letter, detector, starts), works=both))
         rows.append([detector, starts, *before, *after])
-    note = (
-        "from: the set of starts. before: AUROC of the starts as they are. within: AUROC under the strongest attack on"
-        " each image within the largest eps that these audits have in common, with its 95 % interval. Then the"
-        " differences, with theirs. Bold: the interval does not contain 0."
-    )
+    note = Markup(
+        "from: the set of starts. before: AUROC {}. within: AUROC under the strongest attack on each image within the"
+        " largest eps that these audits have in common, with its 95 % interval. Then the differences, with theirs."
+        " Bold: the interval does not contain 0, and the detector works in both. {}: did not work before the attack."
+        " Attacked images: {}."
+    ).format(BEFORE, DID_NOT_WORK, _attacked(found, traced))
     return Table("AUROC side by side", head, rows, sortable=True, note=note)
 
 
-def _difference(differences: Mapping[tuple[str, str, str], Interval], letter: str, detector: str, starts: str) -> Cell:
-    found = differences.get((letter, detector, starts))
+def _attacked(found: Audits, traced: Sequence[Traced]) -> Markup:
+    """How many images each audit attacked from each set of starts."""
+    sets = []
+    for starts in dict.fromkeys(starts for _, starts, _ in found.rows):
+        counts = [
+            Markup("{} in {}").format(one.count("detectors", 0, "sets", starts, "before", "count"), letter)
+            for letter, one in zip(found.names, traced, strict=True)
+            if starts in one.at("detectors", 0, "sets")
+        ]
+        sets.append(Markup("from {}, {}").format(starts, Markup(", ").join(counts)))
+    return Markup("; ").join(sets)
+
+
+def _difference(
+    differences: Mapping[tuple[str, str, str], Interval], which: tuple[str, str, str], *, works: bool
+) -> Cell:
+    found = differences.get(which)
     if found is None:
         return ABSENT
     value, low, high = (
-        Shown(f"difference/{letter}/{detector}/{starts}/{end}", number, f"{'+' * (number > 0)}{fixed(number)}")
+        Shown(f"difference/{'/'.join(which)}/{end}", number, f"{'+' * (number > 0)}{fixed(number)}")
         for end, number in (("value", found.value), ("low", found.low), ("high", found.high))
     )
-    return with_interval(value, low, high, bold=found.low > 0 or found.high < 0)
+    return with_interval(value, low, high, bold=works and (found.low > 0 or found.high < 0))
 
 
 def _figure(found: Audits) -> Figure | None:
@@ -169,14 +217,18 @@ def _figure(found: Audits) -> Figure | None:
     rows = []
     for detector, starts, places in found.rows:
         row: list[Dot | None] = []
+        marked = []
         for number, (results, place) in enumerate(zip(found.results, places, strict=True)):
             if place is None:
                 row.append(None)
                 continue
+            if not _works(found, number, place, starts):
+                marked.append(found.names[number])
             at = results["detectors"][place]["sets"][starts]
             after = at["radii"][found.place(number)]["auroc"]
             row.append(Dot(after["value"], after["low"], after["high"], at["before"]["auroc"]["value"]))
-        rows.append((f"{detector} from {starts}", row))
+        mark = f" ({DID_NOT_WORK} in {', '.join(marked)})" if marked else ""
+        rows.append((f"{detector}{mark} from {starts}", row))
     names = dict(zip(found.all_names, found.paths, strict=True))
     within = f"{norm(found.results[0])} {eps_label(found.eps)}"
     return dots(
@@ -190,6 +242,6 @@ def _figure(found: Audits) -> Figure | None:
         interval="95 %",
         limits=(0.0, 1.0),
         line=(0.5, "chance"),
-        note="Ring: before. Dot: under attack, with its 95 % interval."
+        note=f"Ring: {BEFORE}. Dot: under attack, with its 95 % interval. {DID_NOT_WORK}: did not work before it."
         + f" The first {MAX_ROWS} of {len(rows)} rows of the table." * (len(rows) > MAX_ROWS),
     )
