@@ -468,6 +468,12 @@ def test_an_unfinished_audit_has_no_differences(audit: Path) -> None:
     ]
 
 
+def test_deleted_hashes_hide_nothing_in_a_finished_audit(audit: Path) -> None:
+    names = set(hashes.recorded(audit))
+    shutil.rmtree(audit / "hashes")
+    assert set(differing(verify(audit))) == {(name, None, "SHA-256") for name in names}
+
+
 def test_a_number_that_json_does_not_have_is_found(audit: Path) -> None:
     (audit / "results.json").write_text('{"format": NaN}')
     assert ("results.json", None, "JSON") in differing(verify(audit))
