@@ -12,7 +12,7 @@ from oodattack.pipelines.verify import verify
 from oodattack.settings import TrainSettings
 from oodattack.storage import hashes
 from tests.digits import write_photographs
-from tests.verifying import differing, edit_json, flip
+from tests.verifying import TRUSTED, differing, edit_json, flip
 
 ROUND_FILES = ("images.parquet", "model.safetensors", "train.json")
 
@@ -29,6 +29,7 @@ def test_a_training_is_verified(digits: tuple[Path, Path], tmp_path: Path) -> No
         ("model.safetensors", "SHA-256"),
         ("train.json", "SHA-256"),
     }
+    assert verify(out, TRUSTED).unchecked == ["no image was scored again: a training without rounds stores none"]
     shutil.rmtree(out / "hashes")
     files = ["train.json", "results.json", "model.safetensors"]
     assert differing(verify(out)) == [(file, None, "SHA-256") for file in files]
@@ -69,6 +70,8 @@ def test_the_rounds_of_a_training_are_verified(
         assert (f"rounds/{name}", None, "SHA-256") in differing(verify(out))
         flip(out / "rounds" / name, -1)
     assert differing(verify(out)) == []
+    [reason] = verify(out, TRUSTED).unchecked
+    assert reason.startswith("no image was scored again: those in rounds are compared by the hash")
     _check_deleted_hashes(out)
 
     images = out / "rounds" / "001" / "images.parquet"

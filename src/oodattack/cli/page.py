@@ -1,5 +1,6 @@
 """`oodattack page` writes the page of a run, an audit or a training again; `oodattack open` opens it."""
 
+import shlex
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +43,11 @@ def open_page(directory: Directory) -> None:
     """Open the page of a run, an audit or a training in the browser."""
     found = [path for path in (directory / "page" / "index.html", directory / "page.html") if path.is_file()]
     if not found:
-        raise InputError(f"expected a directory with a page, got {directory}; `oodattack page {directory}` writes one")
+        from oodattack.report.page import check_showable
+
+        check_showable(directory)
+        remedy = shlex.join(["oodattack", "page", str(directory)])
+        raise InputError(f"expected a directory with a page, got {directory}; `{remedy}` writes one")
     address = found[0].resolve().as_uri()
     if not webbrowser.open(address):
         raise InputError(f"expected a browser to open {address}, found none; open it yourself")

@@ -15,7 +15,7 @@ from oodattack.runs import open_run
 from oodattack.runs.store import LAYOUT as RUN
 from oodattack.storage.layout import Layout
 from oodattack.training.layout import LAYOUT as TRAINING
-from oodattack.training.layout import ROUNDS
+from oodattack.training.layout import ROUND_IMAGES, ROUNDS
 
 ROUNDS_FOLDER = "rounds"
 
@@ -100,7 +100,12 @@ def _check_contents(layout: Layout, documents: Mapping[str, Any], unusable: Sequ
             check_unhashed(ROUNDS, inner, finished=finished)
             findings.include(ROUNDS_FOLDER, inner)
         check_rounds(documents, findings)
-        return "a training has none"
+        if any(file.is_file() for file in (findings.path / ROUNDS_FOLDER).glob(f"*/{ROUND_IMAGES}")):
+            return (
+                "those in rounds are compared by the hash and the columns of their files, and the figures recorded"
+                f" beside them with {RESULTS}"
+            )
+        return "a training without rounds stores none"
     absent = [name for name in layout.documents if name not in documents]
     if absent:
         return f"there is no valid {absent[0]} of format {layout.format}"
