@@ -456,6 +456,12 @@ def test_other_images_than_those_of_the_audit_are_found(audit: Path, tmp_path: P
     assert spoilt.unchecked == ["results.json was not computed again: what it follows from is incomplete"]
 
 
+def test_images_that_are_elsewhere_come_with_a_remedy(audit: Path) -> None:
+    edit_json(audit / "results.json", lambda results: results["settings"].update(test="digits/gone"))
+    with pytest.raises(InputError, match=r"digits/gone.*where the command ran: run this there"):
+        verify(audit, TRUSTED)
+
+
 def test_an_unfinished_audit_has_no_differences(audit: Path) -> None:
     for name in ("results.json", "scores.parquet"):
         (audit / name).unlink()

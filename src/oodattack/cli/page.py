@@ -1,12 +1,12 @@
 """`oodattack page` writes the page of a run, an audit or a training again; `oodattack open` opens it."""
 
-import shlex
 import webbrowser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from oodattack.cli.terminal import shell_command
 from oodattack.core.errors import InputError
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -46,7 +46,7 @@ def open_page(directory: Directory) -> None:
         from oodattack.report.page import check_showable
 
         check_showable(directory)
-        remedy = shlex.join(["oodattack", "page", str(directory)])
+        remedy = shell_command("page", directory)
         raise InputError(f"expected a directory with a page, got {directory}; `{remedy}` writes one")
     address = found[0].resolve().as_uri()
     if not webbrowser.open(address):
