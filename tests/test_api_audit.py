@@ -187,6 +187,7 @@ class _Normalise(nn.Module):
     [
         ({"out": ".", "start": ("noise",)}, "expected no setting start, which is an argument of audit"),
         ({"esp": 3.0}, "unknown setting 'esp'; did you mean 'eps'"),
+        ({"model": 3}, "expected the model as a torch.nn.Module, an oodattack.encoders.Encoder or the name"),
         ({"device": "cpu"}, "expected no device with a module"),
         ({"ood": {"a/b": "noise"}}, "expected the name of a set as letters"),
         ({"ood": {"train": "noise"}}, "none of in, targets, train, got 'train'"),

@@ -1,6 +1,7 @@
 """The command line from end to end."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -54,6 +55,23 @@ def test_attack_writes_run_figures_and_table(photos: Path, tmp_path: Path, capsy
         with Image.open(run / "figures" / f"{figure}.png") as image:
             assert min(image.size) > 300
     assert len(list((tmp_path / "png").glob("*.png"))) == 6
+
+
+@pytest.mark.usefixtures("without_figures", "few_resamples")
+def test_commands_on_the_last_lines_can_be_copied_into_a_shell(
+    photos: Path, digits: tuple[Path, Path], tmp_path: Path, capsys: Capture
+) -> None:
+    run, net, report = (tmp_path / f"r<b>#% {name}" for name in ("run", "net", "audit"))
+    done = oodattack(capsys, *command(photos, run))
+    assert shlex.split(done.out.rpartition("(")[2].partition(")")[0]) == ["oodattack", "open", str(run)]
+    train, test = digits
+    size = ("--network", "resnet8", "--size", 16, "--epochs", 1, "--device", "cpu")
+    done = oodattack(capsys, "train", "--train", train, *size, "--out", net)
+    assert shlex.split(done.out.rpartition("--encoder ")[2]) == [f"trained:{net}"]
+    images = ("--train", train, "--test", test, "--start", "noise", "--limit", 2, "--ood-limit", 2, "--fit-limit", 40)
+    attacks = ("--encoder", f"trained:{net}", "--detectors", "MaxLogit", "--steps", 1, "--device", "cpu")
+    done = oodattack(capsys, "audit", *attacks, *images, "--out", report)
+    assert shlex.split(done.out.rpartition("(")[2].partition(")")[0]) == ["oodattack", "open", str(report)]
 
 
 @pytest.mark.usefixtures("without_figures")

@@ -178,6 +178,13 @@ def test_directories_without_a_page_are_refused(tmp_path: Path, capsys: pytest.C
         write_page(tmp_path)
     with pytest.raises(InputError, match="expected the directory of a run, an audit or a training"):
         write_page(tmp_path / "nothing")
-    outcome = oodattack(capsys, "open", tmp_path)
+    # `open` does not send to `page` what `page` refuses.
+    for name in ("", "nothing"):
+        refused, outcome = (oodattack(capsys, verb, tmp_path / name) for verb in ("page", "open"))
+        assert outcome == refused
+        assert outcome.code == 2
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run" / "run.json").write_text("{}")
+    outcome = oodattack(capsys, "open", tmp_path / "my run")
     assert outcome.code == 2
-    assert "expected a directory with a page" in outcome.err
+    assert outcome.err.endswith(f"`oodattack page '{tmp_path / 'my run'}'` writes one\n")

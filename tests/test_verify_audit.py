@@ -456,6 +456,12 @@ def test_other_images_than_those_of_the_audit_are_found(audit: Path, tmp_path: P
     assert spoilt.unchecked == ["results.json was not computed again: what it follows from is incomplete"]
 
 
+def test_images_that_are_elsewhere_come_with_a_remedy(audit: Path) -> None:
+    edit_json(audit / "results.json", lambda results: results["settings"].update(test="digits/gone"))
+    with pytest.raises(InputError, match=r"digits/gone.*where the command ran: run this there"):
+        verify(audit, TRUSTED)
+
+
 def test_an_unfinished_audit_has_no_differences(audit: Path) -> None:
     for name in ("results.json", "scores.parquet"):
         (audit / name).unlink()
@@ -466,6 +472,12 @@ def test_an_unfinished_audit_has_no_differences(audit: Path) -> None:
         "there is no results.json: the audit is unfinished",
         "no image was scored again: there is no valid results.json of format 5",
     ]
+
+
+def test_deleted_hashes_hide_nothing_in_a_finished_audit(audit: Path) -> None:
+    names = set(hashes.recorded(audit))
+    shutil.rmtree(audit / "hashes")
+    assert set(differing(verify(audit))) == {(name, None, "SHA-256") for name in names}
 
 
 def test_a_number_that_json_does_not_have_is_found(audit: Path) -> None:

@@ -185,5 +185,11 @@ def test_code_that_a_directory_names_does_not_run_without_trust(run: Path) -> No
             verify(run, Rescoring())
 
 
+def test_an_encoder_that_is_elsewhere_comes_with_a_remedy(run: Path) -> None:
+    edit_json(run / "run.json", partial(_name_encoder, "trained:nets/gone"))
+    with pytest.raises(InputError, match=r"nets/gone.*where the command ran: run this there, or .* with --encoder"):
+        verify(run, Rescoring())
+
+
 def _name_encoder(encoder: str, header: Any) -> None:
     header["settings"]["encoder"] = encoder

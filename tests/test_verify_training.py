@@ -1,5 +1,6 @@
 """`verify` of a training, and of its rounds."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ from oodattack.pipelines.verify import verify
 from oodattack.settings import TrainSettings
 from oodattack.storage import hashes
 from tests.digits import write_photographs
-from tests.verifying import differing, edit_json, flip
+from tests.verifying import TRUSTED, differing, edit_json, flip
 
 ROUND_FILES = ("images.parquet", "model.safetensors", "train.json")
 
@@ -28,6 +29,14 @@ def test_a_training_is_verified(digits: tuple[Path, Path], tmp_path: Path) -> No
         ("model.safetensors", "SHA-256"),
         ("train.json", "SHA-256"),
     }
+    assert verify(out, TRUSTED).unchecked == ["no image was scored again: a training without rounds stores none"]
+    shutil.rmtree(out / "hashes")
+    files = ["train.json", "results.json", "model.safetensors"]
+    assert differing(verify(out)) == [(file, None, "SHA-256") for file in files]
+    (out / "results.json").unlink()
+    found = verify(out)
+    assert found.differences == []
+    assert any(reason.startswith("files without a recorded hash: 2") for reason in found.unchecked)
 
 
 def test_the_rounds_of_a_training_are_verified(
@@ -61,6 +70,9 @@ def test_the_rounds_of_a_training_are_verified(
         assert (f"rounds/{name}", None, "SHA-256") in differing(verify(out))
         flip(out / "rounds" / name, -1)
     assert differing(verify(out)) == []
+    [reason] = verify(out, TRUSTED).unchecked
+    assert reason.startswith("no image was scored again: those in rounds are compared by the hash")
+    _check_deleted_hashes(out)
 
     images = out / "rounds" / "001" / "images.parquet"
     columns = images.read_bytes()
@@ -75,3 +87,21 @@ def test_the_rounds_of_a_training_are_verified(
     assert differing(verify(out)) == [("results.json", None, "rounds.1.mape.new")]
     images.unlink()
     assert differing(verify(out)) == [("rounds/001/images.parquet", None, "SHA-256")]
+
+
+def _check_deleted_hashes(out: Path) -> None:
+    """Without them, a changed byte of a round must not pass: neither if the header of the rounds is deleted as well."""
+    names = set(hashes.recorded(out / "rounds"))
+    copy = Path(shutil.copytree(out, out.parent / "copy"))
+    shutil.rmtree(copy / "rounds" / "hashes")
+    flip(copy / "rounds" / "001" / "model.safetensors", -1)
+    assert set(differing(verify(copy))) == {(f"rounds/{name}", None, "SHA-256") for name in names}
+    edit_json(copy / "rounds" / "rounds.json", lambda header: header.update(format=3))
+    found = verify(copy)
+    assert found.differences == []
+    assert any("versions before format 4 recorded none" in reason for reason in found.unchecked)
+    (copy / "rounds" / "rounds.json").unlink()
+    assert len(differing(verify(copy))) == len(names) - 1
+    (copy / "results.json").unlink()
+    hashes.forget(copy, copy / "results.json")
+    assert differing(verify(copy)) == []

@@ -81,6 +81,11 @@ def audit(
     given = [name for name in _ARGUMENTS if name in settings]
     if given:
         raise InputError(f"expected no setting {given[0]}, which is an argument of audit(); for starts, use ood=")
+    if not isinstance(model, str | nn.Module):
+        raise InputError(
+            "expected the model as a torch.nn.Module, an oodattack.encoders.Encoder or the name of an encoder, got"
+            f" {type(model).__name__} {model!r}; pass an instance, not a class or a function"
+        )
     if out is None:
         out = Path(tempfile.mkdtemp(prefix="oodattack-"))
         try:

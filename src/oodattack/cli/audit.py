@@ -20,6 +20,7 @@ from oodattack.cli.terminal import (
     print_json,
     printable,
     resumable,
+    shell_command,
     stages,
 )
 from oodattack.core.errors import InputError
@@ -126,7 +127,7 @@ def _print_results(results: Mapping[str, Any], settings: AuditSettings, written:
     console.print(f"audit     {settings.out}/results.json, {settings.out}/scores.parquet")
     for path in written:
         console.print(f"{'report' if path.suffix == '.md' else 'figure':9} {path}")
-    console.print(f"page      {page} (oodattack open {settings.out})")
+    console.print(f"page      {page} ({shell_command('open', settings.out)})")
 
 
 def _print_outcomes(outcomes: "Sequence[Outcome]", *, quiet: bool) -> bool:

@@ -7,6 +7,7 @@ import typer
 
 from oodattack.cli.options import Json, Quiet
 from oodattack.cli.running import run_and_report
+from oodattack.cli.terminal import shell_command
 from oodattack.settings.attack import AttackSettings
 from oodattack.settings.shared import STEPS
 
@@ -18,7 +19,7 @@ What this shows
   histogram.png shows the MAPE of each start before and after the attack,
   convergence.png how fast it falls. Any OOD detector that reads this latent vector
   scores x_out like the photograph. All of it is on one page:
-  oodattack open {run}
+  {open_it}
 Next: oodattack attack --help"""
 
 
@@ -47,4 +48,5 @@ def demo(
     )
     run_and_report(settings, as_json=json, quiet=quiet)
     if not (quiet or json):
-        typer.echo(EXPLANATION.format(out=out, figures=settings.out / "figures", run=settings.out))
+        open_it = shell_command("open", settings.out)
+        typer.echo(EXPLANATION.format(out=out, figures=settings.out / "figures", open_it=open_it))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from oodattack.cli.terminal import shell_command
 from oodattack.core.errors import InputError
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -42,7 +43,11 @@ def open_page(directory: Directory) -> None:
     """Open the page of a run, an audit or a training in the browser."""
     found = [path for path in (directory / "page" / "index.html", directory / "page.html") if path.is_file()]
     if not found:
-        raise InputError(f"expected a directory with a page, got {directory}; `oodattack page {directory}` writes one")
+        from oodattack.report.page import check_showable
+
+        check_showable(directory)
+        remedy = shell_command("page", directory)
+        raise InputError(f"expected a directory with a page, got {directory}; `{remedy}` writes one")
     address = found[0].resolve().as_uri()
     if not webbrowser.open(address):
         raise InputError(f"expected a browser to open {address}, found none; open it yourself")

@@ -22,6 +22,7 @@ from oodattack.cli.terminal import (
     print_json,
     printable,
     resumable,
+    shell_command,
 )
 from oodattack.settings.attack import AttackSettings
 from oodattack.settings.ball import NORM_NAMES
@@ -94,7 +95,7 @@ def print_summary(run: "Run", figures: list[Path], page: Path | None, *, as_json
     for figure in figures:
         console.print(f"figure    {figure}")
     if page is not None:
-        console.print(f"page      {page} (oodattack open {run.path})")
+        console.print(f"page      {page} ({shell_command('open', run.path)})")
 
 
 def _table(run: "Run", groups: "list[Group]") -> Table:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,6 +31,15 @@ def printable(text: str) -> str:
     'a?[2Jb'
     """
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def shell_command(*words: str | Path) -> str:
+    """A command of this program, quoted so that it can be copied into a shell.
+
+    >>> shell_command("open", Path("my run"))
+    "oodattack open 'my run'"
+    """
+    return shlex.join(["oodattack", *map(str, words)])
 
 
 def percent(fraction: float) -> str:

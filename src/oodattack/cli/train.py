@@ -1,5 +1,6 @@
 """`oodattack train`: train small classifiers, plainly or by methods from published papers."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from oodattack.cli.terminal import (
     plain_warnings,
     print_json,
     resumable,
+    shell_command,
     stages,
 )
 from oodattack.settings.train import TrainSettings
@@ -78,11 +80,10 @@ def _print_results(results: "Mapping[str, Any]", settings: TrainSettings, page: 
             aurocs = [f"{found[name]['auroc']['value']:.3f}" if name in found else "–" for name in sets]
             table.add_row(str(row["round"]), percent(row["accuracy"]), *aurocs, percent(row["mape"]["new"]))
         console.print(table, LEGEND, soft_wrap=False)
-    console.print(f"network   {settings.out}/model.safetensors; use it with --encoder trained:{settings.out}")
+    network = shlex.quote(f"trained:{settings.out}")
+    console.print(f"network   {settings.out}/model.safetensors; use it with --encoder {network}")
     if settings.rounds:
-        last = f"{settings.out}/rounds/{settings.rounds:03d}"
-        console.print(
-            f"rounds    trained:{last} is the network after the last round, trained:{settings.out} before any"
-        )
+        last = shlex.quote(f"trained:{settings.out}/rounds/{settings.rounds:03d}")
+        console.print(f"rounds    {last} is the network after the last round, {network} before any")
     if page is not None:
-        console.print(f"page      {page} (oodattack open {settings.out})")
+        console.print(f"page      {page} ({shell_command('open', settings.out)})")

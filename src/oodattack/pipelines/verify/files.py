@@ -27,7 +27,7 @@ def check_files(layout: Layout, findings: Findings) -> tuple[dict[str, Any], lis
         The JSON documents that are valid, by file name; and the names of the tables that cannot be read or have other
         columns.
     """
-    hashed = _check_hashes(layout, findings)
+    hashed = _check_hashes(findings)
     documents = {}
     for name, schema in layout.documents.items():
         document = _read_document(name, schema, layout, findings)
@@ -43,7 +43,7 @@ def check_files(layout: Layout, findings: Findings) -> tuple[dict[str, Any], lis
     return documents, unusable
 
 
-def _check_hashes(layout: Layout, findings: Findings) -> set[str]:
+def _check_hashes(findings: Findings) -> set[str]:
     """Returns the names of the files that have their recorded hash."""
     hashed = set()
     known = recorded(findings.path)
@@ -54,13 +54,49 @@ def _check_hashes(layout: Layout, findings: Findings) -> set[str]:
         if digest == measured:
             hashed.add(name)
     findings.checked["files by their hash"] += len(known)
-    unknown = [name for name in (_name(file, findings) for file in layout.files(findings.path)) if name not in known]
-    if unknown:
-        findings.unchecked.append(
-            f"files without a recorded hash: {len(unknown)}, the first is {unknown[0]}; versions before format"
-            f" {layout.format} recorded none, and an interrupted command records them when it is repeated"
-        )
     return hashed
+
+
+def check_unhashed(layout: Layout, findings: Findings, *, finished: bool) -> None:
+    """Report the files that should have a recorded hash and have none.
+
+    Args:
+        layout: the files of such a directory.
+        findings: receives them: as differences if the directory is finished and of the current format, otherwise as
+            unchecked.
+        finished: whether the command that writes the directory has finished, so that every file has had its hash.
+    """
+    known = recorded(findings.path)
+    unknown = [name for name in (_name(file, findings) for file in layout.files(findings.path)) if name not in known]
+    if not unknown:
+        return
+    older = is_older(layout, findings.path)
+    if finished and not older:
+        for name in unknown:
+            findings.differ(name, "SHA-256", "none", "one that was recorded when the file was written", words=EXPECTED)
+        return
+    findings.unchecked.append(
+        f"files without a recorded hash: {len(unknown)}, the first is {unknown[0]}; "
+        + (
+            f"versions before format {layout.format} recorded none"
+            if older
+            else "an interrupted command records them when it is repeated"
+        )
+    )
+
+
+def is_older(layout: Layout, path: Path) -> bool:
+    """Whether the header of a directory says that an earlier version wrote it, which recorded no hashes.
+
+    >>> is_older(Layout("run", 4, {"run.json": "run"}), Path("no/such/run"))
+    False
+    """
+    try:
+        header = json.loads((path / layout.header).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    version = header.get("format") if isinstance(header, dict) else layout.format
+    return version is None or (type(version) is int and version < layout.format)
 
 
 def _read_document(name: str, schema: str | None, layout: Layout, findings: Findings) -> Any:

@@ -1,6 +1,7 @@
 """How level 2 scores the images again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,26 @@ if you trust it, or --encoder with your own name of the encoder
                 " --encoder with your own name of the encoder"
             )
         return found
+
+
+@contextmanager
+def opening() -> Iterator[None]:
+    """Add a remedy to the error if an encoder or images that a directory names cannot be opened here.
+
+    >>> with opening():
+    ...     raise InputError("got no w.pth")
+    Traceback (most recent call last):
+        ...
+    oodattack.core.errors.InputError: got no w.pth; relative paths begin in the directory where the command ran: \
+run this there, or name the encoder with --encoder
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            f"{error}; relative paths begin in the directory where the command ran: run this there, or name the encoder"
+            " with --encoder"
+        ) from error
 
 
 def _is_code(name: str, settings: Mapping[str, Any]) -> bool:

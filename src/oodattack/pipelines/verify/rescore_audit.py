@@ -22,7 +22,7 @@ from oodattack.engines import exact
 from oodattack.images.live import OBJECT
 from oodattack.pipelines.verify.attacked import check_attacked, check_samples
 from oodattack.pipelines.verify.findings import EXPECTED, Findings
-from oodattack.pipelines.verify.options import OnStage, Rescoring
+from oodattack.pipelines.verify.options import OnStage, Rescoring, opening
 from oodattack.pipelines.verify.rescoring import is_same_encoder
 from oodattack.pipelines.verify.tables import check_tables
 from oodattack.settings.audit import AuditSettings
@@ -50,7 +50,8 @@ def rescore_audit(documents: Mapping[str, Any], options: Rescoring, findings: Fi
         return
     settings = AuditSettings.of({**options.applied(named), "out": findings.path, "batch_size": header["batch_size"]})
     on_stage("loading the encoder and the images", 0, 1)
-    bench = open_bench(settings)
+    with opening():
+        bench = open_bench(settings)
     if not is_same_encoder(NAME, header["inputs"]["encoder"], bench.subject.encoder, findings):
         return
     # The name that the results use.

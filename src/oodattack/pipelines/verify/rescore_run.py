@@ -14,7 +14,7 @@ from oodattack.encoders import Encoder, load_encoder
 from oodattack.engines import exact, in_batches, sample_seed
 from oodattack.pipelines.batch import measure_images, to_batch
 from oodattack.pipelines.verify.findings import RELATIVE, Findings
-from oodattack.pipelines.verify.options import OnStage, Rescoring
+from oodattack.pipelines.verify.options import OnStage, Rescoring, opening
 from oodattack.pipelines.verify.rescoring import MAPE_SCALE, check_ball, checked_image, is_same_encoder
 from oodattack.runs import SCHEMA, Run
 from oodattack.settings.ball import NORMS
@@ -38,13 +38,14 @@ def rescore_run(run: Run, options: Rescoring, findings: Findings, on_stage: OnSt
     """
     settings = options.applied(run.header["settings"])
     on_stage("loading the encoder", 0, 1)
-    encoder = load_encoder(
-        settings["encoder"],
-        device=settings["device"],
-        trust=settings["trust"],
-        pipeline=settings["pipeline"],
-        native_size=settings["native_size"],
-    )
+    with opening():
+        encoder = load_encoder(
+            settings["encoder"],
+            device=settings["device"],
+            trust=settings["trust"],
+            pipeline=settings["pipeline"],
+            native_size=settings["native_size"],
+        )
     if not is_same_encoder("run.json", run.header["inputs"]["encoder"], encoder, findings):
         return
     for number in run.done():

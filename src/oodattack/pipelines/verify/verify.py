@@ -7,7 +7,7 @@ from typing import Any
 from oodattack.auditing.layout import LAYOUT as AUDIT
 from oodattack.auditing.layout import RESULTS
 from oodattack.core.errors import InputError
-from oodattack.pipelines.verify.files import check_files
+from oodattack.pipelines.verify.files import check_files, check_unhashed, is_older
 from oodattack.pipelines.verify.findings import Findings
 from oodattack.pipelines.verify.options import OnStage, Rescoring
 from oodattack.pipelines.verify.rows import check_audit, check_rounds, check_run
@@ -15,7 +15,7 @@ from oodattack.runs import open_run
 from oodattack.runs.store import LAYOUT as RUN
 from oodattack.storage.layout import Layout
 from oodattack.training.layout import LAYOUT as TRAINING
-from oodattack.training.layout import ROUNDS
+from oodattack.training.layout import ROUND_IMAGES, ROUNDS
 
 ROUNDS_FOLDER = "rounds"
 
@@ -57,6 +57,7 @@ def verify(path: Path, rescoring: Rescoring | None = None, *, on_stage: OnStage 
     report = on_stage or (lambda _name, _done, _total: None)
     report("comparing hashes", 0, 1)
     documents, unusable = check_files(layout, findings)
+    check_unhashed(layout, findings, finished=_is_finished(layout, path, documents))
     obstacle = _check_contents(layout, documents, unusable, findings)
     if rescoring is not None:
         if obstacle:
@@ -76,6 +77,16 @@ def _layout(path: Path) -> Layout:
     )
 
 
+def _is_finished(layout: Layout, path: Path, documents: Mapping[str, Any]) -> bool:
+    """Whether the command that writes a directory has written everything."""
+    if layout is not RUN:
+        return (path / RESULTS).is_file()
+    if RUN.header not in documents:
+        return False
+    run = open_run(path)
+    return len(run.done()) == run.shard_count
+
+
 def _check_contents(layout: Layout, documents: Mapping[str, Any], unusable: Sequence[str], findings: Findings) -> str:
     """Check rows and scores; returns why images cannot be scored again, or an empty text."""
     if layout is RUN and RUN.header in documents:
@@ -85,9 +96,16 @@ def _check_contents(layout: Layout, documents: Mapping[str, Any], unusable: Sequ
         if (findings.path / ROUNDS_FOLDER).is_dir():
             inner = Findings(findings.path / ROUNDS_FOLDER, ROUNDS.noun)
             check_files(ROUNDS, inner)
+            finished = _is_finished(layout, findings.path, documents) and not is_older(layout, findings.path)
+            check_unhashed(ROUNDS, inner, finished=finished)
             findings.include(ROUNDS_FOLDER, inner)
         check_rounds(documents, findings)
-        return "a training has none"
+        if any(file.is_file() for file in (findings.path / ROUNDS_FOLDER).glob(f"*/{ROUND_IMAGES}")):
+            return (
+                "those in rounds are compared by the hash and the columns of their files, and the figures recorded"
+                f" beside them with {RESULTS}"
+            )
+        return "a training without rounds stores none"
     absent = [name for name in layout.documents if name not in documents]
     if absent:
         return f"there is no valid {absent[0]} of format {layout.format}"

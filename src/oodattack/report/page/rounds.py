@@ -8,7 +8,6 @@ from typing import Any
 from markupsafe import Markup
 
 from oodattack.auditing.verdict import BROKEN_AUROC
-from oodattack.core.errors import InputError
 from oodattack.report.numbers import ball_label, count, count_label, eps_label, share
 from oodattack.report.page import rounds_charts as charts
 from oodattack.report.page import rounds_tables as tables
@@ -37,20 +36,16 @@ def rounds_page(directory: Path, destination: Destination) -> Path:
     """Write the page of a training with rounds, finished or not.
 
     Args:
-        directory: the directory of the training.
+        directory: the directory of the training, with at least one round.
         destination: where the page goes.
 
     Returns:
         The HTML file.
 
     Raises:
-        InputError: if no round is stored, a file is damaged, or the page cannot be written.
+        InputError: if a file is damaged, or the page cannot be written.
     """
     rounds = read_rounds(directory)
-    if not rounds:
-        raise InputError(
-            f"expected a training with rounds, got {directory} without any; a training without --rounds has no page"
-        )
     traced = Traced({"rounds": [one.figures for one in rounds]})
     settings = rounds[-1].settings
     html = render_page(

@@ -6,6 +6,7 @@ from oodattack.core.errors import InputError
 from oodattack.report.page.destination import Destination, Folder, SingleFile
 from oodattack.report.page.run import run_page
 from oodattack.runs import open_run
+from oodattack.training.layout import ROUND_IMAGES
 
 
 def write_page(directory: Path, *, out: Path | None = None, single_file: bool = False) -> Path:
@@ -28,6 +29,7 @@ def write_page(directory: Path, *, out: Path | None = None, single_file: bool = 
     oodattack.core.errors.InputError: expected the directory of a run, an audit or a training, got no/such/run
     """
     directory = Path(directory)
+    check_showable(directory)
     destination: Destination = (
         SingleFile(out or directory / "page.html") if single_file else Folder(out or directory / "page")
     )
@@ -37,8 +39,22 @@ def write_page(directory: Path, *, out: Path | None = None, single_file: bool = 
         from oodattack.report.page.audit import audit_page  # needs libraries that a run does without
 
         return audit_page(directory, destination)
-    if (directory / "train.json").is_file():
-        from oodattack.report.page.rounds import rounds_page
+    from oodattack.report.page.rounds import rounds_page
 
-        return rounds_page(directory, destination)
-    raise InputError(f"expected the directory of a run, an audit or a training, got {directory}")
+    return rounds_page(directory, destination)
+
+
+def check_showable(directory: Path) -> None:
+    """Check that a directory has something that a page shows.
+
+    Raises:
+        InputError: if it is not that of a run, an audit or a training with rounds.
+    """
+    if any((directory / name).is_file() for name in ("run.json", "audit.json")):
+        return
+    if not (directory / "train.json").is_file():
+        raise InputError(f"expected the directory of a run, an audit or a training, got {directory}")
+    if not any(directory.glob(f"rounds/*/{ROUND_IMAGES}")):
+        raise InputError(
+            f"expected a training with rounds, got {directory} without any; a training without --rounds has no page"
+        )
