@@ -11,6 +11,9 @@ from oodattack.report.page.charts.frame import BOTTOM, HEIGHT, LEFT, RIGHT, TOP,
 from oodattack.report.page.charts.scale import Scale
 from oodattack.report.page.elements import Cell, Figure, Shown, Table
 
+_LARGEST = 4 * max(WIDTH, HEIGHT)  # step within the drawing, in either direction
+_NUMBERS = np.array([str(number) for number in range(-_LARGEST, _LARGEST + 1)], dtype=object)
+
 
 @dataclass(frozen=True)
 class Points:
@@ -98,6 +101,6 @@ def _path(series: Points, chosen: np.ndarray, x: Scale, y: Scale) -> Markup:
     finite = np.isfinite(values)
     places = 4 * np.stack([x.places(chosen[finite]), y.places(values[finite])], 1)
     places = places.round().astype(int)
-    steps = np.diff(places, axis=0, prepend=np.zeros((1, 2), dtype=int)).ravel().tolist()
-    path = " ".join(map(str, steps))
+    steps = np.diff(places, axis=0, prepend=np.zeros((1, 2), dtype=int)).ravel()
+    path = " ".join(_NUMBERS[steps + _LARGEST].tolist())  # several times as fast as str() of each
     return Markup(f'<path class="dots {escape(series.kind)}" transform="scale(.25)" d="m{path}"/>')  # noqa: S704 -- numbers
