@@ -49,6 +49,11 @@ def check_showable(directory: Path) -> None:
 
     Raises:
         InputError: if it is not that of a run, an audit or a training with rounds.
+
+    >>> check_showable(Path("no/such/run"))
+    Traceback (most recent call last):
+        ...
+    oodattack.core.errors.InputError: expected the directory of a run, an audit or a training, got no/such/run
     """
     if any((directory / name).is_file() for name in ("run.json", "audit.json")):
         return
