@@ -1,6 +1,7 @@
 """Settings and fixtures that all tests share."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,20 @@ def few_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("oodattack.auditing.measures.RESAMPLES", 40)
         yield
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run, for the tests of `verify`, which only read it."""
+    from tests.verifying import make_run
+
+    return make_run(tmp_path_factory.mktemp("verify"))
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of `finished_run` that a test may break."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,12 @@
 """`oodattack verify`: its messages and exit codes."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.cli import oodattack
-from tests.verifying import edit_json, make_run
-
-
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("verify"))
-
-
-@pytest.fixture
-def run(finished_run: Path, tmp_path: Path) -> Path:
-    """A copy of the run that a test may break."""
-    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+from tests.verifying import edit_json
 
 
 def test_the_command_has_its_own_exit_code_and_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,18 +16,7 @@ from oodattack.settings.field import fields
 from oodattack.storage import hashes
 from oodattack.storage.schema import schema
 from oodattack.training.layout import LAYOUT as TRAINING
-from tests.verifying import TRUSTED, differing, edit_json, edit_rows, flip, make_run, verified_without_torch
-
-
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("verify"))
-
-
-@pytest.fixture
-def run(finished_run: Path, tmp_path: Path) -> Path:
-    """A copy of the run that a test may break."""
-    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+from tests.verifying import TRUSTED, differing, edit_json, edit_rows, flip, verified_without_torch
 
 
 def test_one_flipped_bit_anywhere_in_a_shard_is_found(run: Path) -> None:

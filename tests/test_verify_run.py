@@ -1,7 +1,6 @@
 """`verify --rescore` of a run: forged images, figures, settings and weights, whose hashes fit."""
 
 import io
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,7 @@ from oodattack.pipelines.verify import Rescoring, verify
 from oodattack.storage import hashes
 from tests.factories import tiny
 from tests.test_runs import settings, write_photos
-from tests.verifying import TRUSTED, differing, edit_json, edit_rows, make_run
-
-
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("verify"))
-
-
-@pytest.fixture
-def run(finished_run: Path, tmp_path: Path) -> Path:
-    """A copy of the run that a test may break."""
-    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+from tests.verifying import TRUSTED, differing, edit_json, edit_rows
 
 
 def test_what_was_written_has_no_differences(finished_run: Path) -> None:

@@ -1,13 +1,13 @@
 """The string that names an encoder: `KIND:TARGET,key=value,...`."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from oodattack.core.errors import InputError
 from oodattack.encoders.messages import nearest
+from oodattack.settings.parse import split_options
 
 KINDS = "embedded, torchvision:NAME, timm:NAME, python:MODULE:FACTORY, trained:DIR, file:PATH"
 
@@ -54,15 +54,13 @@ class Options:
 def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
     """Split a spec into kind, target and options.
 
-    A comma is a separator only if `key=` follows it, so that paths may contain commas.
-
     Raises:
         InputError: if an option is unknown or given twice.
 
     >>> parse_spec("torchvision:resnet18,weights=none,layer=layer3+avgpool")
     ('torchvision', 'resnet18', {'weights': 'none', 'layer': 'layer3+avgpool'})
     """
-    head, *pairs = re.split(r",(?=\s*\w+=)", spec)
+    head, pairs = split_options(spec)
     kind, _, target = head.partition(":")
     options: dict[str, str] = {}
     for pair in pairs:

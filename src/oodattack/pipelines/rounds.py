@@ -41,7 +41,7 @@ from oodattack.storage import hashes
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_text, write_torch, write_weights
 from oodattack.training.data import Labelled, Outliers
-from oodattack.training.layout import NAME, ROUNDS, WEIGHTS
+from oodattack.training.layout import NAME, ROUNDS, ROUNDS_FOLDER, WEIGHTS, round_folder
 from oodattack.training.round_store import read_round, write_round
 from oodattack.training.session import Session, reading
 
@@ -64,7 +64,7 @@ def claim_rounds(settings: TrainSettings, test: Labelled) -> Iterator[None]:
         "settings": identity(settings, "rounds"),
         "inputs": {"test": digest(test.source, range(len(test)))},
     }
-    with claim(settings.out / "rounds", ROUNDS, header, is_begun=_has_rounds):
+    with claim(settings.out / ROUNDS_FOLDER, ROUNDS, header, is_begun=_has_rounds):
         yield
 
 
@@ -103,7 +103,7 @@ def run_rounds(
     images = choose_images(settings, session.images.source, test, outliers)
     old: Tensor | None = None
     for number in range(settings.rounds + 1):
-        folder = _folder(settings, number)
+        folder = round_folder(settings.out, number)
         if (folder / "state.pt").exists():
             with reading(folder / "state.pt"):
                 state = torch.load(folder / "state.pt", map_location=session.accelerator.device, weights_only=True)
@@ -126,10 +126,6 @@ def run_rounds(
         old = state["fresh"].cpu()
         rows.append(dict(read_round(folder).figures))
     return rows
-
-
-def _folder(settings: TrainSettings, number: int) -> Path:
-    return settings.out / "rounds" / f"{number:03d}"
 
 
 def _has_rounds(path: Path) -> bool:
@@ -159,7 +155,7 @@ def _attack_to_train(
     order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(number))[: len(images.x_test)]
     x_in = torch.stack([quantize(images.train[i][0]) for i in order.tolist()])
     attacker = _Attacker(
-        settings, session, _folder(settings, number - 1), f"round {number}: attacking", engine, on_stage
+        settings, session, round_folder(settings.out, number - 1), f"round {number}: attacking", engine, on_stage
     )
     return attacker.latent(x_in, images.starts, settings.eps, STEPS)[0]
 
@@ -175,7 +171,7 @@ def _measure(
     on_stage: OnStage,
 ) -> Tensor:
     """Attack, compare scores, and store the round; returns the images (N, 3, H, W) uint8 of ``new``."""
-    eps, folder = settings.eps, _folder(settings, number)
+    eps, folder = settings.eps, round_folder(settings.out, number)
     attacker = _Attacker(settings, session, folder, f"round {number}: measuring", engine, on_stage)
     attacks = {"new": (eps, STEPS), "longer": (eps, 4 * STEPS), "larger": (2 * eps, STEPS)}
     fresh = {name: attacker.latent(images.x_test, images.held_out, *ball) for name, ball in attacks.items()}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
@@ -190,8 +191,16 @@ class Runs:
 
     def against(self, row: int, number: int) -> Against | None:
         """A run against the first one in one of the rows; None for the first itself, and where either has no MAPE."""
-        start, eps, _ = self.rows[row]
-        return None if number == 0 else against(self.mapes[0], self.mapes[number], (start, eps))
+        return self._against.get((row, number))
+
+    @cached_property
+    def _against(self) -> Mapping[tuple[int, int], Against | None]:
+        first, *others = self.mapes
+        return {
+            (row, number): against(first, other, (start, eps))
+            for row, (start, eps, _) in enumerate(self.rows)
+            for number, other in enumerate(others, 1)
+        }
 
 
 def read_runs(directories: Sequence[Path]) -> Runs:

@@ -1,10 +1,10 @@
 """How an encoder was trained, for comparisons; reading it needs no torch."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from oodattack.settings.parse import split_options
 from oodattack.training.layout import NAME
 
 KIND = "trained:"
@@ -21,7 +21,7 @@ def training_settings(encoder: str) -> dict[str, Any]:
     """
     if not encoder.startswith(KIND):
         return {}
-    directory = re.split(r",(?=\s*\w+=)", encoder.removeprefix(KIND))[0]  # as `parse_spec`, which needs torch
+    directory, _ = split_options(encoder.removeprefix(KIND))
     try:
         settings = json.loads((Path(directory.strip()) / NAME).read_text())["settings"]
         return {f"training: {name}": value for name, value in settings.items()}

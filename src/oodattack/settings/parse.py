@@ -1,6 +1,7 @@
 """Convert plain values, from the command line, a TOML file or Python, to the types of the fields."""
 
 import math
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,20 @@ _ACCEPTED: dict[type, tuple[type, ...]] = {
     str: (str, Path),
     Path: (str, Path),
 }
+_BEFORE_OPTION = re.compile(r",(?=\s*\w+=)")
 _DESCRIPTIONS = {bool: "true or false", int: "an integer", float: "a number", str: "a string", Path: "a path"}
+
+
+def split_options(spec: str) -> tuple[str, list[str]]:
+    """The name and the options of a string such as that of an encoder: ``NAME,key=value,...``.
+
+    A comma is a separator only if ``key=`` follows it, so that paths may contain commas.
+
+    >>> split_options("trained:nets, old/a,layer=fc")
+    ('trained:nets, old/a', ['layer=fc'])
+    """
+    name, *options = _BEFORE_OPTION.split(spec)
+    return name, options
 
 
 def load_config(path: Path) -> dict[str, Any]:

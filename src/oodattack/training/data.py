@@ -87,19 +87,24 @@ class Outliers:
 
     def get(self, index: int) -> Tensor:
         """Image ``index``, (3, size, size) uint8; source images come first, then the added ones."""
-        for source in self.sources:
-            if index < len(source):
-                return fit(source.read(index), (self.size, self.size))
-            index -= len(source)
-        for images in self.found:
-            if index < len(images):
-                return images[index]
-            index -= len(images)
-        raise IndexError(index)
+        part, place = self._find(index)
+        return part[place] if isinstance(part, Tensor) else fit(part.read(place), (self.size, self.size))
 
     def name(self, index: int) -> str:
-        """File name of source image ``index``."""
-        return [name for source in self.sources for name in source.names][index]
+        """File name of source image ``index``; attacked images have none."""
+        part, place = self._find(index)
+        if isinstance(part, Tensor):
+            raise IndexError(index)
+        return part.names[place]
+
+    def _find(self, index: int) -> tuple[ImageSource | Tensor, int]:
+        """The source or batch that contains image ``index``, and its place there."""
+        parts: list[ImageSource | Tensor] = [*self.sources, *self.found]
+        for part in parts:
+            if index < len(part):
+                return part, index
+            index -= len(part)
+        raise IndexError(index)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Sample (count, 3, size, size) images in [0, 1]; if attacked images were added, half of them are attacked."""

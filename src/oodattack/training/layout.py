@@ -1,5 +1,7 @@
 """The files of a training; reading them needs no torch."""
 
+from pathlib import Path
+
 import pyarrow as pa
 
 from oodattack.storage.layout import Layout
@@ -9,7 +11,7 @@ NAME, CHECKPOINT, WEIGHTS, RESULTS = "train.json", "checkpoint.pt", "model.safet
 FORMAT = 2  # since 2, digests of images are of their contents, and files have hashes
 LAYOUT = Layout("training", FORMAT, documents={NAME: "train", RESULTS: None}, others=(WEIGHTS,))
 
-ROUND_IMAGES = "images.parquet"
+ROUNDS_FOLDER, ROUND_IMAGES = "rounds", "images.parquet"
 ATTACKED_IN_ROUND = pa.schema(
     [
         ("attack", pa.string()),  # "new" or "direct"
@@ -31,3 +33,21 @@ ROUNDS = Layout(
     tables={f"*/{ROUND_IMAGES}": ATTACKED_IN_ROUND},
     others=(f"*/{NAME}", f"*/{WEIGHTS}"),
 )
+
+
+def round_folder(training: Path, number: int) -> Path:
+    """The folder of a round, of which number 0 is the network before the first.
+
+    >>> round_folder(Path("net"), 2).as_posix()
+    'net/rounds/002'
+    """
+    return training / ROUNDS_FOLDER / f"{number:03d}"
+
+
+def round_images(training: Path) -> list[Path]:
+    """The files with the images of the rounds that are stored, in order.
+
+    >>> round_images(Path("no/such/training"))
+    []
+    """
+    return sorted(training.glob(f"{ROUNDS_FOLDER}/*/{ROUND_IMAGES}"))

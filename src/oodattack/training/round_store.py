@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from oodattack.storage import hashes
 from oodattack.storage.tables import read_record, read_table, with_record, write_table
-from oodattack.training.layout import ATTACKED_IN_ROUND, ROUND_IMAGES
+from oodattack.training.layout import ATTACKED_IN_ROUND, ROUND_IMAGES, round_images
 
 
 @dataclass(frozen=True)
@@ -64,4 +64,4 @@ def read_rounds(training: Path) -> list[Round]:
     Raises:
         InputError: if a file is damaged.
     """
-    return [read_round(file.parent) for file in sorted((training / "rounds").glob(f"*/{ROUND_IMAGES}"))]
+    return [read_round(file.parent) for file in round_images(training)]

@@ -9,7 +9,7 @@ from oodattack.pipelines.verify.findings import EXPECTED, Findings
 from oodattack.pipelines.verify.leaves import dotted, leaves
 from oodattack.runs import Run
 from oodattack.storage.tables import read_record, read_table
-from oodattack.training.layout import ROUND_IMAGES
+from oodattack.training.layout import ROUND_IMAGES, round_folder
 
 BY_SETTINGS = ("stored", "by the settings")
 
@@ -93,7 +93,7 @@ def check_rounds(documents: Mapping[str, Any], findings: Findings) -> None:
     """
     rows = documents.get(RESULTS, {}).get("rounds")
     for number, row in enumerate(rows if isinstance(rows, list) else ()):
-        file = findings.path / "rounds" / f"{number:03d}" / ROUND_IMAGES
+        file = round_folder(findings.path, number) / ROUND_IMAGES
         if not file.is_file():
             continue  # rounds before format 4
         try:

@@ -15,9 +15,7 @@ from oodattack.runs import open_run
 from oodattack.runs.store import LAYOUT as RUN
 from oodattack.storage.layout import Layout
 from oodattack.training.layout import LAYOUT as TRAINING
-from oodattack.training.layout import ROUND_IMAGES, ROUNDS
-
-ROUNDS_FOLDER = "rounds"
+from oodattack.training.layout import ROUNDS, ROUNDS_FOLDER, round_images
 
 
 def verify(path: Path, rescoring: Rescoring | None = None, *, on_stage: OnStage | None = None) -> Findings:
@@ -100,7 +98,7 @@ def _check_contents(layout: Layout, documents: Mapping[str, Any], unusable: Sequ
             check_unhashed(ROUNDS, inner, finished=finished)
             findings.include(ROUNDS_FOLDER, inner)
         check_rounds(documents, findings)
-        if any(file.is_file() for file in (findings.path / ROUNDS_FOLDER).glob(f"*/{ROUND_IMAGES}")):
+        if any(file.is_file() for file in round_images(findings.path)):
             return (
                 "those in rounds are compared by the hash and the columns of their files, and the figures recorded"
                 f" beside them with {RESULTS}"

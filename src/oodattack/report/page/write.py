@@ -6,7 +6,7 @@ from oodattack.core.errors import InputError
 from oodattack.report.page.destination import Destination, Folder, SingleFile
 from oodattack.report.page.run import run_page
 from oodattack.runs import open_run
-from oodattack.training.layout import ROUND_IMAGES
+from oodattack.training.layout import round_images
 
 
 def write_page(directory: Path, *, out: Path | None = None, single_file: bool = False) -> Path:
@@ -59,7 +59,7 @@ def check_showable(directory: Path) -> None:
         return
     if not (directory / "train.json").is_file():
         raise InputError(f"expected the directory of a run, an audit or a training, got {directory}")
-    if not any(directory.glob(f"rounds/*/{ROUND_IMAGES}")):
+    if not round_images(directory):
         raise InputError(
             f"expected a training with rounds, got {directory} without any; a training without --rounds has no page"
         )
