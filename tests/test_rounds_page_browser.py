@@ -206,6 +206,10 @@ def test_an_unfinished_training_has_a_page(training: TrainSettings, browser: Bro
         command = here.page.locator("footer code").inner_text()
         assert f"--test {training.test}" in command
         assert "--rounds 2 --round-epochs 1 --round-images 10 --eps 1" in command
+    header = copy / "rounds" / "001" / "train.json"
+    header.write_text(header.read_text()[:20])
+    with pytest.raises(InputError, match=r"cannot read .*train\.json: .*; copy it from the directory of the training"):
+        write_page(copy)
     shutil.rmtree(copy / "rounds" / "001")
     with visit(browser, write_page(copy)) as here:
         assert "No round has finished yet" in here.page.locator("h1").inner_text()

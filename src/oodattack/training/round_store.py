@@ -1,5 +1,6 @@
 """What the rounds of a training store of their attacks: figures and images; reading them needs no torch."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from oodattack.core.errors import InputError
 from oodattack.storage import hashes
 from oodattack.storage.tables import read_record, read_table, with_record, write_table
-from oodattack.training.layout import ATTACKED_IN_ROUND, ROUND_IMAGES, round_images
+from oodattack.training.layout import ATTACKED_IN_ROUND, NAME, ROUND_IMAGES, round_images
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,19 @@ class Round:
             InputError: if the file is damaged.
         """
         return read_table(self.path / ROUND_IMAGES, ATTACKED_IN_ROUND.names)
+
+    def read_environment(self) -> dict[str, Any]:
+        """Versions and device of the training.
+
+        Raises:
+            InputError: if the file is missing or damaged.
+        """
+        file = self.path / NAME
+        try:
+            environment: dict[str, Any] = json.loads(file.read_text())["environment"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"cannot read {file}: {error}; copy it from the directory of the training") from error
+        return environment
 
 
 def write_round(

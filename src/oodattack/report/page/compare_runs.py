@@ -101,8 +101,8 @@ def _lead(found: Runs) -> Markup:
         elif ratios:
             sentences.append(
                 Markup(
-                    "It is smaller in {} than in {} for {} of {} pairs of start and eps, and larger for {}, by more"
-                    " than the 95 % interval."
+                    "It is smaller in {} than in {} for {} of {} pairs of start and eps, and larger for {}: the 95 %"
+                    " interval of the ratio does not contain 1."
                 ).format(
                     letter,
                     first,

@@ -1,6 +1,5 @@
 """The page of a training with rounds: does training on attacked images help?"""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from oodattack.report.page.page import Page, render_page
 from oodattack.report.page.rounds_gallery import gallery
 from oodattack.report.page.traced import Traced
 from oodattack.settings.train import TrainSettings
-from oodattack.training.layout import NAME
 from oodattack.training.round_store import Round, read_rounds
 
 SAYS_NOT = (
@@ -69,7 +67,6 @@ def rounds_page(directory: Path, destination: Destination) -> Path:
 def _page(directory: Path, rounds: Sequence[Round], traced: Traced) -> Page:
     settings = rounds[-1].settings
     heading = _verdict(traced, len(rounds) - 1)
-    header = json.loads((rounds[-1].path / NAME).read_text())
     return Page(
         kind="oodattack: training on attacked images, in rounds",
         title=heading.striptags(),
@@ -78,7 +75,7 @@ def _page(directory: Path, rounds: Sequence[Round], traced: Traced) -> Page:
         command=command("train", TrainSettings, settings, str(directory)),
         says_not=SAYS_NOT,
         notices=_notices(rounds, traced),
-        versions=header["environment"],
+        versions=rounds[-1].read_environment(),
     )
 
 
