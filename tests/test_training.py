@@ -400,6 +400,20 @@ def test_rounds_that_are_refused_leave_the_results_alone(
     assert contents() == before
 
 
+def test_damaged_images_of_a_round_can_be_deleted_and_made_again(
+    pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "STEPS", 1)
+    results = train(few_rounds(pictures, tmp_path / "net"))
+    file = tmp_path / "net" / "rounds" / "001" / "images.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"cannot read .*images\.parquet: .*; delete it and repeat the command"):
+        train(few_rounds(pictures, tmp_path / "net"))
+    file.unlink()
+    assert train(few_rounds(pictures, tmp_path / "net")) == results
+    assert [one.figures for one in read_rounds(tmp_path / "net")] == results["rounds"]
+
+
 def test_another_engine_gives_the_same_rounds(
     pictures: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,7 @@ from oodattack.storage import hashes
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_text, write_torch, write_weights
 from oodattack.training.data import Labelled, Outliers
-from oodattack.training.layout import NAME, ROUNDS, ROUNDS_FOLDER, WEIGHTS, round_folder
+from oodattack.training.layout import NAME, ROUND_IMAGES, ROUNDS, ROUNDS_FOLDER, WEIGHTS, round_folder
 from oodattack.training.round_store import read_round, write_round
 from oodattack.training.session import Session, reading
 
@@ -104,7 +104,7 @@ def run_rounds(
     old: Tensor | None = None
     for number in range(settings.rounds + 1):
         folder = round_folder(settings.out, number)
-        if (folder / "state.pt").exists():
+        if (folder / "state.pt").exists() and (folder / ROUND_IMAGES).exists():  # a damaged one may have been deleted
             with reading(folder / "state.pt"):
                 state = torch.load(folder / "state.pt", map_location=session.accelerator.device, weights_only=True)
                 session.model.load_state_dict(state["model"])
