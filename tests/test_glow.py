@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from oodattack.core.errors import InputError
 from oodattack.encoders.checkpoints import load_state, put_weights
 from oodattack.networks import Glow, build_glow
-from oodattack.networks.glow import check_finite
 from oodattack.networks.glow.actnorm import ActNorm
 from oodattack.networks.glow.coupling import BOUND, Coupling
 from oodattack.networks.glow.flow import Flow, glow_steps
@@ -197,7 +196,7 @@ def test_gradients_are_finite_far_from_the_data(scale: float) -> None:
     model, x = glow(16, scale=scale), far_images(16).requires_grad_()
     nats = model(x)
     (gradient,) = torch.autograd.grad(nats.sum(), x)
-    check_finite(nats)
+    assert bool(nats.isfinite().all())
     assert bool(gradient.isfinite().all())
     assert bool((gradient.flatten(1).norm(dim=1) > 0).all())
 
@@ -362,16 +361,6 @@ def _without_autocast(layer: Layer, h: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         out: Tensor = layer(h)[0]
         return out
-
-
-def test_a_training_that_diverges_stops() -> None:
-    model, x = glow(), torch.rand(3, 3, 8, 8)
-    check_finite(model.log_prob(x))
-    x[1] = math.nan
-    with pytest.raises(InputError, match=r"finite log-likelihoods, got NaN or infinity for 1 of 3 images; resume"):
-        check_finite(model.log_prob(x))
-    with pytest.raises(InputError, match="for 1 of 2 images"):
-        check_finite(torch.tensor([-1.0, -math.inf]))
 
 
 @pytest.mark.parametrize(

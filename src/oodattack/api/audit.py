@@ -15,6 +15,7 @@ from torch import nn
 
 from oodattack.api.progress import audit_bar
 from oodattack.auditing.bench import MAX_BATCH_SIZE, Bench, collect_detectors
+from oodattack.auditing.models import open_models
 from oodattack.auditing.inputs import IN_DISTRIBUTION, choose_inputs
 from oodattack.auditing.store import Audit
 from oodattack.core.checks import evaluation_mode
@@ -127,14 +128,15 @@ def _open(
     """Make the bench of `oodattack.auditing.bench.open_bench` from objects instead of their names."""
     opened = {name: _source(settings, images, name) for name, images in (("train", train), ("test", test))}
     subject = make_subject(_encoder(settings, model, opened["test"]), layers=settings.layer_names)
-    found, absent = collect_detectors(subject, settings.detectors, list(own.items()))
+    models, digests = open_models(settings.model, subject.encoder)
+    found, absent = collect_detectors(settings, subject, models, list(own.items()))
     starts = {
         _set_name(name): images if isinstance(images, str) else _source(settings, images, name)
         for name, images in ood.items()
     }
     batch_size = rows_that_fit(MAX_BATCH_SIZE, subject.encoder.input_size)
     inputs = choose_inputs(settings, subject, batch_size, opened["train"], opened["test"], starts)
-    return Bench(settings, subject, found, absent, inputs)
+    return Bench(settings, subject, found, absent, inputs, digests)
 
 
 def _encoder(settings: AuditSettings, model: str | nn.Module, test: ImageSource) -> Encoder:

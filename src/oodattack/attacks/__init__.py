@@ -1,4 +1,4 @@
-"""Attacks on detectors, one file each: latent, informed, direct and aimed.
+"""Attacks on detectors, one file each: latent, informed, direct, aimed and nll.
 
 Each is a function from a batch of samples and a ball to the images it found, and attacks a detector or a subject from
 `oodattack.detectors`. Audits and rounds of training use them.
@@ -10,6 +10,7 @@ from oodattack.attacks.direct import direct
 from oodattack.attacks.follow import Followed, follow
 from oodattack.attacks.informed import informed
 from oodattack.attacks.latent import latent
+from oodattack.attacks.nll import nll
 from oodattack.attacks.slope import Slope, measure_slope
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "informed",
     "latent",
     "measure_slope",
+    "nll",
 ]

@@ -11,6 +11,7 @@ import torch
 from oodattack.attacks import Followed
 from oodattack.auditing.errors import one_line
 from oodattack.auditing.inputs import Inputs, read_inputs
+from oodattack.auditing.models import open_models
 from oodattack.auditing.store import Audit
 from oodattack.core.errors import InputError
 from oodattack.detectors import (
@@ -24,6 +25,7 @@ from oodattack.detectors import (
     own_detector,
     own_name,
 )
+from oodattack.detectors.likelihood import ImageModels
 from oodattack.encoders import Encoder
 from oodattack.engines import exact, open_encoder, open_encoder_in_worker, rows_that_fit
 from oodattack.settings.audit import AuditSettings
@@ -41,6 +43,7 @@ class Bench:
         detectors: detectors by name.
         absent: detectors that are not audited, with the reason.
         inputs: the images.
+        model_digests: digests of the models of images that the settings name, in their order.
         followed: scores in the form that the direct attack descends, by detector, once they are needed.
     """
 
@@ -49,6 +52,7 @@ class Bench:
     detectors: Mapping[str, Detector]
     absent: Sequence[Absent]
     inputs: Inputs
+    model_digests: Sequence[str] = ()
     followed: dict[str, Followed] = field(default_factory=dict)
 
     def without(self, failed: Mapping[str, str]) -> "Bench":
@@ -88,9 +92,10 @@ def open_in_worker(settings: AuditSettings, header: Mapping[str, Any]) -> Bench:
 
 def _bench(settings: AuditSettings, encoder: Encoder) -> Bench:
     subject = make_subject(encoder, layers=settings.layer_names)
-    detectors, absent = find_detectors(settings, subject)
+    models, digests = open_models(settings.model, encoder)
+    detectors, absent = find_detectors(settings, subject, models)
     inputs = read_inputs(settings, subject, rows_that_fit(MAX_BATCH_SIZE, encoder.input_size))
-    return Bench(settings, subject, detectors, absent, inputs)
+    return Bench(settings, subject, detectors, absent, inputs, digests)
 
 
 def open_fitted_bench(settings: AuditSettings, audit: Audit, names: Sequence[str]) -> Bench:
@@ -163,8 +168,10 @@ def fit_failed(error: Exception) -> str:
     return reason if isinstance(error, NotApplicableError) else f"its fit failed: {reason}"
 
 
-def find_detectors(settings: AuditSettings, subject: Subject) -> tuple[dict[str, Detector], list[Absent]]:
-    """Make the detectors of pytorch-ood that the settings name, and the user's own, without fitting them.
+def find_detectors(
+    settings: AuditSettings, subject: Subject, models: ImageModels
+) -> tuple[dict[str, Detector], list[Absent]]:
+    """Make the detectors of the catalogue that the settings name, and the user's own, without fitting them.
 
     Returns:
         The detectors by name, and those that do not apply, with the reason.
@@ -173,17 +180,21 @@ def find_detectors(settings: AuditSettings, subject: Subject) -> tuple[dict[str,
         InputError: for an unknown name, a name used twice, or if no detector is left.
     """
     own = [(own_name(spec), partial(own_detector, spec)) for spec in settings.detector]
-    return collect_detectors(subject, settings.detectors, own)
+    return collect_detectors(settings, subject, models, own)
 
 
 def collect_detectors(
-    subject: Subject, names: Sequence[str], own: Sequence[tuple[str, Callable[[Subject], Detector]]]
+    settings: AuditSettings,
+    subject: Subject,
+    models: ImageModels,
+    own: Sequence[tuple[str, Callable[[Subject], Detector]]],
 ) -> tuple[dict[str, Detector], list[Absent]]:
     """Make detectors for a subject, without fitting them.
 
     Args:
+        settings: the settings of the audit; ``detectors`` names detectors, or is ("all",) or ("none",).
         subject: the subject.
-        names: names of detectors of pytorch-ood, or ("all",) or ("none",).
+        models: trained models of images.
         own: the user's own, by name, as functions that make them.
 
     Returns:
@@ -192,7 +203,10 @@ def collect_detectors(
     Raises:
         InputError: for an unknown name, a name used twice, or if no detector is left.
     """
-    found, absent = make_detectors(subject, names) if tuple(names) not in ((), ("none",)) else ({}, [])
+    found: dict[str, Detector] = {}
+    absent: list[Absent] = []
+    if settings.detectors not in ((), ("none",)):
+        found, absent = make_detectors(subject, settings.detectors, models, settings.dequantise)
     for name, make in own:
         if name in (*found, *SHARED_VIEWS):
             raise InputError(

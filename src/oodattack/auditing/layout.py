@@ -7,8 +7,8 @@ from oodattack.storage.tables import IMAGE
 
 NAME, RESULTS = "audit.json", "results.json"
 # To be raised when files or attacks change. Since 4, digests of images are of their contents, and files have hashes;
-# since 5, FPR95 with OOD as the positive class has an interval.
-FORMAT = 5
+# since 5, FPR95 with OOD as the positive class has an interval; since 6, models of images are among the inputs.
+FORMAT = 6
 
 ATTACKED = pa.schema(
     [

@@ -1,4 +1,4 @@
-"""`oodattack train`: train small classifiers, plainly or by methods from published papers."""
+"""`oodattack train`: train small classifiers, flows and score networks."""
 
 import shlex
 from pathlib import Path
@@ -33,7 +33,10 @@ EXAMPLES = r"""[bold]Examples[/bold]
   oodattack train --train gtsrb/train --test gtsrb/test \
       --outliers textures/ --rounds 4 --out rounds
 
-  oodattack audit --encoder trained:net --train gtsrb/train ..."""
+  oodattack audit --encoder trained:net --train gtsrb/train ...
+
+  oodattack train --train faces/ --objective likelihood \
+      --network glow-k4-l3-w64 --size 64 --batch-size 32 --out glow"""
 LEGEND = """\
 AUROC of the energy score (MaxSoftmax is in results.json), on images never
 trained on. natural: held-out outliers; old: images that fooled the network of
@@ -45,7 +48,7 @@ direct: on the energy itself. MAPE: median of new.
 
 @with_settings(TrainSettings)
 def train(settings: TrainSettings, *, json: Json = False, quiet: Quiet = False) -> None:
-    """Train a small classifier, plainly or to recognise outliers, for use as `--encoder trained:DIR`.
+    """Train a small classifier, a flow or a score network, for use as `trained:DIR`.
 
     The state is saved after every epoch.
     To resume an interrupted training, repeat the command; the weights are those of an uninterrupted one.
@@ -67,6 +70,9 @@ def train(settings: TrainSettings, *, json: Json = False, quiet: Quiet = False) 
 
 def _print_results(results: "Mapping[str, Any]", settings: TrainSettings, page: Path | None) -> None:
     console = output_console()
+    if settings.objective != "classification":
+        _print_image_model(results, settings)
+        return
     console.print(f"loss      {results['loss'][-1]:.4f} in the last of {len(results['loss'])} epochs")
     if "test_accuracy" in results:
         console.print(f"accuracy  {percent(results['test_accuracy'])} of the test images")
@@ -87,3 +93,13 @@ def _print_results(results: "Mapping[str, Any]", settings: TrainSettings, page: 
         console.print(f"rounds    {last} is the network after the last round, {network} before any")
     if page is not None:
         console.print(f"page      {page} ({shell_command('open', settings.out)})")
+
+
+def _print_image_model(results: "Mapping[str, Any]", settings: TrainSettings) -> None:
+    console, best = output_console(), results["best_epoch"]
+    train, held_out = (results[name][best - 1] for name in ("train", "held_out"))
+    console.print(f"loss      {train:.4f} on training images, {held_out:.4f} on held-out images ({results['unit']})")
+    console.print(f"epoch     {best} of {len(results['train'])} was the best, and its weights are kept")
+    console.print(f"samples   {settings.out}/samples.png")
+    network = shlex.quote(f"trained:{settings.out}")
+    console.print(f"network   {settings.out}/model.safetensors; name it {network}")

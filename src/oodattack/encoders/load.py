@@ -144,7 +144,7 @@ def _wrap(source: Source, options: Options, spec: str) -> Encoder:
         without_head(source.model, size, spec) if headless and not source.headless else source.model,
         name=spec,
         input_size=size if options.native_size is None else options.native_size,
-        layer=OUTPUT if headless and options.layer is None else options.layer,
+        layer=options.layer or (OUTPUT if headless else source.layer),
         mean=options.mean or source.mean,
         std=options.std or source.std,
         classes=None if headless else options.classes or source.classes,

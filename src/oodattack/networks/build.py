@@ -8,6 +8,7 @@ from oodattack.core.errors import InputError
 from oodattack.networks.bottleneck import Bottleneck
 from oodattack.networks.glow import Glow
 from oodattack.networks.resnet import CifarResNet
+from oodattack.networks.score import ScoreNetwork, build_score_network
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -32,6 +33,22 @@ def build_network(name: str, method: str, classes: int) -> nn.Module:
         raise InputError(f"expected network to be resnet8, resnet14, resnet20, ... (6n+2 layers), got {name!r}")
     network = CifarResNet((depth - 2) // 6, classes)
     return Bottleneck(network, classes) if method == "bottleneck" else network
+
+
+def build_image_model(name: str, size: int) -> Glow | ScoreNetwork:
+    """Build a flow or a score network with random weights.
+
+    Args:
+        name: see `build_glow` and `build_score_network`.
+        size: side of the images, in pixels.
+
+    Raises:
+        InputError: if the name is of neither form, or does not fit the size.
+
+    >>> type(build_image_model("glow-k1-l2-w8", 8)).__name__
+    'Glow'
+    """
+    return build_score_network(name, size) if name.startswith("unet") else build_glow(name, size)
 
 
 def build_glow(name: str, size: int) -> Glow:

@@ -200,7 +200,7 @@ def _train_on(settings: TrainSettings, session: Session, outliers: Outliers, num
         outliers,
         session.accelerator,
         epochs=settings.round_epochs,
-        rate=RATE_SHARE * settings.rate,
+        rate=RATE_SHARE * settings.peak_rate,
         seed=settings.seed + 1000 * number,
     )
     for _ in range(settings.round_epochs):

@@ -8,13 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
-from oodattack.core.errors import InputError
-from oodattack.encoders import pick_device
 from oodattack.engines import Engine, LocalEngine, Progress, environment, logged_stages
 from oodattack.images import digest, open_images
 from oodattack.networks import build_network
+from oodattack.pipelines.image_model import train_image_model
 from oodattack.pipelines.rounds import claim_rounds, run_rounds
 from oodattack.settings.saved import identity
 from oodattack.settings.train import TrainSettings
@@ -24,6 +21,7 @@ from oodattack.storage.files import write_text, write_weights
 from oodattack.training.data import Labelled, Outliers
 from oodattack.training.layout import CHECKPOINT, LAYOUT, RESULTS, WEIGHTS
 from oodattack.training.session import Session, seeded
+from oodattack.training.setup import log, make_accelerator, open_log
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +43,8 @@ def train(
         on_progress: called after every step.
 
     Returns:
-        The contents of ``results.json``: ``loss`` of each epoch, ``test_accuracy``, and ``rounds``.
+        The contents of ``results.json``: ``loss`` of each epoch, ``test_accuracy``, and ``rounds``; for the objectives
+        likelihood and score, see `train_image_model`.
 
     Raises:
         InputError: for invalid input, or if the loss becomes non-finite; finished epochs and results are kept.
@@ -63,15 +62,16 @@ def train(
     1
     """
     on_stage = logged_stages(logger, on_progress)
+    if settings.objective != "classification":
+        return train_image_model(settings, on_stage)
     open_set = partial(open_images, data_root=settings.data_root, download=settings.download)
-    images = Labelled(open_set(settings.train), settings.size, augment=settings.augment)
+    images = Labelled(open_set(settings.train), settings.size, augment=settings.augmentation)
     test = None if settings.test is None else Labelled(open_set(settings.test), settings.size, images.classes)
     hold_out = settings.rounds > 0
     natural = [open_set(spec) for spec in settings.outliers]
     outliers = Outliers(natural, settings.size, hold_out=hold_out) if natural else None
-    accelerator = _accelerator(settings.device)
-    if settings.tensorboard is not None:
-        _writer(settings.tensorboard).close()
+    accelerator = make_accelerator(settings.device)
+    open_log(settings.tensorboard)
     header = {
         "settings": identity(settings),
         "inputs": {
@@ -95,7 +95,7 @@ def train(
             outliers if settings.method == "outlier-exposure" else None,
             accelerator,
             epochs=settings.epochs,
-            rate=settings.rate,
+            rate=settings.peak_rate,
             seed=settings.seed,
         )
         if (settings.out / CHECKPOINT).exists():
@@ -103,7 +103,7 @@ def train(
         while len(session.history) < settings.epochs:
             mean = session.epoch(on_stage)
             session.save(settings.out / CHECKPOINT)
-            _log(settings, len(session.history), mean)
+            log(settings.tensorboard, len(session.history), {"loss": mean})
         results: dict[str, Any] = {"loss": session.history}
         if test is not None:
             on_stage("testing", 0, 1)
@@ -121,32 +121,3 @@ def train(
 
 def _has_epochs(path: Path) -> bool:
     return (path / CHECKPOINT).exists()
-
-
-def _accelerator(device: str | None) -> Accelerator:
-    """An accelerator on the requested device.
-
-    Raises:
-        InputError: if the device is not available, or accelerate is bound to another one.
-    """
-    wanted = pick_device(device)
-    accelerator = Accelerator(cpu=wanted.type == "cpu")
-    differs = accelerator.device.type != wanted.type or (wanted.index or 0) != (accelerator.device.index or 0)
-    if device is not None and differs:
-        raise InputError(f"expected to train on {device}, got {accelerator.device}, which accelerate is bound to")
-    return accelerator
-
-
-def _log(settings: TrainSettings, epoch: int, mean: float) -> None:
-    if settings.tensorboard is None:
-        return
-    with _writer(settings.tensorboard) as writer:
-        writer.add_scalar("loss", mean, epoch)
-
-
-def _writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError as error:
-        raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
-    return SummaryWriter(folder)

@@ -80,6 +80,23 @@ class AuditSettings(Settings):
         ),
     ] = ("all",)
     detector: Annotated[tuple[str, ...], Setting("your own detector, as MODULE:FACTORY", affects="nothing")] = ()
+    model: Annotated[
+        tuple[str, ...],
+        Setting(
+            "a flow, a background model or a score network that `oodattack train` saved, as trained:DIR, for the"
+            " detectors that are built on a density; several flows are the ensemble of WAIC, and the first is that of the"
+            " other detectors",
+            check=distinct,
+        ),
+    ] = ()
+    dequantise: Annotated[
+        int,
+        Setting(
+            "draws of uniform noise over which a flow's log-likelihood is averaged; 0 takes the middle of each pixel's"
+            " interval instead",
+            check=at_least(0),
+        ),
+    ] = 0
     pipeline: Pipeline = None
     native_size: NativeSize = None
     jointly: Annotated[

@@ -44,21 +44,32 @@ class Labelled(Dataset[tuple[Tensor, int]]):
             raise InputError(f"expected the classes of the training images in {source.spec}, got {found}")
         numbers = {name: number for number, name in enumerate(self.classes)}
         self.labels = [numbers[name] for name in labels.names]
-        transforms: list[v2.Transform] = []
-        if "crop" in augment:
-            transforms.append(v2.RandomCrop(size, padding=max(1, size // 8), padding_mode="edge"))
-        if "flip" in augment:
-            transforms.append(v2.RandomHorizontalFlip())
-        self.transform = v2.Compose(transforms) if transforms else None
+        self.augment = augmentation(size, augment)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = fit(self.source.read(index), (self.size, self.size))
-        if self.transform is not None:
-            image = self.transform(image)
-        return dequantize(image), self.labels[index]
+        return dequantize(self.augment(image)), self.labels[index]
+
+
+def augmentation(size: int, names: Sequence[str]) -> v2.Transform:
+    """Random augmentation of images (3, size, size), uint8.
+
+    Args:
+        size: side in pixels.
+        names: any of "crop" (shifts by up to an eighth of the side) and "flip" (horizontal).
+
+    >>> augmentation(32, ("crop", "flip"))(torch.zeros(3, 32, 32, dtype=torch.uint8)).shape
+    torch.Size([3, 32, 32])
+    """
+    transforms: list[v2.Transform] = [v2.Identity()]
+    if "crop" in names:
+        transforms.append(v2.RandomCrop(size, padding=max(1, size // 8), padding_mode="edge"))
+    if "flip" in names:
+        transforms.append(v2.RandomHorizontalFlip())
+    return v2.Compose(transforms)
 
 
 class Outliers:

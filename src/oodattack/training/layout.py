@@ -8,8 +8,9 @@ from oodattack.storage.layout import Layout
 from oodattack.storage.tables import IMAGE
 
 NAME, CHECKPOINT, WEIGHTS, RESULTS = "train.json", "checkpoint.pt", "model.safetensors", "results.json"
-FORMAT = 2  # since 2, digests of images are of their contents, and files have hashes
-LAYOUT = Layout("training", FORMAT, documents={NAME: "train", RESULTS: None}, others=(WEIGHTS,))
+SAMPLES = "samples.png"  # images drawn from a trained flow or score network
+FORMAT = 3  # since 3, classifiers are not the only networks
+LAYOUT = Layout("training", FORMAT, documents={NAME: "train", RESULTS: None}, others=(WEIGHTS, SAMPLES))
 
 ROUNDS_FOLDER, ROUND_IMAGES = "rounds", "images.parquet"
 ATTACKED_IN_ROUND = pa.schema(

@@ -79,10 +79,7 @@ class Session:
                 y = labels.to(self.accelerator.device)
                 batch_loss = loss(self.model, x, y, self.settings.loss_weight, draw)
                 if not bool(batch_loss.isfinite()):
-                    raise InputError(
-                        f"the loss became non-finite in {what}, step {step + 1}; earlier epochs are kept; retry with a"
-                        f" --rate below {self.settings.rate:g} and a new --out"
-                    )
+                    raise diverged(what, step, self.settings.peak_rate)
                 self.optimizer.zero_grad(set_to_none=True)
                 self.accelerator.backward(batch_loss)
                 self.accelerator.clip_grad_norm_(self.model.parameters(), 5.0)
@@ -143,6 +140,19 @@ class Session:
             if self.gan_outliers is not None:
                 self.gan_outliers.load_state_dict(state["imagined"])
             self.history = state["history"]
+
+
+def diverged(what: str, step: int, rate: float) -> InputError:
+    """The error of a training whose loss became non-finite, in a step counted from 0.
+
+    >>> print(diverged("epoch 2 of 9", 4, 0.2))
+    the loss became non-finite in epoch 2 of 9, step 5; earlier epochs are kept; retry with a --rate below 0.2 and a \
+new --out
+    """
+    return InputError(
+        f"the loss became non-finite in {what}, step {step + 1}; earlier epochs are kept; retry with a --rate below"
+        f" {rate:g} and a new --out"
+    )
 
 
 @contextmanager

@@ -184,22 +184,3 @@ class Glow(nn.Module):
                 h = torch.cat([h, latents(level, *self.priors[level](h))], dim=1)
             h = F.pixel_shuffle(cast(Flow, self.flows[level]).inverse(h), 2)
         return ((h + 0.5) * VALUES - 0.5) / 255
-
-
-def check_finite(log_prob: Tensor) -> None:
-    """Raise if a log-likelihood is NaN or infinite, so that a training that diverges stops.
-
-    Raises:
-        InputError: with the number of images concerned.
-
-    >>> check_finite(torch.tensor([-1.0, float("nan")]))  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    oodattack.core.errors.InputError: expected finite log-likelihoods, got NaN or infinity for 1 of 2 images; ...
-    """
-    count = int((~log_prob.isfinite()).sum())
-    if count:
-        raise InputError(
-            f"expected finite log-likelihoods, got NaN or infinity for {count} of {len(log_prob)} images;"
-            " resume from an earlier checkpoint, with a lower learning rate"
-        )
