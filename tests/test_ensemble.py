@@ -14,7 +14,7 @@ from oodattack.auditing.store import Audit
 from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize
 from oodattack.detectors import ENSEMBLE, Detector, Ensemble, make_detectors, make_subject
-from oodattack.detectors.subjects.view import shared_passes
+from oodattack.detectors.subjects.passes import shared_passes
 from oodattack.encoders import load_encoder
 from oodattack.pipelines.audit import run_audit
 from oodattack.report.audit_table import audit_markdown

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from oodattack.detectors.base import Detector
 from oodattack.detectors.ranks import Ranks
-from oodattack.detectors.subjects.view import shared_passes
+from oodattack.detectors.subjects.passes import shared_passes
 
 ENSEMBLE = "jointly"  # its name in tables and files
 SHARPNESS = 30.0  # of the slope of the maximum: members a tenth of the ranks below it count a twentieth

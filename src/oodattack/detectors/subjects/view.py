@@ -1,31 +1,14 @@
 """Intermediate values of a network as a differentiable function of images."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
+from oodattack.detectors.subjects.passes import Passes, needs_gradient
 from oodattack.encoders import Encoder
 from oodattack.speed import prepare
-
-_passes: ContextVar[dict[tuple["View", int], Tensor] | None] = ContextVar("_passes", default=None)
-
-
-@contextmanager
-def shared_passes() -> Iterator[None]:
-    """While active, each view computes the values of the same images only once if a gradient is needed.
-
-    For several detectors on the same images, whose sum or maximum is differentiated once. Images must not change
-    meanwhile.
-    """
-    token = _passes.set({})
-    try:
-        yield
-    finally:
-        _passes.reset(token)
 
 
 class View:
@@ -58,31 +41,19 @@ class View:
         self.exact.to(encoder.mean.device).eval()
         # In 32 bits: which precision is faster is measured, and a resumed audit must use the same one.
         self.fast = prepare(self.exact, half=False, rough=False)
-        self._last: tuple[Tensor, int, Tensor] | None = None
+        self._passes = Passes[Tensor]()
 
     def flat(self, images: Tensor) -> Tensor:
         """All values in one row per image: (B, K)."""
-        if torch.is_grad_enabled() and images.requires_grad:
-            passes = _passes.get()
-            if passes is None:
-                z: Tensor = self.fast(images)
-                return z
-            if (self, id(images)) not in passes:
-                passes[self, id(images)] = self.fast(images)
-            return passes[self, id(images)]
-        if images.is_inference() or torch.is_inference_mode_enabled():
-            # Such images do not count their changes, and such a result cannot be used where a gradient is needed.
-            return self._exactly(images)
-        # Dozens of detectors score the same images one after the other, so the last result is kept.
-        version = images._version  # incremented when a tensor is changed in place
-        if self._last is None or self._last[0] is not images or self._last[1] != version:
-            self._last = (images, version, self._exactly(images))
-        return self._last[2]
+        return self._passes(self._values, images)
 
-    @torch.no_grad()
-    def _exactly(self, images: Tensor) -> Tensor:
-        values: Tensor = self.exact(images)
-        return values
+    def _values(self, images: Tensor) -> Tensor:
+        if needs_gradient(images):
+            fast: Tensor = self.fast(images)
+            return fast
+        with torch.no_grad():
+            exact: Tensor = self.exact(images)
+        return exact
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Split rows (B, K) into the values of the layers."""
