@@ -79,6 +79,38 @@ def test_a_direct_attack_lowers_all_members_at_once() -> None:
         assert (member.score(dequantize(found.images)) < member.score(inside()).min()).all(), name
 
 
+def test_a_two_sided_ensemble_rejects_both_tails_of_every_member() -> None:
+    scores = {name: member.score(inside()) for name, member in COLOURS.items()}
+    both = Ensemble(COLOURS, scores, two_sided=True)
+    images = torch.rand(300, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    central = torch.stack(
+        [
+            (member.score(images) >= scores[name].quantile(0.05))
+            & (member.score(images) <= scores[name].quantile(0.95))
+            for name, member in COLOURS.items()
+        ]
+    ).all(0)
+    found = both.score(images)
+    assert 0 < int(central.sum()) < len(images)
+    assert torch.equal(found <= 0.9, central)
+    # Darker and brighter than all in-distribution images: one-sided, the former has the lowest score of all.
+    extremes = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
+    assert (both.score(extremes) > 1).all()
+    assert ensemble().score(extremes)[0] < 0
+    torch.testing.assert_close(both.judge(both.reads(images)), found)
+    assert len({both.source, ensemble().source}) == 2
+
+
+def test_a_direct_attack_on_a_two_sided_ensemble_ends_in_the_centre() -> None:
+    scores = {name: member.score(inside()) for name, member in COLOURS.items()}
+    both, start = Ensemble(COLOURS, scores, two_sided=True), torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
+    followed = follow(both, start, both.score(inside()))
+    found = direct(followed, both, Samples(inside()[:2], start, [0, 1]), Ball(math.inf, 2, 40), None)
+    for name, member in COLOURS.items():
+        after = member.score(dequantize(found.images))
+        assert ((after > scores[name].quantile(0.05)) & (after < scores[name].quantile(0.95))).all(), name
+
+
 def test_views_are_computed_once_for_all_members() -> None:
     subject = make_subject(load_encoder("python:tests.factories:small"))
     view = subject.features

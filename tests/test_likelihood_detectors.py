@@ -89,7 +89,8 @@ def last_scale(x: Tensor) -> np.ndarray[Any, Any]:
         density = Normal(mean, log_std.exp()).log_prob(z).sum()  # type: ignore[no-untyped-call]
         jacobian = jacrev(lambda h: model.flows[1](h[None])[0])(enters[0]).view(96, 96)
         found.append(float(-(density + torch.linalg.slogdet(jacobian)[1])))
-    return np.array(found) / (D * np.log(2))
+    scores: np.ndarray[Any, Any] = np.array(found) / (D * np.log(2))
+    return scores
 
 
 def gradient_norm(x: Tensor) -> np.ndarray[Any, Any]:
