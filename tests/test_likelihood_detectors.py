@@ -219,7 +219,7 @@ def test_an_ensemble_evaluates_each_model_once(dequantise: int) -> None:
     models = ImageModels((flow(0), flow(1)), flow(2))
     found = detectors(models, dequantise)
     ensemble = Ensemble(found, {name: detector.score(TRAIN) for name, detector in found.items()})
-    passes = [passes_of(model) for _, model in models.named()]
+    passes = [passes_of(model) for _, model in models.named() if isinstance(model, Glow)]
     x = X.clone().requires_grad_(True)
     torch.autograd.grad(ensemble.sample(x).sum(), x)
     assert passes == [[5] * max(dequantise, 1)] * 3
@@ -228,7 +228,7 @@ def test_an_ensemble_evaluates_each_model_once(dequantise: int) -> None:
 def test_scores_of_the_same_images_share_a_pass() -> None:
     models = ImageModels((flow(0), flow(1)), flow(2))
     found, x = detectors(models), X.clone()
-    passes = [passes_of(model) for _, model in models.named()]
+    passes = [passes_of(model) for _, model in models.named() if isinstance(model, Glow)]
     before = {name: detector.score(x) for name, detector in found.items()}
     assert passes == [[5, 5], [5], [5]]  # the gradient of the first takes one more
     x.mul_(0.5)
@@ -239,7 +239,7 @@ def test_scores_of_the_same_images_share_a_pass() -> None:
 def test_models_that_a_score_does_not_need_are_not_evaluated(name: str) -> None:
     models = ImageModels((flow(0), flow(1)), flow(2))
     detector = detectors(models)[name]
-    passes = [passes_of(model) for _, model in models.named()]
+    passes = [passes_of(model) for _, model in models.named() if isinstance(model, Glow)]
     detector.score(X)
     detector.sample(X.clone().requires_grad_(True))
     assert passes == [[5, 5], [], []]

@@ -1,1 +1,1 @@
-"""What the attacks do to the likelihood of a flow, and to the detectors built on it; the tables of `docs/likelihood.md`."""
+"""What the attacks do to the likelihood of a flow and to detectors built on it: tables of `docs/likelihood.md`."""

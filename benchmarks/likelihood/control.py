@@ -45,20 +45,32 @@ def main(
     for name, images_0 in load_starts(start or [], size, limit).items():
         apart = (images_0 - x_in).flatten(1).norm(dim=1)
         initial = (latents(flow, images_0) - z_in).norm(dim=1)
-        rows += [{"start": name, "share": 0.0, "eps": 0.0, "row": i, "z": z, "z_start": z, "straight": z}
-                 for i, z in enumerate(initial.tolist())]
+        rows += [
+            {"start": name, "share": 0.0, "eps": 0.0, "row": i, "z": z, "z_start": z, "straight": z}
+            for i, z in enumerate(initial.tolist())
+        ]
         for share in map(float, shares.split(",")):
             for i in range(limit):
                 one = slice(i, i + 1)
                 eps = share * float(apart[i]) * (1 + 1e-6)
                 found = latent(whole, Samples(x_in[one], images_0[one], [i]), Ball(eps, 2, steps))
                 least = (latents(flow, dequantize(found.images)) - z_in[one]).norm()
-                line = images_0[one] + min(share, 1.0) * (x_in[one] - images_0[one])  # the point of the ball nearest to x_in
+                # the point of the ball that is nearest to x_in
+                line = images_0[one] + min(share, 1.0) * (x_in[one] - images_0[one])
                 straight = (latents(flow, line) - z_in[one]).norm()
-                rows.append({"start": name, "share": share, "eps": eps, "row": i, "z": float(least),
-                             "z_start": float(initial[i]), "straight": float(straight)})
+                rows.append(
+                    {
+                        "start": name,
+                        "share": share,
+                        "eps": eps,
+                        "row": i,
+                        "z": float(least),
+                        "z_start": float(initial[i]),
+                        "straight": float(straight),
+                    }
+                )
             part = pd.DataFrame([row for row in rows if row["start"] == name and row["share"] == share])
-            print(f"{name} {share:g}: median ‖z-z_in‖ {part.z.median():.2f}, start {part.z_start.median():.2f}", flush=True)
+            print(f"{name} {share:g}: {part.z.median():.2f} of {part.z_start.median():.2f}", flush=True)
     table = pd.DataFrame(rows)
     table.to_parquet(out / "control.parquet")
     (out / "control.md").write_text(f"{machine()}\n\n{report(table)}")
@@ -71,7 +83,8 @@ def report(table: pd.DataFrame) -> str:
     table = table.assign(relative=table[["z", "straight"]].min(axis=1) / table.z_start)
     medians = table.pivot_table("relative", "start", "share", aggfunc="median", sort=False)
     radii = table.pivot_table("eps", "start", "share", aggfunc="median", sort=False)
-    lines = ["| start | " + " | ".join(f"{share:g}" for share in medians) + " |", "|---" * (len(medians.columns) + 1) + "|"]
+    header = "| start | " + " | ".join(f"{share:g}" for share in medians) + " |"
+    lines = [header, "|---" * (len(medians.columns) + 1) + "|"]
     for name, row in medians.iterrows():
         cells = (f"{value:.3f} (L2 {radii.loc[name, share]:.1f})" for share, value in row.items())
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

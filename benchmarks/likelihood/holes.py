@@ -4,7 +4,6 @@
 2. The density itself is wrong: images that are no faces, samples of the flow among them, are as likely as faces.
 """
 
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -22,8 +21,8 @@ FACE = "face"  # the witness's class of in-distribution images
 
 @torch.no_grad()
 def latents(model: Glow, images: Tensor) -> Tensor:
-    """z of all levels, (N, D)."""
-    parts = [model.encode(part).z for part in images.split(BATCH)]
+    """Z of all levels, (N, D)."""
+    parts = [model.encode(part).z for part in torch.split(images, BATCH)]
     return torch.cat([torch.cat([z.flatten(1) for z in part], dim=1) for part in parts])
 
 
@@ -32,7 +31,7 @@ def not_faces(witness: Encoder, images: Tensor) -> float:
     """The share of images (N, 3, H, W) that the witness does not call a face; it resizes them to its own size."""
     assert witness.classes is not None  # noqa: S101 -- checked on loading
     sized = torch.nn.functional.interpolate(images, witness.input_size, mode="bicubic", antialias=True).clamp(0, 1)
-    predicted = torch.cat([witness.classify(part).argmax(1) for part in sized.split(BATCH)])  # type: ignore[union-attr]
+    predicted = torch.cat([witness.classify(part).argmax(1) for part in torch.split(sized, BATCH)])  # type: ignore[union-attr]
     return float((predicted != witness.classes.index(FACE)).double().mean())
 
 
@@ -60,8 +59,10 @@ def main(
     samples = (255 * samples).round() / 255
     print(machine())
     print(f"\nz has {known.shape[1]} numbers; ‖z‖ of x_in: median {float(of_in.norm(dim=1).median()):.1f}\n")
-    print("| images | NLL, bits/dim, median | ‖z‖, median | distance of z to the nearest z of a training image, median"
-          " (5 % to 95 %) | share farther than 95 % of x_in | the witness calls no face |")
+    print(
+        "| images | NLL, bits/dim, median | ‖z‖, median | distance of z to the nearest z of a training image, median"
+        " (5 % to 95 %) | share farther than 95 % of x_in | the witness calls no face |"
+    )
     print("|---|---|---|---|---|---|")
     sets = {"x_in": x_in, "samples of the flow": samples}
     for name, images_0 in load_starts(start or [], size, len(x_in)).items():

@@ -20,20 +20,21 @@ from oodattack.images import decode, encode_png
 from oodattack.networks import Glow
 
 BATCH = 32
-STEPS = 13  # with the search on the 8-bit grid, which takes half as many, at most 20 evaluations
+STEPS = 6  # gradient evaluations; with the halvings, at most 20 evaluations
+COLUMNS = ("start", "eps", "row", "nll_in", "nll_start", "nll", "evaluations", "l2")
 TARGET = 0.001  # bits per dimension
 
 
 @torch.no_grad()
 def score(model: Glow, images: Tensor) -> Tensor:
     """Negative log-likelihoods (N,), in bits per dimension."""
-    return torch.cat([model.bits_per_dim(part) for part in images.split(BATCH)])
+    return torch.cat([model.bits_per_dim(part) for part in torch.split(images, BATCH)])
 
 
 def match(model: Glow, x_in: Tensor, start: Tensor, target: Tensor, eps: float, steps: int) -> tuple[Tensor, Tensor]:
     """The images that the attack found, decoded from their PNG files, and the evaluations (N,) of each."""
     images, evaluations = [], []
-    for rows in torch.arange(len(start)).split(BATCH):
+    for rows in torch.split(torch.arange(len(start)), BATCH):
         samples = Samples(x_in[rows], start[rows], rows.tolist())
         found = nll(model, samples, Ball(eps, 2, steps), target[rows])
         images += [dequantize(decode(encode_png(image))) for image in found.images]
@@ -65,8 +66,17 @@ def main(
             found, evaluations = match(flow, x_in, images_0, target, radius, steps)
             after = score(flow, found)
             rows += [
-                {"start": name, "eps": radius, "row": i, "nll_in": a, "nll_start": b, "nll": c, "evaluations": e, "l2": d}
-                for i, (a, b, c, e, d) in enumerate(
+                {
+                    "start": name,
+                    "eps": radius,
+                    "row": i,
+                    "nll_in": a,
+                    "nll_start": b,
+                    "nll": c,
+                    "evaluations": e,
+                    "l2": d,
+                }
+                for i, values in enumerate(
                     zip(
                         *(v.tolist() for v in (target, before, after, evaluations)),
                         (found - images_0).flatten(1).norm(dim=1).tolist(),
@@ -104,8 +114,8 @@ def report(table: pd.DataFrame, sweep: pd.DataFrame, inside: Tensor, std: float)
         before, after = ks_2samp(part.nll_in, part.nll_start), ks_2samp(part.nll_in, part.nll)
         lines.append(
             f"| {name} | {eps:g} | {part.nll_start.mean():.3f} | {(difference <= TARGET).sum()} of {len(part)} |"
-            f" {difference.max():.6f} | {difference.max() / std:.5f} | {part.evaluations.max()} | {part.l2.median():.2f} |"
-            f" {before.statistic:.2f} | {after.statistic:.3f} ({after.pvalue:.2f}) |"
+            f" {difference.max():.6f} | {difference.max() / std:.5f} | {part.evaluations.max()} |"
+            f" {part.l2.median():.2f} | {before.statistic:.2f} | {after.statistic:.3f} ({after.pvalue:.2f}) |"
         )
     lines += [
         "",

@@ -15,8 +15,8 @@ from torch import nn
 
 from oodattack.api.progress import audit_bar
 from oodattack.auditing.bench import MAX_BATCH_SIZE, Bench, collect_detectors
-from oodattack.auditing.models import open_models
 from oodattack.auditing.inputs import IN_DISTRIBUTION, choose_inputs
+from oodattack.auditing.models import open_models
 from oodattack.auditing.store import Audit
 from oodattack.core.checks import evaluation_mode
 from oodattack.core.errors import InputError

@@ -15,7 +15,7 @@ from oodattack.core.pixels import LEVELS, dequantize, to_grid
 from oodattack.networks import Glow
 
 CLOSE_ENOUGH = 2e-4  # bits per dimension
-HALVINGS = 14  # at most; each is a forward pass
+HALVINGS = 13  # at most; each is a forward pass
 FIRST_STEP, LONGER, SHORTER = 0.25, 2.0, 0.25  # of the radius of the ball; after a step that helped, or did not
 
 
@@ -59,8 +59,8 @@ def _cross(f: Function, start: Tensor, target: Tensor, ball: Ball) -> tuple[Tens
     between a flat picture and noise.
 
     Returns:
-        Images (B, 3, H, W) in the ball, beyond the target or as near to it as was reached; 1 or -1 (B,) for starts above
-        or below their target; and the gradient evaluations (B,).
+        Images (B, 3, H, W) in the ball, beyond the target or as near to it as was reached; for each start 1 if it is
+        above its target, else -1, (B,); and the gradient evaluations (B,).
     """
     eps = torch.full((len(start),), ball.eps).to(start)
     best, candidate = start, start
@@ -79,14 +79,13 @@ def _cross(f: Function, start: Tensor, target: Tensor, ball: Ball) -> tuple[Tens
         helped = height < value
         evaluations += value > 0
         length = torch.where(helped, LONGER * length, SHORTER * length) if step else length
-        best, gradient = (torch.where(per_sample(helped, a), a, b) for a, b in ((candidate, best), (slope, gradient)))
+        best, gradient = _choose(helped, candidate, best), _choose(helped, slope, gradient)
         value = torch.where(helped, height, value)
         if not bool((value > 0).any()):
             break
         norm = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
         moved = best - per_sample(sign * length / norm, best) * gradient
-        moved = torch.where(per_sample(value > 0, best), moved, best)
-        candidate = project(moved, start, eps, ball.norm)
+        candidate = _choose(value > 0, project(moved, start, eps, ball.norm), best)
     return best, sign, evaluations
 
 
@@ -104,10 +103,11 @@ def _halve(
     places = torch.rand(start.shape[1:], generator=torch.Generator().manual_seed(0)).to(start)
 
     def on_the_way(share: Tensor) -> Tensor:
-        levels = LEVELS * (start + per_sample(share, start) * (end - start))
+        levels = first + per_sample(share, start) * (last - first)
         return to_grid(((levels + places).floor() / LEVELS).clamp(0, 1), start, eps, ball.norm)
 
     image = to_grid(end, start, eps, ball.norm)
+    first, last = (LEVELS * start).round(), image.to(start)
     value = f(dequantize(image))
     forwards = torch.ones(len(start), dtype=torch.int64, device=start.device)
     crossed = sign * (value - target) <= 0
@@ -123,5 +123,10 @@ def _halve(
         beyond = sign * (reached - target) <= 0
         low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
         better = is_open & ((reached - target).abs() < (value - target).abs())
-        image, value = torch.where(per_sample(better, image), tried, image), torch.where(better, reached, value)
+        image, value = _choose(better, tried, image), torch.where(better, reached, value)
     return image, value, forwards
+
+
+def _choose(flags: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """The first image of each pair where its flag (B,) is set, else the second."""
+    return torch.where(flags[:, None, None, None], images, others)

@@ -10,8 +10,8 @@ class Source:
     """A model with the input size, normalisation and class names that its source declares; None where undeclared.
 
     `headless`: the model was built without a classification head, as requested. `pipeline`: the transform that the
-    weights declare, up to the normalisation, as a string for `oodattack.encoders.pipeline.parse`. `layer`: the layer whose
-    value is z unless another one is requested.
+    weights declare, up to the normalisation, as a string for `oodattack.encoders.pipeline.parse`. `layer`: the layer
+    whose value is z unless another one is requested.
     """
 
     model: nn.Module

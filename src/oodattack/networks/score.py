@@ -5,6 +5,7 @@ The UNet is MONAI's; the preconditioning and the loss are those of Karras et al.
 
 import math
 import re
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ class ScoreNetwork(nn.Module):
         device = next(self.parameters()).device
         x = MIDDLE + torch.randn((count, 3, *self.input_size), generator=generator).to(device)
         levels = [*torch.logspace(0, -2, SAMPLING_STEPS).tolist(), 0.0]
-        for sigma, after in zip(levels, levels[1:], strict=False):
+        for sigma, after in pairwise(levels):
             denoised = self.denoise(x, torch.full((count,), sigma, device=device))
             x = denoised + after / sigma * (x - denoised)
         return x.clamp(0, 1)

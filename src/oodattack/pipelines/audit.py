@@ -146,7 +146,7 @@ def _log(bench: Bench, failures: Mapping[str, str]) -> None:
 def _header(bench: Bench, engine: Engine) -> dict[str, Any]:
     """The header of the directory; see `claim`. An audit that is resumed keeps its batch size."""
     settings, begun = bench.settings, begun_header(bench.settings.out)
-    inputs = {**bench.inputs.digests(IN_DISTRIBUTION), "encoder": bench.subject.encoder.digest()}
+    inputs: dict[str, Any] = {**bench.inputs.digests(IN_DISTRIBUTION), "encoder": bench.subject.encoder.digest()}
     inputs["models"] = list(bench.model_digests)
     planned = environment(bench.subject.device) if begun is None else begun["environment"]
     worker = partial(open_in_worker, settings, {"inputs": inputs, "environment": planned})

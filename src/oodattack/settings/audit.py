@@ -73,7 +73,7 @@ class AuditSettings(Settings):
     detectors: Annotated[
         tuple[str, ...],
         Setting(
-            "detectors to audit: all | none | names from pytorch-ood",
+            "detectors to audit: all | none | names of the catalogue",
             affects="nothing",
             commas=True,
             check=some_distinct,
@@ -84,8 +84,8 @@ class AuditSettings(Settings):
         tuple[str, ...],
         Setting(
             "a flow, a background model or a score network that `oodattack train` saved, as trained:DIR, for the"
-            " detectors that are built on a density; several flows are the ensemble of WAIC, and the first is that of the"
-            " other detectors",
+            " detectors that are built on a density; several flows are the ensemble of WAIC, and the first is that of"
+            " the other detectors",
             check=distinct,
         ),
     ] = ()

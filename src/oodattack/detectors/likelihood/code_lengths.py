@@ -19,7 +19,7 @@ class CodeLengths:
     """True lengths of images under lossless codecs, with the gradient of a smooth surrogate.
 
     The surrogate of a codec is ``c + s * sum(log2(1 + |r| / b)) / 8`` over the residuals r of a linear prediction of
-    every pixel, in levels: a soft count of their bits. Its gradient steers an attack; the length is always the true one.
+    every pixel, in levels: a soft count of their bits. Its gradient steers an attack; the length is the true one.
 
     Attributes:
         names: the codecs.

@@ -5,6 +5,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from oodattack.detectors.likelihood.code_lengths import CodeLengths
 from oodattack.detectors.likelihood.models import NO_BACKGROUND, ImageModels
 from oodattack.detectors.subjects.passes import needs_gradient
 from oodattack.detectors.subjects.subject import present
@@ -16,12 +17,15 @@ class Pass:
 
     Args:
         models: the models.
+        code_lengths: the lengths of encoded images.
         images: pixels in [0, 1].
         noise: u in [0, 1), of the shape of the images; None for 0.5.
     """
 
-    def __init__(self, models: ImageModels, images: Tensor, noise: Tensor | None = None) -> None:
-        self.models, self.images, self.noise = models, images, noise
+    def __init__(
+        self, models: ImageModels, code_lengths: CodeLengths, images: Tensor, noise: Tensor | None = None
+    ) -> None:
+        self.models, self.code_lengths, self.images, self.noise = models, code_lengths, images, noise
         self.differentiable = needs_gradient(images)
 
     @property
@@ -43,6 +47,11 @@ class Pass:
     def background(self) -> Tensor:
         """Log-likelihood under the background model, (B, 1)."""
         return self._log_prob(present(self.models.background, NO_BACKGROUND))[:, None]
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Lengths of the images under each lossless codec, in bytes, (B, C)."""
+        return self.code_lengths(self.images)
 
     @cached_property
     def gradient(self) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from oodattack.core.errors import InputError
 from oodattack.detectors.base import Loader
 from oodattack.detectors.draws import seeded_by
+from oodattack.detectors.likelihood.code_lengths import CodeLengths
 from oodattack.detectors.likelihood.models import ImageModels
 from oodattack.detectors.likelihood.passes import Pass
 from oodattack.detectors.subjects.passes import Passes, needs_gradient
@@ -26,6 +27,7 @@ GROUPS: Mapping[str, Callable[[Pass], Tensor]] = {
     "log_dets": lambda at: at.log_dets,
     "members": lambda at: at.members,
     "background": lambda at: at.background,
+    "lengths": lambda at: at.lengths,
     "gradient": lambda at: at.gradient,
 }
 
@@ -34,9 +36,10 @@ class Likelihoods:
     """Maps images (B, 3, H, W) in [0, 1] to all numbers that detectors on flows read, (B, K), differentiably.
 
     The numbers come in groups: log-densities (``log_p``) and log-determinants (``log_dets``) of each level of the first
-    flow; the log-likelihoods under the other flows (``members``) and under the ``background`` model; and the logarithm
-    of the norm of the input gradient of the first flow's log-likelihood (``gradient``). All are in nats, for pixels in
-    [0, 1]. Groups whose model is missing have no columns.
+    flow; the log-likelihoods under the other flows (``members``) and under the ``background`` model; the ``lengths`` of
+    the image under lossless codecs, in bytes; and the logarithm of the norm of the input gradient of the first flow's
+    log-likelihood (``gradient``). Likelihoods are in nats, gradients for pixels in [0, 1].
+    Groups whose model is missing have no columns.
 
     Models are evaluated once for the same images, under the conditions of `Passes`. They are put in evaluation mode and
     frozen.
@@ -48,6 +51,7 @@ class Likelihoods:
 
     Attributes:
         sizes: number of columns of each group, in order.
+        code_lengths: the lengths of encoded images; their gradient improves once a detector fits it.
 
     Raises:
         InputError: for a negative N.
@@ -56,16 +60,17 @@ class Likelihoods:
     >>> flow, x = Glow(8, steps=1, levels=2, width=4), torch.rand(4, 3, 8, 8)
     >>> _ = flow(x)  # initialises it, as training would
     >>> likelihoods = Likelihoods(ImageModels((flow,)))
-    >>> likelihoods.sizes
-    {'log_p': 2, 'log_dets': 2, 'members': 0, 'background': 0, 'gradient': 1}
-    >>> likelihoods(x).shape, likelihoods.scored(x, ["log_p"])["log_p"].shape
-    (torch.Size([4, 5]), torch.Size([4, 2]))
+    >>> list(likelihoods.sizes)
+    ['log_p', 'log_dets', 'members', 'background', 'lengths', 'gradient']
+    >>> likelihoods.scored(x, ["log_p"])["log_p"].shape
+    torch.Size([4, 2])
     """
 
     def __init__(self, models: ImageModels, dequantise: int = 0) -> None:
         if dequantise < 0:
             raise InputError(f"expected dequantise to be a number of draws, or 0 for the middle, got {dequantise}")
         self.models, self.dequantise = models, dequantise
+        self.code_lengths = CodeLengths()
         flows = models.flows
         levels = len(flows[0].latent_shapes) if flows else 0
         self.sizes = {
@@ -73,6 +78,7 @@ class Likelihoods:
             "log_dets": levels,
             "members": max(len(flows) - 1, 0),
             "background": int(models.background is not None),
+            "lengths": len(self.code_lengths.names) if flows else 0,
             "gradient": min(len(flows), 1),
         }
         for _, model in models.named():
@@ -132,15 +138,18 @@ class Likelihoods:
         return kept
 
     def _at_middle(self, images: Tensor) -> Pass:
-        return self._middle(partial(Pass, self.models), images)
+        return self._middle(partial(Pass, self.models, self.code_lengths), images)
 
     def _draw(self, images: Tensor) -> list[Pass]:
         """Passes with new draws, from torch's generator on the CPU, whatever the device."""
-        return [Pass(self.models, images, torch.rand(images.shape).to(images)) for _ in range(self.dequantise)]
+        return [
+            Pass(self.models, self.code_lengths, images, torch.rand(images.shape).to(images))
+            for _ in range(self.dequantise)
+        ]
 
     def _seeded_mean(self, image: Tensor, names: Sequence[str]) -> Read:
         """Means (1, k) over draws that depend on the image (1, 3, H, W) alone."""
         with seeded_by(image):
             noise = torch.rand(self.dequantise, *image.shape[1:]).to(image)
-        at = Pass(self.models, image.expand_as(noise), noise)
+        at = Pass(self.models, self.code_lengths, image.expand_as(noise), noise)
         return {name: GROUPS[name](at).mean(0, keepdim=True) for name in names}
