@@ -1,6 +1,5 @@
 """`python -m benchmarks.likelihood.nll`: match the likelihood of faces from plain OOD starts (Figs. 12 and 13)."""
 
-from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -65,28 +64,15 @@ def main(
         for radius in map(float, eps.split(",")):
             found, evaluations = match(flow, x_in, images_0, target, radius, steps)
             after = score(flow, found)
+            l2 = (found - images_0).flatten(1).norm(dim=1)
+            columns = (target, before, after, evaluations, l2)
             rows += [
-                {
-                    "start": name,
-                    "eps": radius,
-                    "row": i,
-                    "nll_in": a,
-                    "nll_start": b,
-                    "nll": c,
-                    "evaluations": e,
-                    "l2": d,
-                }
-                for i, values in enumerate(
-                    zip(
-                        *(v.tolist() for v in (target, before, after, evaluations)),
-                        (found - images_0).flatten(1).norm(dim=1).tolist(),
-                        strict=True,
-                    )
-                )
+                dict(zip(COLUMNS, (name, radius, i, *values), strict=True))
+                for i, values in enumerate(zip(*(column.tolist() for column in columns), strict=True))
             ]
             levels = torch.linspace(-5, 5, 11)
             swept, _ = match(flow, x_in[:11], images_0[:11], mean + std * levels, radius, steps)
-            similar = [float(ssim(a[None], b[None], data_range=1.0)) for a, b in product(swept[:1], swept[1:])]
+            similar = [_similarity(swept[0], image) for image in swept[1:]]
             sweep += [
                 {"start": name, "eps": radius, "sd": s, "target": mean + std * s, "nll": v, "ssim_to_lowest": q}
                 for s, v, q in zip(levels.tolist(), score(flow, swept).tolist(), [1.0, *similar], strict=True)
@@ -98,6 +84,12 @@ def main(
     (out / "nll.md").write_text(report(table, swept_table, inside, std))
     draw(table, inside).savefig(out / "nll.png", dpi=150)
     print((out / "nll.md").read_text())
+
+
+def _similarity(first: Tensor, second: Tensor) -> float:
+    found = ssim(first[None], second[None], data_range=1.0)
+    assert isinstance(found, Tensor)  # noqa: S101 -- without the options that return more
+    return float(found)
 
 
 def report(table: pd.DataFrame, sweep: pd.DataFrame, inside: Tensor, std: float) -> str:

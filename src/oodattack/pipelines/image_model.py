@@ -11,7 +11,8 @@ from oodattack.core.errors import InputError
 from oodattack.core.pixels import quantize
 from oodattack.engines import OnStage, environment
 from oodattack.images import digest, encode_png, open_images, shuffled
-from oodattack.networks import build_image_model
+from oodattack.networks import Glow, build_image_model
+from oodattack.networks.score import ScoreNetwork
 from oodattack.settings.saved import identity
 from oodattack.settings.train import TrainSettings
 from oodattack.storage import hashes
@@ -65,7 +66,9 @@ def train_image_model(settings: TrainSettings, on_stage: OnStage) -> dict[str, A
         with hashes.replacing(settings.out, settings.out / WEIGHTS):
             write_weights(settings.out / WEIGHTS, session.best)
         on_stage("drawing samples", 0, 1)
-        samples = session.trained.eval().sample(SAMPLED, torch.Generator().manual_seed(settings.seed))
+        trained = session.trained.eval()
+        assert isinstance(trained, Glow | ScoreNetwork)  # noqa: S101 -- built above
+        samples = trained.sample(SAMPLED, torch.Generator().manual_seed(settings.seed))
         with hashes.replacing(settings.out, settings.out / SAMPLES):
             write_bytes(settings.out / SAMPLES, encode_png(quantize(make_grid(samples.cpu(), padding=1))))
         results: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -125,7 +125,7 @@ class ImageSession:
     @property
     def trained(self) -> nn.Module:
         """The model with the averaged weights of the last epoch."""
-        return cast(nn.Module, self.average.module)
+        return self.average.module
 
     @torch.no_grad()
     def evaluate(self, images: Unlabelled) -> float:

@@ -40,7 +40,7 @@ class CodeLengths:
         if not (torch.is_grad_enabled() and images.requires_grad):
             return true
         estimate = self.estimate(images)
-        return true + estimate - estimate.detach()
+        return true + (estimate - estimate.detach())
 
     def estimate(self, images: Tensor) -> Tensor:
         """The surrogates (B, C) in bytes."""

@@ -83,7 +83,8 @@ class MSMA(_OnScores):
         log_det = factors.diagonal(dim1=1, dim2=2).log().sum(1)
         size = rows.shape[1] * torch.log(torch.tensor(2 * torch.pi))
         logs = weights.log() + log_det - (whitened.square().sum(2) + size) / 2
-        return -logs.logsumexp(1)
+        found: Tensor = -logs.logsumexp(1)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """See `Detector`."""

@@ -1,0 +1,241 @@
+"""Codecs, score networks and flows of features: lengths, denoising, densities, and what is missing without extras."""
+
+import io
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+from torch import Tensor, nn
+
+from oodattack.attacks import Ball, Samples, nll
+from oodattack.core.errors import InputError
+from oodattack.core.pixels import dequantize, quantize
+from oodattack.detectors import BareEncoder, NotApplicableError
+from oodattack.detectors.likelihood import ImageModels
+from oodattack.detectors.likelihood.code_lengths import CodeLengths
+from oodattack.detectors.likelihood.codecs import codecs, lengths
+from oodattack.detectors.likelihood.feature_flow import FeatureFlow
+from oodattack.detectors.likelihood.score_based import MSMA, OneStep
+from oodattack.encoders import Encoder
+from oodattack.images.generated import generate
+from oodattack.networks import Glow, build_image_model
+from oodattack.networks.score import SIGMA_DATA, SIGMAS, ScoreNetwork
+
+
+def images(count: int, seed: int, size: int = 8) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def subject(size: int = 8) -> BareEncoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(6))
+        net(torch.zeros(1, 3, size, size))
+    return BareEncoder(Encoder(net, name="mine", input_size=(size, size), layer="output"))
+
+
+def network(size: int = 8) -> ScoreNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found = ScoreNetwork(size, width=8).eval()
+        with torch.no_grad():
+            for parameter in found.parameters():  # MONAI's last layers begin at zero
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    return found
+
+
+LOADER = [(images(40, 1), torch.zeros(40)), (images(24, 2), torch.zeros(24))]
+
+
+def saved(detector: Any, other: Any) -> Any:
+    """The other detector with the state of the first, as a file stores it."""
+    file = io.BytesIO()
+    torch.save(detector.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    return other
+
+
+def test_noise_is_longer_than_a_picture_and_a_picture_than_a_constant() -> None:
+    spiral, noise, constant = (generate(spec, (32, 32), seed=0) for spec in ("spiral", "noise", "solid:gray"))
+    assert spiral is not None and noise is not None and constant is not None  # noqa: PT018
+    found = lengths(torch.stack([constant, spiral, noise]))
+    assert bool((found.diff(dim=0) > 0).all())
+    estimates = CodeLengths().estimate(dequantize(torch.stack([constant, spiral, noise])))
+    assert bool((estimates.diff(dim=0) > 0).all())
+
+
+def test_code_lengths_are_true_lengths_with_the_gradient_of_the_surrogate() -> None:
+    sizes = CodeLengths()
+    sizes.fit(LOADER)
+    x = images(3, 3).requires_grad_(True)
+    assert torch.equal(sizes(x), lengths(quantize(x.detach())).float())
+    weights = torch.rand(3, len(sizes.names))
+    given = torch.autograd.grad((weights * sizes(x)).sum(), x)[0]
+    torch.testing.assert_close(given, torch.autograd.grad((weights * sizes.estimate(x)).sum(), x)[0])
+    assert torch.equal(saved(sizes, CodeLengths()).estimate(x), sizes.estimate(x))
+
+
+def test_a_descent_on_the_surrogate_shortens_the_files() -> None:
+    ramp = torch.linspace(0.2, 0.8, 32).expand(1, 3, 32, 32)
+    sizes, x = CodeLengths(), ramp + 0.1 * (images(2, 4, 32) - 0.5)
+    before = sizes(x)
+    for _ in range(40):
+        x.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(sizes(x).sum(), x)
+        x = (x - 0.3 * gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]).clamp(0, 1).detach()
+    assert bool((sizes(x) < before).all())
+
+
+def test_jpeg_xl_is_left_out_without_imagecodecs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(codecs()) == ["PNG", "WebP", "JPEG 2000", "JPEG XL"]
+    monkeypatch.setattr("oodattack.detectors.likelihood.codecs.find_spec", lambda _: None)
+    assert CodeLengths().names == ("PNG", "WebP", "JPEG 2000")
+
+
+def test_without_its_network_a_denoiser_is_that_of_gaussian_pixels() -> None:
+    """For pixels ~ N(0.5, sd^2), E[x | x + noise] = 0.5 + sd^2 / (sd^2 + sigma^2) (x - 0.5)."""
+    net = network()
+    with torch.no_grad():
+        for parameter in net.unet.out.parameters():
+            parameter.zero_()
+    x, sigma = images(4, 6), torch.tensor([0.01, 0.1, 0.5, 1.0])
+    shrink = (SIGMA_DATA**2 / (SIGMA_DATA**2 + sigma.square()))[:, None, None, None]
+    torch.testing.assert_close(net.denoise(x, sigma), 0.5 + shrink * (x - 0.5))
+    expected = -(x - 0.5) / (SIGMA_DATA**2 + sigma.square())[:, None, None, None]
+    torch.testing.assert_close(net.score(x, sigma), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_score_network_returns_the_norms_of_its_scores() -> None:
+    net, x = network(), images(3, 7)
+    norms = net(x)
+    for column, sigma in enumerate(SIGMAS):
+        score = net.score(x, torch.full((3,), sigma))
+        torch.testing.assert_close(norms[:, column], sigma * score.flatten(1).norm(dim=1))
+    assert (SIGMAS[0], SIGMAS[-1]) == (1.0, pytest.approx(0.01))
+    sampled = net.sample(2, torch.Generator().manual_seed(0))
+    assert sampled.shape == (2, 3, 8, 8)
+    assert 0 <= float(sampled.min()) <= float(sampled.max()) <= 1
+
+
+def test_msma_is_the_density_of_scikit_learns_mixture() -> None:
+    detector = MSMA(ImageModels(score_network=network()), subject())
+    detector.fit(LOADER)
+    x = images(5, 8)
+    train = torch.cat([detector.reads(part) for part, _ in LOADER]).detach().double().numpy()
+    mixtures = [GaussianMixture(n, reg_covar=1e-6, random_state=0).fit(train) for n in (1, 2, 4)]
+    best = min(mixtures, key=lambda mixture: float(mixture.bic(train)))
+    expected = -best.score_samples(detector.reads(x).detach().double().numpy())
+    np.testing.assert_allclose(detector.score(x).numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [MSMA, OneStep])
+def test_detectors_on_a_score_network_are_deterministic_saved_and_differentiable(kind: Any) -> None:
+    models = ImageModels(score_network=network())
+    detector = kind(models, subject())
+    detector.fit(LOADER)
+    x = images(5, 9)
+    scores = detector.score(x)
+    alone = torch.cat([detector.score(image) for image in torch.split(x, 1)])
+    torch.testing.assert_close(alone, scores, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(saved(detector, kind(models, subject())).score(x), scores)
+    x.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(detector.sample(x).sum(), x)
+    assert bool(gradient.isfinite().all())
+    assert bool((gradient.flatten(1).norm(dim=1) > 0).all())
+    assert detector.reads(x).shape == (5, len(detector.parts))
+
+
+@pytest.mark.parametrize("kind", [MSMA, OneStep])
+def test_detectors_on_a_score_network_need_one_of_the_same_size(kind: Any) -> None:
+    with pytest.raises(NotApplicableError, match=r"it needs a score network; name one, .* --model trained:DIR"):
+        kind(ImageModels(), subject())
+    with pytest.raises(NotApplicableError, match="needs images of 8x8 pixels, as its score network was trained on"):
+        kind(ImageModels(score_network=network()), subject(16))
+
+
+def test_a_flow_of_features_is_a_density(monkeypatch: pytest.MonkeyPatch) -> None:
+    """log p(z) = log p(u) + log|du/dz|: for as many components as features, by autograd; and far is less likely."""
+    detector = FeatureFlow(subject())
+    state = torch.get_rng_state()
+    detector.fit(LOADER)
+    assert torch.equal(torch.get_rng_state(), state)
+    z = detector.reads(images(3, 10)).detach().double()
+    flow = detector.flow.double()
+    for row in z:
+
+        def whitened(z: Tensor) -> Tensor:
+            rows = (z - detector.mean) @ detector.axes / detector.scale
+            return flow().transform(rows)  # type: ignore[no-any-return]
+
+        jacobian = torch.autograd.functional.jacobian(whitened, row)  # type: ignore[no-untyped-call]
+        base = torch.distributions.Normal(0.0, 1.0).log_prob(whitened(row)).sum()  # type: ignore[no-untyped-call]
+        expected = -(base + torch.linalg.slogdet(jacobian)[1])
+        torch.testing.assert_close(detector.judge(row[None])[0], expected, rtol=1e-6, atol=1e-6)
+    far = z.mean(0) + 1e3 * (z - z.mean(0))
+    assert bool((detector.judge(far) > detector.judge(z).max()).all())
+    monkeypatch.setattr("oodattack.detectors.likelihood.feature_flow.find_spec", lambda _: None)
+    with pytest.raises(NotApplicableError, match=r"it needs zuko: pip install 'oodattack\[flows\]'"):
+        FeatureFlow(subject())
+
+
+def test_a_flow_of_features_is_saved_and_needs_images() -> None:
+    detector = FeatureFlow(subject())
+    detector.fit(LOADER)
+    x = images(5, 11)
+    scores = detector.score(x)
+    torch.testing.assert_close(saved(detector, FeatureFlow(subject())).score(x), scores)
+    with pytest.raises(InputError, match="expected at least 20 training images for a flow, got 3"):
+        detector.fit([(images(3, 12), torch.zeros(3))])
+
+
+def test_score_networks_without_monai_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "einops", None)
+    with pytest.raises(InputError, match=r"pip install 'oodattack\[diffusion\]'"):
+        build_image_model("unet-w8", 8)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="expected network to be unet-w32"):
+        build_image_model("unet", 8)
+    with pytest.raises(InputError, match="a multiple of 4"):
+        build_image_model("unet-w8", 10)
+
+
+def flow(size: int = 16) -> Glow:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Glow(size, steps=1, levels=2, width=8)
+        model(torch.rand(16, 3, size, size), torch.rand(16, 3, size, size))
+    return model.eval()
+
+
+def test_a_likelihood_between_two_reached_values_is_matched_on_the_grid() -> None:
+    """The start is less likely than the target, and an image in its ball more likely, or the other way round."""
+    model, start = flow(), dequantize(quantize(images(4, 13, 16)))
+    ball = Ball(eps=2.0, norm=2, steps=15)
+    value = model.bits_per_dim(start).detach()
+    far = value + torch.tensor([-0.02, 0.02, -0.01, 0.05])
+    found = nll(model, Samples(start, start, range(4)), ball, far)
+    reached = model.bits_per_dim(dequantize(found.images)).detach()
+    assert bool(((reached - far).abs() < 0.002).all())
+    assert bool((found.distance <= ball.eps * (1 + 1e-6)).all())
+    assert bool((found.gradient_evaluations <= ball.steps).all())
+
+
+def test_a_likelihood_out_of_reach_is_approached_within_the_ball() -> None:
+    model, start = flow(), dequantize(quantize(images(3, 14, 16)))
+    before = model.bits_per_dim(start).detach()
+    found = nll(model, Samples(start, start, range(3)), Ball(0.05, 2, 5), before - 5)
+    after = model.bits_per_dim(dequantize(found.images)).detach()
+    assert bool((after <= before).all())
+    assert bool((found.distance <= 0.05 * (1 + 1e-6)).all())
+
+
+def test_the_default_target_is_that_of_x_in() -> None:
+    model, samples = flow(), Samples(images(2, 15, 16), dequantize(quantize(images(2, 16, 16))), range(2))
+    ball = Ball(3.0, 2, 15)
+    with torch.no_grad():
+        target = model.bits_per_dim(samples.x_in)
+    assert torch.equal(nll(model, samples, ball).images, nll(model, samples, ball, target).images)
