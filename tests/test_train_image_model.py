@@ -37,7 +37,7 @@ def settings(photographs: Path, out: Path, **changes: Any) -> TrainSettings:
     values: dict[str, Any] = {
         "train": str(photographs),
         "objective": objective,
-        "network": NETWORKS[objective],
+        "network": NETWORKS.get(objective, ""),
         "size": 16,
         "epochs": 3,
         "batch_size": 16,

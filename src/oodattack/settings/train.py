@@ -61,8 +61,8 @@ class TrainSettings(Settings):
     rate: Annotated[
         float | None,
         Setting(
-            "peak learning rate of the one-cycle schedule",
-            unset="0.2 for classification (SGD with Nesterov momentum), 0.001 otherwise (Adam)",
+            "peak learning rate of the schedule: one cycle for classification, else a warm-up and a cosine",
+            unset="0.2 for classification (SGD with Nesterov momentum), otherwise 0.001 (Adam)",
         ),
     ] = None
     weight: Annotated[

@@ -1,6 +1,8 @@
 """The training loop of a model of images: a flow or a score network."""
 
+import math
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +63,7 @@ class ImageSession:
         self.average = AveragedModel(model, avg_fn=_moving_average)
         optimizer = torch.optim.Adam(model.parameters(), lr=settings.peak_rate)
         steps = -(-len(images) // settings.batch_size)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=settings.peak_rate,
-            total_steps=settings.epochs * steps + 1,
-            pct_start=WARM_UP,
-            cycle_momentum=False,
-        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_share_of_rate, settings.epochs * steps))
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
 
     @torch.no_grad()
@@ -170,6 +166,14 @@ class ImageSession:
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.history, self.best = state["history"], state["best"]
+
+
+def _share_of_rate(steps: int, step: int) -> float:
+    """The learning rate of a step, counted from 0, as a share of its peak: a linear warm-up, then half a cosine."""
+    warm_up = max(WARM_UP * steps, 1.0)
+    if step < warm_up:
+        return (step + 1) / (warm_up + 1)
+    return (1 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1.0))) / 2
 
 
 def _moving_average(average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
