@@ -15,8 +15,8 @@ from oodattack.core.pixels import LEVELS, dequantize, to_grid
 from oodattack.networks import Glow
 
 CLOSE_ENOUGH = 2e-4  # bits per dimension
-HALVINGS = 13  # at most; each is a forward pass
-FIRST_STEP, LONGER, SHORTER = 0.25, 2.0, 0.25  # of the radius of the ball; after a step that helped, or did not
+HALVINGS = 16  # at most; each is a forward pass
+FIRST_STEP, LONGER, SHORTER = 0.3, 2.0, 0.25  # of the radius of the ball; after a step that helped, or did not
 
 
 def nll(model: Glow, samples: Samples, ball: Ball, target: Tensor | None = None) -> Found:
