@@ -111,7 +111,11 @@ def shortest(x: Tensor) -> np.ndarray[Any, Any]:
     found = []
     for image in (255 * x).round().byte().permute(0, 2, 3, 1).numpy():
         files = [imagecodecs.jpegxl_encode(image, lossless=True, effort=5)]
-        for options in ({"format": "PNG", "optimize": True}, {"format": "WebP", "lossless": True, "quality": 50}):
+        choices: list[dict[str, Any]] = [
+            {"format": "PNG", "optimize": True},
+            {"format": "WebP", "lossless": True, "quality": 50},
+        ]
+        for options in choices:
             file = io.BytesIO()
             Image.fromarray(image).save(file, **options)
             assert (np.asarray(Image.open(file)) == image).all()

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from oodattack.detectors.base import Loader
-from oodattack.detectors.likelihood.code_lengths import UNIT
+from oodattack.detectors.likelihood.code_lengths import BYTE
 from oodattack.detectors.likelihood.detector import LikelihoodDetector, log_prob
 from oodattack.detectors.likelihood.readings import Read
 
@@ -25,7 +25,7 @@ class InputComplexity(LikelihoodDetector):
 
     def formula(self, read: Read) -> Tensor:
         """See `LikelihoodDetector`."""
-        return self.per_dim(-log_prob(read)) - UNIT * read["lengths"].amin(1) / self.dims
+        return self.per_dim(-log_prob(read)) - BYTE * read["lengths"].amin(1) / self.dims
 
     def state_dict(self) -> dict[str, Any]:
         """See `Detector`."""
