@@ -180,6 +180,6 @@ def test_an_audit_of_an_old_format_is_not_resumed(
     (tmp_path / "attacks" / shard).parent.mkdir(parents=True)
     (tmp_path / "attacks" / shard).touch()
     (tmp_path / "audit.json").write_text(json.dumps({"format": old, "settings": {}}))
-    message = rf"expected an audit of format 5 in .*, got format {old}, which .* cannot resume; choose another --out"
+    message = rf"expected an audit of format 6 in .*, got format {old}, which .* cannot resume; choose another --out"
     with pytest.raises(InputError, match=message):
         run_audit(settings(pictures, tmp_path))

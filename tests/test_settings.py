@@ -40,8 +40,8 @@ def other_value(field: Field) -> Any:
     """A valid value that is neither the default nor the one in `example`."""
     if field.choices:
         value: Any = next(choice for choice in field.choices if choice not in (field.default, "linf"))
-    elif field.name == "require":
-        value = "auroc>=0.5@l2:5"
+    elif field.name in ("require", "network"):
+        value = {"require": "auroc>=0.5@l2:5", "network": "resnet8"}[field.name]
     elif field.kind is int:
         value = field.default + 1 if isinstance(field.default, int) else 2
     else:
@@ -59,6 +59,13 @@ def example(kind: type[Settings]) -> Settings:
     """Valid settings, with what some other settings need in order to be valid."""
     more = {"test": "test", "outliers": "outliers"} if "outliers" in {field.name for field in fields(kind)} else {}
     return kind.of(more, needed(kind))
+
+
+def changed_settings(kind: type[Settings], field: Field) -> Settings:
+    """The example with another value of a field, and what makes that valid."""
+    flow = {"objective": "likelihood", "network": "glow-k1-l1-w8", "outliers": ()}
+    more = flow if field.name in ("objective", "mutate") else {}
+    return dataclasses.replace(example(kind), **{**more, field.name: other_value(field)})
 
 
 def flags(values: dict[str, Any]) -> list[str]:
@@ -96,7 +103,7 @@ def parsed(kind: type[Settings], arguments: list[str]) -> Settings:
 @EVERY_FIELD
 def test_identity_changes_exactly_with_what_decides(kind: type[Settings], field: Field) -> None:
     before = example(kind)
-    after = dataclasses.replace(before, **{field.name: other_value(field)})
+    after = changed_settings(kind, field)
     assert after != before
     for part in PARTS:
         changed = identity(after, part) != identity(before, part)  # type: ignore[arg-type]
@@ -105,7 +112,7 @@ def test_identity_changes_exactly_with_what_decides(kind: type[Settings], field:
 
 @EVERY_FIELD
 def test_options_and_files_give_the_same_settings(kind: type[Settings], field: Field, tmp_path: Path) -> None:
-    changed = dataclasses.replace(example(kind), **{field.name: other_value(field)})
+    changed = changed_settings(kind, field)
     values = {name: value for name, value in saved(changed).items() if value not in (None, False, [])}
     listed = {f.name for f in fields(kind) if f.setting.commas}
     options = {name: ",".join(map(str, value)) if name in listed else value for name, value in values.items()}

@@ -470,7 +470,7 @@ def test_an_unfinished_audit_has_no_differences(audit: Path) -> None:
     assert found.differences == []
     assert found.unchecked == [
         "there is no results.json: the audit is unfinished",
-        "no image was scored again: there is no valid results.json of format 5",
+        "no image was scored again: there is no valid results.json of format 6",
     ]
 
 
