@@ -13,7 +13,7 @@ from oodattack.core.pixels import LEVELS, as_levels, ball_in_levels
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Maps images (b, 3, H, W) uint8 and their indices (b,) in the batch to values (b,), the lower the better."""
 
-COARSE = (1, 2, 4, 8, 16, 32)  # levels between those that whole images are rounded to at first
+COARSE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # levels between those that whole images are rounded to at first
 GROWTH, DECAY, SMALLEST = 1.5, 0.95, 2e-3  # of the area of a change: after one that helped, after one that did not
 AREA_RANGE, ASPECT_RANGE = 12.0, 2.7  # ratios of the largest to the smallest
 MAX_NOISE = 5  # bits
@@ -89,7 +89,7 @@ def _coarse(levels: Tensor) -> Iterator[Tensor]:
 
 def _change(image: Tensor, home: Tensor, area: float, generator: torch.Generator) -> Tensor:
     """A random change of a random rectangle of an image (3, H, W) in levels; the area is a share of the image."""
-    kind, whole, size, aspect, top, left, amount = torch.rand(7, generator=generator).tolist()
+    kind, whole, size, aspect, top, left, amount, grain = torch.rand(8, generator=generator).tolist()
     area = 1.0 if whole < area / 2 else area * AREA_RANGE**-size
     height, width = image.shape[1:]
     ratio = ASPECT_RANGE ** (aspect - 0.5)
@@ -97,14 +97,15 @@ def _change(image: Tensor, home: Tensor, area: float, generator: torch.Generator
     w = min(width, max(1, round(width * math.sqrt(area) / ratio)))
     i, j = int(top * (height - h + 1)), int(left * (width - w + 1))
     part = image[:, i : i + h, j : j + w]
-    noise = 2 ** int(amount * MAX_NOISE)
+    unit = 2 ** int(grain * MAX_NOISE)  # noise in multiples of it leaves the number of distinct levels small
+    noise = max(1, 2 ** int(amount * MAX_NOISE) // unit)
     step = 1 + MAX_STEP**amount
     grey = part.mean(0, keepdim=True)
     match int(kind * 6):
         case 0:
-            new = part + torch.randint(-noise, noise + 1, part.shape, generator=generator)
+            new = part + unit * torch.randint(-noise, noise + 1, part.shape, generator=generator)
         case 1:
-            new = part + torch.randint(-noise, noise + 1, part.shape[1:], generator=generator)
+            new = part + unit * torch.randint(-noise, noise + 1, part.shape[1:], generator=generator)
         case 2:
             new = (part / step).round() * step
         case 3:
