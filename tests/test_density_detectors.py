@@ -68,17 +68,6 @@ def test_noise_is_longer_than_a_picture_and_a_picture_than_a_constant() -> None:
     assert bool((estimates.diff(dim=0) > 0).all())
 
 
-def test_code_lengths_are_true_lengths_with_the_gradient_of_the_surrogate() -> None:
-    sizes = CodeLengths()
-    sizes.fit(LOADER)
-    x = images(3, 3).requires_grad_(True)
-    assert torch.equal(sizes(x), lengths(quantize(x.detach())).float())
-    weights = torch.rand(3, len(sizes.names))
-    given = torch.autograd.grad((weights * sizes(x)).sum(), x)[0]
-    torch.testing.assert_close(given, torch.autograd.grad((weights * sizes.estimate(x)).sum(), x)[0])
-    assert torch.equal(saved(sizes, CodeLengths()).estimate(x), sizes.estimate(x))
-
-
 def test_a_descent_on_the_surrogate_shortens_the_files() -> None:
     ramp = torch.linspace(0.2, 0.8, 32).expand(1, 3, 32, 32)
     sizes, x = CodeLengths(), ramp + 0.1 * (images(2, 4, 32) - 0.5)

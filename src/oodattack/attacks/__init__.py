@@ -1,4 +1,4 @@
-"""Attacks on detectors, one file each: latent, informed, direct, aimed and nll.
+"""Attacks on detectors, one file each: latent, informed, direct, aimed and nll; and a search that needs no gradient.
 
 Each is a function from a batch of samples and a ball to the images it found, and attacks a detector or a subject from
 `oodattack.detectors`. Audits and rounds of training use them.
@@ -6,6 +6,7 @@ Each is a function from a batch of samples and a ball to the images it found, an
 
 from oodattack.attacks.aimed import aimed
 from oodattack.attacks.batch import Ball, Found, Samples
+from oodattack.attacks.codec_search import search_grid
 from oodattack.attacks.direct import direct
 from oodattack.attacks.follow import Followed, follow
 from oodattack.attacks.informed import informed
@@ -26,4 +27,5 @@ __all__ = [
     "latent",
     "measure_slope",
     "nll",
+    "search_grid",
 ]

@@ -15,6 +15,7 @@ from oodattack.detectors.likelihood.wavelet import soft_bits
 
 WIDTHS = (0.0625, 0.125, 0.25, 0.5)  # candidates of the coefficient that costs one bit, in levels of an 8-bit pixel
 SHARES = (0.02, 0.1, 0.3, 1.0)  # of noise in the images that a surrogate is fitted to
+STEERING_WIDTH = 8.0  # the same for gradients: narrow widths push coefficients back and forth across zero
 MAX_FITTED = 100  # images
 BYTE = 8  # bits
 
@@ -45,12 +46,15 @@ class CodeLengths:
         self.constants = torch.full((count,), 100.0)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The lengths (B, C) in bytes, of images (B, 3, H, W) in [0, 1] rounded to 8 bits."""
+        """The lengths (B, C) in bytes, of images (B, 3, H, W) in [0, 1] rounded to 8 bits.
+
+        The gradient is that of the surrogate with a width of `STEERING_WIDTH`, at the pixels before they are rounded.
+        """
         true = lengths(quantize(images.detach())).to(images)
         if not (torch.is_grad_enabled() and images.requires_grad):
             return true
-        estimate = self.estimate(images)
-        return true + (estimate - estimate.detach())
+        steering = soft_bits(images, STEERING_WIDTH) @ self.weights.to(images).T / BYTE
+        return true + (steering - steering.detach())
 
     def estimate(self, images: Tensor) -> Tensor:
         """The surrogates (B, C) in bytes, of images (B, 3, H, W) in [0, 1] that need not be on the 8-bit grid."""
