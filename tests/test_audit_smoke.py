@@ -50,7 +50,7 @@ def test_digits_from_folders_to_a_report(
     # All applicable detectors of pytorch-ood and the user's own; SHE needs a correctly classified image of every class.
     absent = {found["name"] for found in results["absent"]}
     assert absent - {"SHE"} == {"MCM", "WeightedEBO", "MCD", "Rate"}
-    assert len(rows) + len(absent) == 37
+    assert len(rows) + len(absent) == 38
     assert results["subject"]["test_accuracy"] is not None
     for name in (*rows, "Norm", "WeightedEBO", "results.json", "report.md", "heatmap.png", "budget.png", "index.html"):
         assert name in done.out

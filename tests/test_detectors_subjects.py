@@ -25,7 +25,7 @@ from oodattack.detectors import (
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.images.labels import Labels
 
-HEADLESS = ("Mahalanobis", "RMD", "GMM", "KNN", "MahalanobisODIN", "MultiMahalanobis")
+HEADLESS = ("Mahalanobis", "RMD", "GMM", "KNN", "MahalanobisODIN", "MultiMahalanobis", "FeatureFlow")
 X = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 CLASSIFIER, ENCODER = "python:tests.factories:small", "python:tests.factories:small,num_classes=0"
 
@@ -61,7 +61,7 @@ def test_a_bare_encoder_has_the_detectors_that_need_no_head() -> None:
     found, absent = make_detectors(make_subject(load_encoder(ENCODER)))
     assert tuple(found) == HEADLESS
     reasons = {a.name: a.reason for a in absent}
-    assert len(found) + len(absent) == 36
+    assert len(found) + len(absent) == 37
     assert reasons["MaxSoftmax"] == "it needs logits, and the encoder has no classification head"
     assert reasons["ViM"] == "it needs the classification head, and the encoder has none"
     for name in ("RankFeat", "MCD", "ODIN", "Gram", "NACUE", "SHE"):
