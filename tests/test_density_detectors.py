@@ -17,7 +17,7 @@ from oodattack.detectors import BareEncoder, NotApplicableError
 from oodattack.detectors.likelihood import ImageModels
 from oodattack.detectors.likelihood.code_lengths import CodeLengths
 from oodattack.detectors.likelihood.codecs import codecs, lengths
-from oodattack.detectors.likelihood.feature_flow import FeatureFlow
+from oodattack.detectors.likelihood.feature_flow import FeatureFlow, _build, _train
 from oodattack.detectors.likelihood.score_based import MSMA, OneStep
 from oodattack.encoders import Encoder
 from oodattack.images.generated import generate
@@ -147,27 +147,87 @@ def test_detectors_on_a_score_network_need_one_of_the_same_size(kind: Any) -> No
         kind(ImageModels(score_network=network()), subject(16))
 
 
-def test_a_flow_of_features_is_a_density(monkeypatch: pytest.MonkeyPatch) -> None:
-    """log p(z) = log p(u) + log|du/dz|: for as many components as features, by autograd; and far is less likely."""
+@pytest.mark.parametrize(("count", "components"), [(64, 6), (20, 4)])
+def test_a_flow_of_features_is_a_density(count: int, components: int) -> None:
+    """log p(z) = log p(u) + log|du/dz| by autograd, also where a Gaussian models what the components leave of z."""
     detector = FeatureFlow(subject())
     state = torch.get_rng_state()
-    detector.fit(LOADER)
+    detector.fit([(images(count, 1), torch.zeros(count))])
     assert torch.equal(torch.get_rng_state(), state)
-    z = detector.reads(images(3, 10)).detach().double()
+    assert detector.axes.shape == (6, components)
+    others = torch.linalg.qr(detector.axes, mode="complete")[0][:, components:] / detector.rest.sqrt()
     flow = detector.flow.double()
+    with torch.no_grad():
+        for parameter in flow.parameters():  # far from the identity
+            parameter.add_(0.1 * torch.sin(torch.arange(parameter.numel())).view_as(parameter))
+
+    def base(z: Tensor) -> Tensor:
+        standard = (z - detector.mean) / detector.std
+        inner = flow().transform(standard @ detector.axes / detector.scale)
+        return torch.cat([inner, standard @ others])
+
+    z = detector.reads(images(3, 10)).detach().double()
     for row in z:
-
-        def whitened(z: Tensor) -> Tensor:
-            rows = (z - detector.mean) @ detector.axes / detector.scale
-            return flow().transform(rows)  # type: ignore[no-any-return]
-
-        jacobian = torch.autograd.functional.jacobian(whitened, row)  # type: ignore[no-untyped-call]
-        base = torch.distributions.Normal(0.0, 1.0).log_prob(whitened(row)).sum()  # type: ignore[no-untyped-call]
-        expected = -(base + torch.linalg.slogdet(jacobian)[1])
+        jacobian = torch.autograd.functional.jacobian(base, row)  # type: ignore[no-untyped-call]
+        normal = torch.distributions.Normal(0.0, 1.0).log_prob(base(row)).sum()  # type: ignore[no-untyped-call]
+        expected = -(normal + torch.linalg.slogdet(jacobian)[1])
         torch.testing.assert_close(detector.judge(row[None])[0], expected, rtol=1e-6, atol=1e-6)
-    far = z.mean(0) + 1e3 * (z - z.mean(0))
-    assert bool((detector.judge(far) > detector.judge(z).max()).all())
-    monkeypatch.setattr("oodattack.detectors.likelihood.feature_flow.find_spec", lambda _: None)
+
+
+def test_a_flow_of_features_has_scores_and_gradients_far_from_the_data() -> None:
+    detector = FeatureFlow(subject())
+    detector.fit(LOADER)
+    z = detector.reads(images(5, 10)).detach()
+    previous = detector.judge(z).max()
+    for distance in (1e3, 1e5, 1e8):
+        far = (detector.mean + distance * (z - detector.mean)).float().requires_grad_(True)
+        scores = detector.judge(far)
+        assert bool((scores > previous).all())
+        (gradient,) = torch.autograd.grad(scores.sum(), far)
+        assert bool(gradient.isfinite().all())
+        assert bool((gradient * (far - detector.mean)).sum(1).gt(0).all())  # it points away from the data
+        previous = scores.detach()
+
+
+def test_a_flow_of_features_accepts_constant_features() -> None:
+    place = subject()
+    linear = place.encoder.model[3]  # type: ignore[index]
+    with torch.no_grad():
+        linear.weight[2] = 0.0
+    changed = BareEncoder(Encoder(place.encoder.model, name="mine", input_size=(8, 8), layer="output"))
+    detector = FeatureFlow(changed)
+    detector.fit(LOADER)
+    z = detector.reads(images(5, 10)).detach()
+    assert bool((z[:, 2] == z[0, 2]).all())
+    scores = detector.judge(z)
+    assert bool(scores.isfinite().all())
+    z[:, 2] += 1
+    assert bool((detector.judge(z) > scores).all())
+
+
+@pytest.mark.parametrize("centre", [0.5, -1.0])  # passed on the way to the other features; on the far side of them
+def test_a_flow_of_features_begins_as_a_gaussian_and_is_the_best_on_held_out_features(centre: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, held_out = 2 + torch.randn(400, 3, generator=generator), centre + torch.randn(100, 3, generator=generator)
+    with torch.random.fork_rng(devices=[]):
+        flow = _build(3)
+        gaussian = torch.distributions.Normal(0.0, 1.0).log_prob(held_out).sum(1)  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(flow().log_prob(held_out), gaussian)
+        seen: list[float] = []
+
+        def record(_: nn.Module, __: object, density: torch.distributions.Distribution) -> None:
+            if not torch.is_grad_enabled():  # an evaluation, not a step
+                seen.append(float(density.log_prob(held_out).mean()))
+
+        hook = flow.register_forward_hook(record)
+        _train(flow, rows, held_out)
+        hook.remove()
+    best = max(*seen, float(gaussian.mean()))
+    assert float(flow().log_prob(held_out).mean()) == pytest.approx(best, abs=1e-5)
+
+
+def test_a_flow_of_features_without_zuko_is_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zuko", None)
     with pytest.raises(NotApplicableError, match=r"it needs zuko: pip install 'oodattack\[flows\]'"):
         FeatureFlow(subject())
 

@@ -25,7 +25,7 @@ from oodattack.detectors import (
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.images.labels import Labels
 
-HEADLESS = ("Mahalanobis", "RMD", "GMM", "KNN", "MahalanobisODIN", "MultiMahalanobis")
+HEADLESS = ("Mahalanobis", "RMD", "GMM", "KNN", "MahalanobisODIN", "MultiMahalanobis", "FeatureFlow")
 X = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 CLASSIFIER, ENCODER = "python:tests.factories:small", "python:tests.factories:small,num_classes=0"
 
