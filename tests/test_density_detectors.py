@@ -113,9 +113,13 @@ def test_a_score_network_returns_the_norms_of_its_scores() -> None:
 
 def test_msma_is_the_density_of_scikit_learns_mixture() -> None:
     detector = MSMA(ImageModels(score_network=network()), subject())
-    detector.fit(LOADER)
-    x = images(5, 8)
-    train = torch.cat([detector.reads(part) for part, _ in LOADER]).detach().double().numpy()
+    dim = 0.4 + 0.2 * images(20, 17)  # another cluster, so that there are components of unequal weight
+    loader = [*LOADER, (dim, torch.zeros(len(dim)))]
+    detector.fit(loader)
+    assert len(detector.weights) > 1
+    assert float(detector.weights.std()) > 0.05
+    x = torch.cat([images(5, 8), 0.4 + 0.2 * images(5, 18)])
+    train = torch.cat([detector.reads(part) for part, _ in loader]).detach().double().numpy()
     mixtures = [GaussianMixture(n, reg_covar=1e-6, random_state=0).fit(train) for n in (1, 2, 4)]
     best = min(mixtures, key=lambda mixture: float(mixture.bic(train)))
     expected = -best.score_samples(detector.reads(x).detach().double().numpy())
@@ -242,8 +246,9 @@ def test_a_flow_of_features_is_saved_and_needs_images() -> None:
         detector.fit([(images(3, 12), torch.zeros(3))])
 
 
-def test_score_networks_without_monai_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "einops", None)
+@pytest.mark.parametrize("missing", ["einops", "monai.networks.nets.diffusion_model_unet"])
+def test_score_networks_without_monai_are_a_sentence(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(InputError, match=r"pip install 'oodattack\[diffusion\]'"):
         build_image_model("unet-w8", 8)
     monkeypatch.undo()

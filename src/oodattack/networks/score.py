@@ -103,7 +103,11 @@ class ScoreNetwork(nn.Module):
 
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw images (count, 3, size, size) in [0, 1] by Euler steps from sigma = 1 downwards.
+        """Draw images (count, 3, size, size) in [0, 1] by Euler steps from sigma = 1 downwards (Karras et al. 2022).
+
+        The samples show the textures that the network knows, not the distribution of the images: noise with sigma = 1
+        around mid-grey does not hide the mean colour and the coarse shapes of an image, so all samples begin, and
+        remain, near mid-grey. A faithful sampler would begin at a sigma far above those in training.
 
         Args:
             count: number of images.

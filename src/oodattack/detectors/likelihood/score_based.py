@@ -22,7 +22,7 @@ class _OnScores(Detector):
     """A detector that reads numbers from a score network."""
 
     def __init__(self, models: ImageModels, subject: Subject) -> None:
-        models.check_size(subject.encoder.input_size)
+        ImageModels(score_network=models.denoiser).check_size(subject.encoder.input_size)  # the flows are not read
         self.network: ScoreNetwork = models.denoiser.to(subject.device).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -125,6 +125,8 @@ class OneStep(_OnScores):
     def fit(self, loader: Loader) -> None:
         """See `Detector`."""
         rows = self._collect(loader)
+        if len(rows) < 2:
+            raise InputError(f"expected at least 2 training images, got {len(rows)}; name more images")
         self.mean, self.std = rows.mean(0), rows.std(0).clamp_min(1e-6)
 
     def judge(self, reads: Tensor) -> Tensor:
