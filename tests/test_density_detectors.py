@@ -22,11 +22,8 @@ from oodattack.detectors.likelihood.score_based import MSMA, OneStep
 from oodattack.encoders import Encoder
 from oodattack.images.generated import generate
 from oodattack.networks import Glow, build_image_model
-from oodattack.networks.score import SIGMA_DATA, SIGMAS, ScoreNetwork
-
-
-def images(count: int, seed: int, size: int = 8) -> Tensor:
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+from oodattack.networks.score import SIGMA_DATA, SIGMAS
+from tests.score_networks import images, random_network
 
 
 def subject(size: int = 8) -> BareEncoder:
@@ -35,16 +32,6 @@ def subject(size: int = 8) -> BareEncoder:
         net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(6))
         net(torch.zeros(1, 3, size, size))
     return BareEncoder(Encoder(net, name="mine", input_size=(size, size), layer="output"))
-
-
-def network(size: int = 8) -> ScoreNetwork:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        found = ScoreNetwork(size, width=8).eval()
-        with torch.no_grad():
-            for parameter in found.parameters():  # MONAI's last layers begin at zero
-                parameter.add_(0.02 * torch.randn_like(parameter))
-    return found
 
 
 LOADER = [(images(40, 1), torch.zeros(40)), (images(24, 2), torch.zeros(24))]
@@ -87,7 +74,7 @@ def test_jpeg_xl_is_left_out_without_imagecodecs(monkeypatch: pytest.MonkeyPatch
 
 def test_without_its_network_a_denoiser_is_that_of_gaussian_pixels() -> None:
     """For pixels ~ N(0.5, sd^2), E[x | x + noise] = 0.5 + sd^2 / (sd^2 + sigma^2) (x - 0.5)."""
-    net = network()
+    net = random_network()
     with torch.no_grad():
         for parameter in net.unet.out.parameters():
             parameter.zero_()
@@ -99,7 +86,7 @@ def test_without_its_network_a_denoiser_is_that_of_gaussian_pixels() -> None:
 
 
 def test_a_score_network_returns_the_norms_of_its_scores() -> None:
-    net, x = network(), images(3, 7)
+    net, x = random_network(), images(3, 7)
     norms = net(x)
     for column, sigma in enumerate(SIGMAS):
         score = net.score(x, torch.full((3,), sigma))
@@ -112,7 +99,7 @@ def test_a_score_network_returns_the_norms_of_its_scores() -> None:
 
 
 def test_msma_is_the_density_of_scikit_learns_mixture() -> None:
-    detector = MSMA(ImageModels(score_network=network()), subject())
+    detector = MSMA(ImageModels(score_network=random_network()), subject())
     dim = 0.4 + 0.2 * images(20, 17)  # another cluster, so that there are components of unequal weight
     loader = [*LOADER, (dim, torch.zeros(len(dim)))]
     detector.fit(loader)
@@ -128,7 +115,7 @@ def test_msma_is_the_density_of_scikit_learns_mixture() -> None:
 
 @pytest.mark.parametrize("kind", [MSMA, OneStep])
 def test_detectors_on_a_score_network_are_deterministic_saved_and_differentiable(kind: Any) -> None:
-    models = ImageModels(score_network=network())
+    models = ImageModels(score_network=random_network())
     detector = kind(models, subject())
     detector.fit(LOADER)
     x = images(5, 9)
@@ -148,7 +135,7 @@ def test_detectors_on_a_score_network_need_one_of_the_same_size(kind: Any) -> No
     with pytest.raises(NotApplicableError, match=r"it needs a score network; name one, .* --model trained:DIR"):
         kind(ImageModels(), subject())
     with pytest.raises(NotApplicableError, match="needs images of 8x8 pixels, as its score network was trained on"):
-        kind(ImageModels(score_network=network()), subject(16))
+        kind(ImageModels(score_network=random_network()), subject(16))
 
 
 @pytest.mark.parametrize(("count", "components"), [(64, 6), (20, 4)])

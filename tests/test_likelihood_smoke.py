@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.likelihood.judges import JUDGES
 
 from oodattack.auditing.models import open_models
 from oodattack.auditing.store import Audit
@@ -15,19 +16,6 @@ from oodattack.report.page import write_page
 from oodattack.settings import AuditSettings
 from oodattack.settings.train import TrainSettings
 from tests.digits import SIDE, write_photographs
-
-JUDGES = (
-    "NLL",
-    "LikelihoodRatio",
-    "WAIC",
-    "InputComplexity",
-    "Typicality",
-    "DoSE",
-    "LastScale",
-    "MSMA",
-    "OneStep",
-    "FeatureFlow",
-)
 
 
 @pytest.fixture(scope="module")

@@ -17,24 +17,11 @@ from oodattack.detectors.likelihood.score_based import MSMA, NOISE_LEVELS, OneSt
 from oodattack.encoders import Encoder
 from oodattack.networks import Glow
 from oodattack.networks.score import SIGMA_DATA, ScoreNetwork
-
-
-def images(count: int, seed: int, size: int = 8) -> Tensor:
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+from tests.score_networks import images, random_network
 
 
 def subject(size: int) -> BareEncoder:
     return BareEncoder(Encoder(nn.Flatten(), name="mine", input_size=(size, size), layer="output"))
-
-
-def random_network(size: int = 8) -> ScoreNetwork:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        found = ScoreNetwork(size, width=8).eval()
-        with torch.no_grad():
-            for parameter in found.parameters():  # MONAI's last layers begin at zero
-                parameter.add_(0.02 * torch.randn_like(parameter))
-    return found
 
 
 def constant_network(value: float, size: int = 8) -> ScoreNetwork:

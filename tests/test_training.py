@@ -28,7 +28,7 @@ from oodattack.core.errors import InputError
 from oodattack.core.pixels import dequantize, quantize
 from oodattack.detectors import Classifier, make_detectors
 from oodattack.encoders import load_encoder
-from oodattack.engines import Chunk, OnStage, Progress, Result, Work
+from oodattack.engines import Chunk, OnStage, Result, Work
 from oodattack.images import decode, evenly, open_images
 from oodattack.networks import MEAN, STD, Bottleneck, CifarResNet, build_network
 from oodattack.networks.bottleneck import rate
@@ -46,6 +46,7 @@ from oodattack.training.losses import loss
 from oodattack.training.round_store import read_rounds
 from oodattack.training.session import Session
 from tests.digits import SIDE, write_photographs
+from tests.resuming import assert_resumes
 from tests.test_engines import Backwards
 
 
@@ -67,30 +68,15 @@ def settings(pictures: tuple[Path, Path, Path], out: Path, **changes: Any) -> Tr
     return TrainSettings(**{**values, **changes})
 
 
-class Stop(KeyboardInterrupt):
-    pass
-
-
 @pytest.mark.parametrize("method", ["plain", "outlier-exposure", "confidence", "bottleneck"])
 def test_a_stopped_training_resumes_to_the_same_weights(
     pictures: tuple[Path, Path, Path], tmp_path: Path, method: str
 ) -> None:
-    def stop(now: Progress) -> None:
-        if now.name.startswith("epoch 2") and now.done == 2:
-            raise Stop
-
     changes: dict[str, Any] = {"method": method, "epochs": 2}
     if method == "confidence":
         changes["size"] = 32
-    whole = settings(pictures, tmp_path / "whole", **changes)
-    train(whole)
-    interrupted = settings(pictures, tmp_path / "interrupted", **changes)
-    with pytest.raises(Stop):
-        train(interrupted, on_progress=stop)
-    assert not (interrupted.out / "model.safetensors").exists()
-    train(interrupted)
-    weights = [load_file(s.out / "model.safetensors") for s in (whole, interrupted)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    whole, interrupted = (settings(pictures, tmp_path / name, **changes) for name in ("whole", "interrupted"))
+    assert_resumes(whole, interrupted)
     assert json.loads((whole.out / "results.json").read_text()) == json.loads(
         (interrupted.out / "results.json").read_text()
     )

@@ -4,7 +4,6 @@ The negative control of the other attacks: f is the whole z of the flow, which d
 distance between z_out and z_in vanishes only where the ball reaches x_in.
 """
 
-from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
@@ -15,16 +14,16 @@ from torch import Tensor
 
 from benchmarks.inputs import machine, start_program
 from benchmarks.likelihood.holes import latents
-from benchmarks.likelihood.images import load_flow, load_images, load_starts
+from benchmarks.likelihood.images import Flow, Images, Out, Starts, load_flow, load_images, load_starts
 from oodattack.attacks import Ball, Samples, latent
 from oodattack.core.pixels import dequantize
 
 
 def main(
-    model: Annotated[str, typer.Option(help="the flow: trained:DIR")],
-    images: Annotated[str, typer.Option(help="in-distribution images that were not trained on")],
-    out: Annotated[Path, typer.Option(help="folder for table and figure")],
-    start: Annotated[list[str] | None, typer.Option(help="further starts, such as x-rays")] = None,
+    model: Flow,
+    images: Images,
+    out: Out,
+    start: Starts = None,
     limit: Annotated[int, typer.Option(help="number of x_in for each start")] = 8,
     shares: Annotated[str, typer.Option(help="radii, as shares of the distance from the start to x_in")] = (
         "0.05,0.1,0.2,0.4,0.6,0.8,0.9,1"

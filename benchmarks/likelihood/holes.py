@@ -11,7 +11,7 @@ import typer
 from torch import Tensor
 
 from benchmarks.inputs import machine, start_program
-from benchmarks.likelihood.images import load_flow, load_images, load_starts
+from benchmarks.likelihood.images import Flow, Images, Starts, load_flow, load_images, load_starts
 from benchmarks.likelihood.nll import BATCH, STEPS, match, score
 from oodattack.encoders import Encoder, load_encoder
 from oodattack.networks import Glow
@@ -36,11 +36,11 @@ def not_faces(witness: Encoder, images: Tensor) -> float:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="the flow: trained:DIR")],
+    model: Flow,
     train: Annotated[str, typer.Option(help="the images that the flow was trained on")],
-    images: Annotated[str, typer.Option(help="in-distribution images that were not trained on")],
+    images: Images,
     witness: Annotated[str, typer.Option(help=f"a classifier of which one class is named {FACE!r}")],
-    start: Annotated[list[str] | None, typer.Option(help="further starts, such as x-rays")] = None,
+    start: Starts = None,
     limit: Annotated[int, typer.Option(help="number of x_in")] = 160,
     eps: Annotated[float, typer.Option(help="radius of the L2 ball")] = 5.0,
 ) -> None:

@@ -1,8 +1,10 @@
 """The images, starts and flows of these benchmarks."""
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from torch import Tensor
 
 from oodattack.core.errors import InputError
@@ -11,6 +13,11 @@ from oodattack.encoders import load_encoder
 from oodattack.images import evenly, fit, open_images, open_starts
 from oodattack.images.generated import generate
 from oodattack.networks import Glow
+
+Flow = Annotated[str, typer.Option(help="the flow: trained:DIR")]
+Images = Annotated[str, typer.Option(help="in-distribution images that were not trained on")]
+Starts = Annotated[list[str] | None, typer.Option(help="further starts, such as x-rays")]
+Out = Annotated[Path, typer.Option(help="folder for tables and figures")]
 
 GENERATED = ("spiral", "checkerboard:2x2", "checkerboard:8x8", "noise")
 

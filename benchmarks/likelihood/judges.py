@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from benchmarks.inputs import machine, start_program
-from benchmarks.likelihood.images import load_images, load_starts
+from benchmarks.likelihood.images import Images, Starts, load_images, load_starts
 from oodattack.attacks import Ball, Samples, direct, follow, nll
 from oodattack.auditing.models import open_models
 from oodattack.core.pixels import dequantize
@@ -71,11 +71,11 @@ def main(
     encoder: Annotated[str, typer.Option(help="the encoder whose features FeatureFlow reads")],
     model: Annotated[list[str], typer.Option(help="a model that the attack knows: trained:DIR")],
     train: Annotated[str, typer.Option(help="images to fit the judges on")],
-    images: Annotated[str, typer.Option(help="in-distribution images that were not trained on")],
+    images: Images,
     pipeline: Annotated[str | None, typer.Option(help="the encoder's pipeline, such as resize=32")] = None,
     size: Annotated[int, typer.Option(help="side of the images")] = 64,
     unseen: Annotated[list[str] | None, typer.Option(help="a model that the attack does not know")] = None,
-    start: Annotated[list[str] | None, typer.Option(help="further starts, such as x-rays")] = None,
+    start: Starts = None,
     limit: Annotated[int, typer.Option(help="number of x_in")] = 16,
     eps: Annotated[float, typer.Option(help="radius of the L2 ball")] = 5.0,
     steps: Annotated[int, typer.Option(help="gradient evaluations of each try")] = 30,

@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from benchmarks.inputs import machine, start_program
-from benchmarks.likelihood.images import load_flow, load_starts
+from benchmarks.likelihood.images import Flow, load_flow, load_starts
 from oodattack.core.attack import attack
 
 
 def main(
-    model: Annotated[str, typer.Option(help="the flow: trained:DIR")],
+    model: Flow,
     eps: Annotated[str, typer.Option(help="radii of the L2 ball, comma-separated")] = "1,5,10",
     steps: Annotated[str, typer.Option(help="numbers of gradient evaluations, comma-separated")] = "20,100,300",
     limit: Annotated[int, typer.Option(help="number of noise images")] = 2,

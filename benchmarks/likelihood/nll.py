@@ -1,6 +1,5 @@
 """`python -m benchmarks.likelihood.nll`: match the likelihood of faces from plain OOD starts (Figs. 12 and 13)."""
 
-from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
@@ -12,7 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from benchmarks.inputs import machine, start_program
-from benchmarks.likelihood.images import load_flow, load_images, load_starts
+from benchmarks.likelihood.images import Flow, Images, Out, Starts, load_flow, load_images, load_starts
 from oodattack.attacks import Ball, Samples, nll
 from oodattack.core.pixels import dequantize
 from oodattack.images import decode, encode_png
@@ -42,10 +41,10 @@ def match(model: Glow, x_in: Tensor, start: Tensor, target: Tensor, eps: float, 
 
 
 def main(
-    model: Annotated[str, typer.Option(help="the flow: trained:DIR")],
-    images: Annotated[str, typer.Option(help="in-distribution images that were not trained on")],
-    out: Annotated[Path, typer.Option(help="folder for tables and figures")],
-    start: Annotated[list[str] | None, typer.Option(help="further starts, such as x-rays")] = None,
+    model: Flow,
+    images: Images,
+    out: Out,
+    start: Starts = None,
     limit: Annotated[int, typer.Option(help="number of x_in")] = 160,
     eps: Annotated[str, typer.Option(help="radii of the L2 ball, comma-separated")] = "1,5,10",
     steps: Annotated[int, typer.Option(help="gradient evaluations in floating point")] = STEPS,

@@ -64,7 +64,7 @@ def distance(x: Tensor, center: Tensor, norm: float) -> Tensor:
     >>> distance(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2), norm=1).item()
     12.0
     """
-    length: Tensor = torch.linalg.vector_norm((_wide(x) - _wide(center)).flatten(1), check_norm(norm), dim=1)
+    length: Tensor = torch.linalg.vector_norm((wide(x) - wide(center)).flatten(1), check_norm(norm), dim=1)
     return length
 
 
@@ -168,7 +168,7 @@ def lengths(delta: Tensor, norm: float) -> Tensor:
     """
     piece = math.gcd(delta.shape[1], 4096)
     pieces = delta.reshape(len(delta), delta.shape[1] // piece, piece)
-    length: Tensor = torch.linalg.vector_norm(_wide(torch.linalg.vector_norm(pieces, norm, dim=2)), norm, dim=1)
+    length: Tensor = torch.linalg.vector_norm(wide(torch.linalg.vector_norm(pieces, norm, dim=2)), norm, dim=1)
     return length
 
 
@@ -186,7 +186,7 @@ def _l2_scale(size: Tensor, room: Tensor, sample: Tensor, length: Tensor, eps: T
         length: (B,) lengths of ``x - center`` clipped to the box.
         eps: (B,) radii.
     """
-    size, room = _wide(size).square(), _wide(room).square()
+    size, room = wide(size).square(), wide(room).square()
     budget = eps.to(size).square()
     always_free = length.square().index_add(0, sample, -room).clamp_min(0)
     at_box = torch.zeros_like(size, dtype=torch.bool)
@@ -208,7 +208,7 @@ def _l1_threshold(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     The sum falls piecewise linearly in t, with a corner where a pixel reaches zero (t = size) and one where it leaves
     the box (t = size - room). Sort the corners, accumulate the slopes, find the piece and solve for t on it.
     """
-    size, room = _wide(size), _wide(room)
+    size, room = wide(size), wide(room)
     room = torch.minimum(room, size)
     corners, order = torch.cat([size - room, size], dim=1).sort(dim=1)
     slope_change = torch.ones_like(corners)
@@ -231,10 +231,10 @@ def nonzero(values: Tensor) -> Tensor:
     return torch.from_numpy(flags.numpy().nonzero()[0])  # several times faster than `Tensor.nonzero`
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Float64, or float32 on devices without it (MPS)."""
-    return x.to(_widest(x))
+def wide(x: Tensor) -> Tensor:
+    """The same numbers in float64, or in float32 on devices without it (MPS).
 
-
-def _widest(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64
+    >>> wide(torch.ones(1)).dtype
+    torch.float64
+    """
+    return x.to(torch.float32 if x.device.type == "mps" else torch.float64)

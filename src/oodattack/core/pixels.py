@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from oodattack.core.ball import check_norm, distance
+from oodattack.core.ball import check_norm, distance, wide
 from oodattack.core.errors import InputError
 
 LEVELS = 255
@@ -106,7 +106,7 @@ def ball_in_levels(eps: Tensor, norm: float) -> Tensor:
 
 def as_levels(pixels: Tensor) -> Tensor:
     """Pixels (B, ...) in units of levels; those that are on the grid up to float rounding become whole numbers."""
-    levels = pixels.to(torch.float32 if pixels.device.type == "mps" else torch.float64) * LEVELS
+    levels = wide(pixels) * LEVELS
     return torch.where((levels - levels.round()).abs() < 1e-4, levels.round(), levels)
 
 

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from oodattack.core.errors import InputError
@@ -96,3 +97,26 @@ class Detector(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state_dict`. Called only if that was not None."""
         raise NotImplementedError
+
+
+class Judged(Detector):
+    """A detector whose score is `judge` of what it reads.
+
+    >>> import torch
+    >>> class Brightness(Judged):
+    ...     def reads(self, images: Tensor) -> Tensor:
+    ...         return images.mean((1, 2, 3))[:, None]
+    ...     def judge(self, reads: Tensor) -> Tensor:
+    ...         return reads[:, 0]
+    >>> Brightness().score(torch.ones(2, 3, 4, 4))
+    tensor([1., 1.], dtype=torch.float64)
+    """
+
+    @abstractmethod
+    def judge(self, reads: Tensor) -> Tensor:
+        """The score (B,) of what is read, (B, K)."""
+
+    def score(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+        with torch.no_grad():
+            return self.judge(self.reads(images)).cpu().double()

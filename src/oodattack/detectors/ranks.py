@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from oodattack.core.ball import wide
 from oodattack.core.errors import InputError
 
 
@@ -36,7 +37,7 @@ class Ranks:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """The ranks (B,) of scores (B,), in float64 if the device supports it; differentiable."""
-        scores = scores if scores.device.type == "mps" else scores.double()
+        scores = wide(scores)
         values, ranks = self.values.to(scores), self.ranks.to(scores)
         beyond = torch.where(
             scores < values[0],

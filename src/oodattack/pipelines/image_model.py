@@ -19,7 +19,7 @@ from oodattack.storage import hashes
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_bytes, write_text, write_weights
 from oodattack.training.image_session import ImageSession
-from oodattack.training.layout import CHECKPOINT, LAYOUT, RESULTS, SAMPLES, WEIGHTS
+from oodattack.training.layout import CHECKPOINT, LAYOUT, RESULTS, SAMPLES, WEIGHTS, has_epochs
 from oodattack.training.objectives import LIKELIHOOD, SCORE
 from oodattack.training.session import seeded
 from oodattack.training.setup import log, make_accelerator, open_log
@@ -53,9 +53,9 @@ def train_image_model(settings: TrainSettings, on_stage: OnStage) -> dict[str, A
         "held_out": True,
         "environment": environment(accelerator.device),
     }
-    with claim(settings.out, LAYOUT, header, is_begun=lambda path: (path / CHECKPOINT).exists()):
+    with claim(settings.out, LAYOUT, header, is_begun=has_epochs):
         session = ImageSession(settings, model, objective, images, held_out, accelerator)
-        if (settings.out / CHECKPOINT).exists():
+        if has_epochs(settings.out):
             session.load(settings.out / CHECKPOINT)
         while not session.is_finished:
             session.epoch(on_stage)

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from oodattack.engines import Engine, LocalEngine, Progress, environment, logged_stages
@@ -19,7 +18,7 @@ from oodattack.storage import hashes
 from oodattack.storage.directory import claim
 from oodattack.storage.files import write_text, write_weights
 from oodattack.training.data import Labelled, Outliers
-from oodattack.training.layout import CHECKPOINT, LAYOUT, RESULTS, WEIGHTS
+from oodattack.training.layout import CHECKPOINT, LAYOUT, RESULTS, WEIGHTS, has_epochs
 from oodattack.training.session import Session, seeded
 from oodattack.training.setup import log, make_accelerator, open_log
 
@@ -51,6 +50,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C; finished epochs are kept.
 
     >>> import tempfile, torch
+    >>> from pathlib import Path
     >>> from oodattack.images import encode_png
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     for path in (Path(folder, "images", name, "0.png") for name in ("cat", "dog")):
@@ -85,7 +85,7 @@ def train(
     rounds: AbstractContextManager[None] = nullcontext()
     if settings.rounds and test is not None:
         rounds = claim_rounds(settings, test)  # before training: a refusal must come early, and leave the results alone
-    with claim(settings.out, LAYOUT, header, is_begun=_has_epochs) as found, rounds:
+    with claim(settings.out, LAYOUT, header, is_begun=has_epochs) as found, rounds:
         with seeded(settings.seed, -1):
             model = build_network(settings.network, settings.method, len(images.classes))
         session = Session(
@@ -98,7 +98,7 @@ def train(
             rate=settings.peak_rate,
             seed=settings.seed,
         )
-        if (settings.out / CHECKPOINT).exists():
+        if has_epochs(settings.out):
             session.load(settings.out / CHECKPOINT)
         while len(session.history) < settings.epochs:
             mean = session.epoch(on_stage)
@@ -117,7 +117,3 @@ def train(
         with hashes.replacing(settings.out, settings.out / RESULTS):
             write_text(settings.out / RESULTS, json.dumps(results, indent=2) + "\n")
     return results
-
-
-def _has_epochs(path: Path) -> bool:
-    return (path / CHECKPOINT).exists()

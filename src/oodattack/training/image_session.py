@@ -16,7 +16,7 @@ from oodattack.engines import OnStage
 from oodattack.settings.train import TrainSettings
 from oodattack.storage.files import write_torch
 from oodattack.training.objectives import ImageObjective
-from oodattack.training.session import diverged, reading, seeded
+from oodattack.training.session import diverged, reading, restore, seeded
 from oodattack.training.unlabelled import Unlabelled
 
 FIRST_BATCH = 256  # images that initialise activation normalisation, as in the code of Kingma & Dhariwal (2018)
@@ -143,15 +143,16 @@ class ImageSession:
 
     def save(self, file: Path) -> None:
         """Write the state needed to resume training, atomically."""
-        state: dict[str, Any] = {
-            "history": self.history,
-            "best": self.best,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        write_torch(file, {"history": self.history, "best": self.best, **parts})
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "average": self.average,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
         }
-        write_torch(file, state)
 
     def load(self, file: Path) -> None:
         """Resume from a state that `save` wrote.
@@ -160,11 +161,7 @@ class ImageSession:
             InputError: if the file is damaged.
         """
         with reading(file):
-            state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
+            state = restore(file, self.accelerator.device, self._parts())
             self.history, self.best = state["history"], state["best"]
 
 

@@ -36,6 +36,15 @@ ROUNDS = Layout(
 )
 
 
+def has_epochs(training: Path) -> bool:
+    """Whether a training has finished an epoch.
+
+    >>> has_epochs(Path("no/such/training"))
+    False
+    """
+    return (training / CHECKPOINT).exists()
+
+
 def round_folder(training: Path, number: int) -> Path:
     """The folder of a round, of which number 0 is the network before the first.
 

@@ -1,6 +1,6 @@
 """The training loop of one network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,13 +133,21 @@ class Session:
             InputError: if the file is damaged.
         """
         with reading(file):
-            state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
+            parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
             if self.gan_outliers is not None:
-                self.gan_outliers.load_state_dict(state["imagined"])
-            self.history = state["history"]
+                parts["imagined"] = self.gan_outliers
+            self.history = restore(file, self.accelerator.device, parts)["history"]
+
+
+def restore(file: Path, device: torch.device, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the state of a training, and load its parts, by name, into objects with ``load_state_dict``.
+
+    No code in the file is executed.
+    """
+    state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state
 
 
 def diverged(what: str, step: int, rate: float) -> InputError:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from oodattack.core.ball import wide
 from oodattack.detectors.base import Detector
 from oodattack.detectors.likelihood.readings import READING, Likelihoods, Read
 from oodattack.detectors.subjects import Subject
@@ -62,7 +63,7 @@ class LikelihoodDetector(Detector):
         return self._evaluate(self.likelihoods.split(reads))
 
     def _evaluate(self, read: Read) -> Tensor:
-        return self.formula({name: _precise(read[name]) for name in self.needs})
+        return self.formula({name: wide(read[name]) for name in self.needs})
 
     def per_dim(self, nats: Tensor) -> Tensor:
         """Nats of an image in bits per dimension."""
@@ -76,7 +77,3 @@ def log_prob(read: Read) -> Tensor:
     tensor([-3.5000])
     """
     return read["log_p"].sum(1) + read["log_dets"].sum(1)
-
-
-def _precise(values: Tensor) -> Tensor:
-    return values if values.device.type == "mps" else values.double()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oodattack.core.errors import InputError
-from oodattack.detectors.base import Detector, Loader, NotApplicableError
+from oodattack.detectors.base import Judged, Loader, NotApplicableError
 from oodattack.detectors.subjects import Subject
 
 MAX_DIMS = 64  # principal components that the flow models; the rest of z gets a Gaussian density
@@ -18,7 +18,7 @@ LEAST = 20  # training images
 FLOOR = 1e-2  # least standard deviation: of a feature, relative to their mean; of a component, to the largest one
 
 
-class FeatureFlow(Detector):
+class FeatureFlow(Judged):
     """``-log p(z)`` under a neural spline flow of the features, in nats (flow: zuko; Durkan et al. 2019).
 
     It reads z alone, so Algorithm 1 applies to it unchanged. Each feature is standardised; the flow models up to 64
@@ -49,11 +49,6 @@ class FeatureFlow(Detector):
             raise NotApplicableError("it needs zuko: pip install 'oodattack[flows]'")
         self.subject = subject
         self.flow: nn.Module
-
-    @torch.no_grad()
-    def score(self, images: Tensor) -> Tensor:
-        """See `Detector`."""
-        return self.judge(self.reads(images)).cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`: z, (B, D)."""

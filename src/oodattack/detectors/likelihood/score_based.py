@@ -1,14 +1,14 @@
 """Detectors on a score network: the norms of scores, and reconstructions after one step of denoising."""
 
-from abc import abstractmethod
 from typing import Any
 
 import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from oodattack.core.ball import wide
 from oodattack.core.errors import InputError
-from oodattack.detectors.base import Detector, Loader
+from oodattack.detectors.base import Judged, Loader
 from oodattack.detectors.likelihood.models import ImageModels
 from oodattack.detectors.subjects import Subject
 from oodattack.engines import compute_images
@@ -18,21 +18,12 @@ COMPONENTS = (1, 2, 4)  # of the mixture; the number with the lowest BIC is take
 NOISE_LEVELS = (0.05, 0.1, 0.2)  # of one-step reconstruction, in pixels of [0, 1]
 
 
-class _OnScores(Detector):
+class _OnScores(Judged):
     """A detector that reads numbers from a score network."""
 
     def __init__(self, models: ImageModels, subject: Subject) -> None:
         ImageModels(score_network=models.denoiser).check_size(subject.encoder.input_size)  # the flows are not read
         self.network: ScoreNetwork = models.denoiser.to(subject.device).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def score(self, images: Tensor) -> Tensor:
-        """See `Detector`."""
-        return self.judge(self.reads(images)).cpu().double()
-
-    @abstractmethod
-    def judge(self, reads: Tensor) -> Tensor:
-        """See `Detector`."""
 
     def _collect(self, loader: Loader) -> Tensor:
         device = next(self.network.parameters()).device
@@ -77,7 +68,7 @@ class MSMA(_OnScores):
 
     def judge(self, reads: Tensor) -> Tensor:
         """See `Detector`."""
-        rows = reads if reads.device.type == "mps" else reads.double()
+        rows = wide(reads)
         weights, means, factors = (value.to(rows) for value in (self.weights, self.means, self.factors))
         whitened = torch.einsum("bkd,kde->bke", rows[:, None] - means, factors)
         log_det = factors.diagonal(dim1=1, dim2=2).log().sum(1)
@@ -131,7 +122,7 @@ class OneStep(_OnScores):
 
     def judge(self, reads: Tensor) -> Tensor:
         """See `Detector`."""
-        rows = reads if reads.device.type == "mps" else reads.double()
+        rows = wide(reads)
         return ((rows - self.mean.to(rows)) / self.std.to(rows)).mean(1)
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from oodattack.core.errors import InputError
-from oodattack.detectors.base import Detector
+from oodattack.detectors.base import Detector, Judged
 from oodattack.detectors.subjects.bare import BareEncoder
 from oodattack.detectors.subjects.view import View
 from oodattack.encoders import Encoder
@@ -60,16 +60,11 @@ class ModelOfImages(BareEncoder):
         return {"ModelScore": ModelScore(self.encoder, self.model)}
 
 
-class ModelScore(Detector):
+class ModelScore(Judged):
     """The score of a model of images as a detector."""
 
     def __init__(self, encoder: Encoder, model: ImageModel) -> None:
         self.encoder, self.model = encoder, model
-
-    def score(self, images: Tensor) -> Tensor:
-        """See `Detector`."""
-        with torch.no_grad():
-            return self.judge(self.reads(images)).cpu().double()
 
     def reads(self, images: Tensor) -> Tensor:
         """See `Detector`."""
